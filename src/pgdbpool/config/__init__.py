@@ -1,0 +1,25 @@
+"""What a user writes -> frozen, validated settings.
+
+The way through this package: `load`, `load_toml` and `load_url` take the three forms a configuration can have;
+all three end in `check.py`, which looks at every key before anything is opened and reports every mistake at once;
+`settings.py` holds what comes out, and `libpq.py` turns one endpoint and one group into connection parameters.
+
+No I/O happens here except reading the TOML file.
+"""
+
+from pgdbpool.config.check import load
+from pgdbpool.config.libpq import conninfo, session_settings
+from pgdbpool.config.settings import EndpointSettings, GroupSettings, Settings
+from pgdbpool.config.toml import load_toml
+from pgdbpool.config.url import load_url
+
+__all__ = [
+    "EndpointSettings",
+    "GroupSettings",
+    "Settings",
+    "conninfo",
+    "load",
+    "load_toml",
+    "load_url",
+    "session_settings",
+]

@@ -1,0 +1,253 @@
+"""What each key of a configuration accepts: one line per key.
+
+A `Kind` judges one value on its own. What several keys must agree on is looked at in `check.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import msgspec
+
+from pgdbpool.config.settings import Balance, Check, Model, SslMode, TargetSessionAttrs
+
+__all__ = [
+    "ENDPOINT",
+    "GROUP",
+    "RENAMED_ENDPOINT",
+    "RENAMED_GROUP",
+    "RETIRED",
+    "TOP",
+    "Kind",
+    "Unfit",
+    "nature",
+]
+
+_INT32 = 2**31 - 1
+# Waiting longer than this overflows in the operating system. It is about 31 years.
+_MOST_SECONDS = 1_000_000_000
+# A server cannot have more connections (its MAX_BACKENDS).
+_MOST_CONNECTIONS = 262_143
+_NUMBER = re.compile(r"[-+]?\d{1,20}(\.\d{1,20})?")
+
+
+class Unfit(Exception):
+    """A value does not fit. The text goes after "path: "."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What one key accepts: the type msgspec converts to without coercion, and the limits of a number."""
+
+    type: Any
+    noun: str
+    """How a sentence goes on after "expected "."""
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    optional: bool = False
+    function: bool = False
+    """A callable is accepted too."""
+    secret: bool = False
+    """No value may appear in a message."""
+
+    def fit(self, value: Any) -> Any:
+        """The value as the settings hold it. Raises `Unfit`."""
+        if value is None and self.optional:
+            return None
+        if self.function and callable(value):
+            return value
+        try:
+            fitting = msgspec.convert(value, self.type, strict=True)
+        except (msgspec.ValidationError, ValueError, OverflowError):
+            fitting = _NOTHING
+        # Not raised above: msgspec's message may have the value in it, and would be shown as the context.
+        if fitting is _NOTHING:
+            raise Unfit(f"expected {self.noun}, got {self._shown(value)}")
+        if isinstance(fitting, (int, float)):
+            self._within(fitting)
+        return _plain(fitting, self.noun)
+
+    def _within(self, number: float) -> None:
+        if not math.isfinite(number):
+            raise Unfit(f"expected a finite number, got {number}")
+        if self.ge is not None and number < self.ge:
+            raise Unfit(f"expected {self.ge} or more, got {_number(number)}")
+        if self.gt is not None and number <= self.gt:
+            raise Unfit(f"expected more than {self.gt}, got {_number(number)}")
+        if self.le is not None and number > self.le:
+            raise Unfit(f"expected {self.le} or less, got {_number(number)}")
+
+    def _shown(self, value: Any) -> str:
+        """The value if it says something and cannot be a secret in the wrong place, else its nature."""
+        if self.secret:
+            return nature(value)
+        if value is None or isinstance(value, bool):
+            return repr(value)
+        if isinstance(value, (int, float)):
+            return _number(value)
+        if isinstance(value, str):
+            is_word = self.noun.startswith("one of ") and len(value) <= 20 and value.isprintable()
+            return repr(str.__str__(value)) if is_word or _NUMBER.fullmatch(value) else nature(value)
+        return nature(value)
+
+
+_NOTHING = object()
+
+
+def _number(value: float) -> str:
+    # Python refuses to print integers of thousands of digits.
+    return repr(value) if isinstance(value, float) or abs(value) < 10**30 else "a far larger number"
+
+
+def _plain(value: Any, noun: str) -> Any:
+    """Text checked for what neither libpq nor a terminal can take, lists frozen."""
+    if isinstance(value, list):
+        return frozenset(_plain(item, noun) for item in value)
+    if not isinstance(value, str):
+        return value
+    if noun != _PASSWORD and not value.strip():
+        raise Unfit(f"expected {noun}, got an empty string")
+    if "\0" in value:
+        raise Unfit(f"expected {noun}, got a string with a NUL character in it")
+    if not _encodable(value):
+        raise Unfit(f"expected {noun}, got a string that is not valid Unicode")
+    return str.__str__(value)  # not a subclass of str, whose methods could change the value
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def nature(value: Any) -> str:
+    """What sort of thing a value is, without the value itself."""
+    if value is None:
+        return "None"
+    for types, noun in _NATURES:
+        if isinstance(value, types):
+            return noun
+    if callable(value):
+        return "a callable"
+    return f"an object of type {type(value).__name__}"
+
+
+_NATURES: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "a boolean"),
+    (int, "a whole number"),
+    (float, "a number"),
+    (str, "a string"),
+    ((bytes, bytearray), "bytes"),
+    (Mapping, "a dict"),
+    ((list, tuple, set, frozenset), "a list"),
+)
+
+_PASSWORD = "a string or a callable"
+
+
+def _words(choices: Any, **more: Any) -> Kind:
+    words = ", ".join(get_args(choices))
+    return Kind(choices, f"one of {words}" + (" or a callable" if more.get("function") else ""), **more)
+
+
+def _whole(ge: int | None = None, le: int = _INT32, **more: Any) -> Kind:
+    return Kind(int, "a whole number", ge=ge, le=le, **more)
+
+
+def _seconds(**limits: Any) -> Kind:
+    return Kind(float, "a number of seconds", le=_MOST_SECONDS, **limits)
+
+
+_TEXT = Kind(str, "a string")
+_FLAG = Kind(bool, "True or False")
+_FUNCTION = Kind(msgspec.UnsetType, "a callable", function=True, optional=True)
+_TAGS = Kind(list[str], "a list of words")
+_QUERY_TIMEOUT = _whole(ge=0, optional=True)  # ms
+_TMP_BUFFER = _whole(ge=1, le=8_388_607, optional=True)  # MB: temp_buffers counts blocks of 8 kB in an int
+
+ENDPOINT: dict[str, Kind] = {
+    "host": _TEXT,
+    "port": _whole(ge=1, le=65535),
+    "name": Kind(str, "a string", optional=True),
+    "user": Kind(str, "a string", optional=True),
+    "pass": Kind(str, _PASSWORD, optional=True, function=True, secret=True),
+    "ssl": _words(SslMode),
+    "connect_timeout": _seconds(gt=0),
+    "query_timeout": _QUERY_TIMEOUT,
+    "session_tmp_buffer": _TMP_BUFFER,
+    "keepalives": _FLAG,
+    "keepalives_idle": _whole(ge=0, le=32767),  # the kernel's own limits: more would fail at each connect
+    "keepalives_interval": _whole(ge=0, le=32767),
+    "keepalives_count": _whole(ge=0, le=127),
+    "tcp_user_timeout": _whole(ge=0),
+    "priority": _whole(ge=-_INT32),
+    "weight": Kind(float, "a number", gt=0, le=_INT32),
+    "tags": _TAGS,
+    "params": Kind(dict, "a dict", secret=True),
+}
+
+GROUP: dict[str, Kind] = {
+    "connection_count": _whole(ge=1, le=_MOST_CONNECTIONS),
+    "total_count": _whole(ge=1, optional=True),
+    "min_count": _whole(ge=0),
+    "autocommit": _FLAG,
+    "target_session_attrs": _words(TargetSessionAttrs),
+    "balance": _words(Balance, function=True),
+    "acquire_timeout": _seconds(ge=0),
+    "max_waiting": _whole(ge=0),
+    "max_lifetime": _seconds(ge=0),
+    "max_idle": _seconds(ge=0),
+    "check": _words(Check, function=True),
+    "configure": _FUNCTION,
+    "reset": _FUNCTION,
+    "reconnect_failed": _FUNCTION,
+    "reconnect_timeout": _seconds(ge=0),
+    "query_timeout": _QUERY_TIMEOUT,
+    "session_tmp_buffer": _TMP_BUFFER,
+    "tags": _TAGS,
+    "spill": _FLAG,
+    "sqlprepare": _FLAG,
+}
+
+TOP: dict[str, Kind] = {
+    "type": _words(Model),
+    "db": Kind(list, "a dict or a list of dicts", secret=True),
+    "groups": Kind(dict, "a dict of groups", secret=True),
+}
+
+# What others call it -> what it is called here.
+RENAMED_ENDPOINT = {
+    "dbname": "name",
+    "database": "name",
+    "db": "name",
+    "hostname": "host",
+    "username": "user",
+    "password": "pass",
+    "passwd": "pass",
+    "sslmode": "ssl",
+    "statement_timeout": "query_timeout",
+    "temp_buffers": "session_tmp_buffer",
+}
+RENAMED_GROUP = {
+    "min_size": "min_count",
+    "max_size": "connection_count",
+    "pool_size": "connection_count",
+    "timeout": "acquire_timeout",
+    "pool_timeout": "acquire_timeout",
+    "pool_recycle": "max_lifetime",
+    "statement_timeout": "query_timeout",
+    "temp_buffers": "session_tmp_buffer",
+}
+
+# Keys of older pools, which other programs still write: accepted anywhere, without effect.
+RETIRED = {
+    "connection_retry_sleep": "the pool now tries again by itself, with growing pauses; see connect_timeout (in db) "
+    "and acquire_timeout (in a group)",
+}

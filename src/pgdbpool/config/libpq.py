@@ -1,0 +1,101 @@
+"""What libpq is told: the connection parameters of one endpoint for one group.
+
+Session settings (`query_timeout`, `session_tmp_buffer`) normally travel in the startup packet, as
+`options='-c statement_timeout=5000'`: no round trip, and a RESET goes back to them. Some poolers between the pool and
+the server refuse such options; for them there is `session_settings`, to be SET after the connect.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from pgdbpool.config.settings import EndpointSettings, GroupSettings
+
+__all__ = ["conninfo", "libpq_parameters", "session_settings"]
+
+
+@cache
+def libpq_parameters() -> frozenset[str]:
+    """The names of all connection parameters that the installed libpq knows."""
+    # Here and not above: reading settings should not load a driver before one is needed.
+    from psycopg import pq
+
+    return frozenset(default.keyword.decode() for default in pq.Conninfo.get_defaults())
+
+
+def session_settings(endpoint: EndpointSettings, group: GroupSettings) -> dict[str, str]:
+    """The server settings a session of this group wants, the group's own before the endpoint's.
+
+    For example `{"statement_timeout": "5000", "temp_buffers": "128MB"}`; what is configured nowhere is not there.
+    """
+    settings = {}
+    query_timeout = _first(group.query_timeout, endpoint.query_timeout)
+    if query_timeout is not None:
+        settings["statement_timeout"] = str(query_timeout)
+    tmp_buffer = _first(group.session_tmp_buffer, endpoint.session_tmp_buffer)
+    if tmp_buffer is not None:
+        settings["temp_buffers"] = f"{tmp_buffer}MB"
+    return settings
+
+
+def conninfo(
+    endpoint: EndpointSettings,
+    group: GroupSettings,
+    password: str | None,
+    *,
+    startup_options: bool = True,
+) -> dict[str, str | int]:
+    """libpq's keywords for a connection of `group` to `endpoint`.
+
+    `password` is given apart, since the configured one may be a callable that only the caller can ask in time; None
+    leaves it to libpq's passfile and environment. Without `startup_options` the `session_settings` are left out, for
+    poolers that refuse them. `connect_timeout` is not there: the caller bounds the time itself.
+    """
+    info: dict[str, str | int] = {"host": endpoint.host, "port": endpoint.port}
+    login = {"dbname": endpoint.name, "user": endpoint.user, "password": password}
+    info.update({key: value for key, value in login.items() if value is not None})
+    info["sslmode"] = endpoint.ssl
+    # The pool chooses by role. PGTARGETSESSIONATTRS in the environment must not choose as well.
+    info["target_session_attrs"] = "any"
+    info["fallback_application_name"] = f"pgdbpool:{group.name}"
+    if not endpoint.is_socket:
+        info.update(_tcp(endpoint))
+    info.update(endpoint.params)
+    if startup_options and (own := session_settings(endpoint, group)):
+        info["options"] = _merge_options(endpoint.params.get("options", ""), own)
+    return info
+
+
+def _tcp(endpoint: EndpointSettings) -> dict[str, int]:
+    if not endpoint.keepalives:
+        return {"keepalives": 0, "tcp_user_timeout": endpoint.tcp_user_timeout}
+    return {
+        "keepalives": 1,
+        "keepalives_idle": endpoint.keepalives_idle,
+        "keepalives_interval": endpoint.keepalives_interval,
+        "keepalives_count": endpoint.keepalives_count,
+        "tcp_user_timeout": endpoint.tcp_user_timeout,
+    }
+
+
+def _merge_options(users: str, own: dict[str, str]) -> str:
+    """The user's startup options, then ours: the server takes the last word."""
+    users = _without_lone_backslash(users)
+    ours = " ".join(f"-c {name}={_escape(value)}" for name, value in own.items())
+    return f"{users} {ours}" if users else ours
+
+
+def _without_lone_backslash(text: str) -> str:
+    """The server ignores a backslash that escapes nothing; before a space of ours it would escape that."""
+    backslashes = len(text) - len(text.rstrip("\\"))
+    return text[:-1] if backslashes % 2 else text
+
+
+def _escape(value: str) -> str:
+    """The server splits options at blanks; a backslash takes the next character as it is."""
+    return re.sub(r"([\\\s])", r"\\\1", value)
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)

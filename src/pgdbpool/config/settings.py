@@ -1,0 +1,170 @@
+"""The settings themselves: frozen values, each with its type, unit and default.
+
+They are made by `load` and its relatives, which check everything first. Making one directly is fine in tests: the
+constructors freeze what they are given, but check nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec.structs import force_setattr
+
+__all__ = ["EndpointSettings", "FrozenMap", "GroupSettings", "Settings"]
+
+V = TypeVar("V")
+
+Model = Literal["threaded", "non-threaded"]
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+TargetSessionAttrs = Literal[
+    "any", "read-write", "read-only", "primary", "standby", "prefer-standby", "prefer-primary"
+]
+Balance = Literal["least-busy", "round-robin"]
+Check = Literal["auto", "off", "ping"]
+
+
+class FrozenMap(Mapping[str, V]):
+    """A read-only mapping that, unlike `types.MappingProxyType`, owns its content, can be hashed and pickled."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, V] | None = None) -> None:
+        self._items: dict[str, V] = dict(items or {})
+
+    def __getitem__(self, key: str) -> V:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+def is_secret(param: str) -> bool:
+    """Whether the value of this libpq parameter must never be shown."""
+    return "password" in param or "secret" in param or param.startswith("scram_")
+
+
+class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
+    """One PostgreSQL server address with its settings: one entry of `db`."""
+
+    host: str
+    """Host name, address, or the directory of a Unix socket (begins with `/`, or `@` for an abstract one)."""
+    port: int = 5432
+    name: str | None = None
+    """The database. None: libpq's choice, which is `PGDATABASE` or the user's name."""
+    user: str | None = None
+    password: str | Callable[[], str] | None = None
+    """Config key `pass`. A callable is asked at each connect. None: libpq's passfile and environment."""
+    ssl: SslMode = "prefer"
+    connect_timeout: float = 10.0
+    """Seconds one attempt to connect may take, all of it: name lookup, TLS and login."""
+    query_timeout: int | None = None
+    """Milliseconds a statement may run (`statement_timeout`); 0: no limit. None: the server's own."""
+    session_tmp_buffer: int | None = None
+    """MB of memory for temporary tables of a session (`temp_buffers`). None: the server's own."""
+    keepalives: bool = True
+    keepalives_idle: int = 10
+    """Seconds of silence before the kernel asks whether the other side is still there."""
+    keepalives_interval: int = 3
+    """Seconds between these questions."""
+    keepalives_count: int = 3
+    """How many of them may go unanswered."""
+    tcp_user_timeout: int = 10_000
+    """Milliseconds that sent data may stay unacknowledged. 0: the system's own limit."""
+    priority: int = 0
+    """Lower is preferred."""
+    weight: float = 1.0
+    """Share of the load among equals."""
+    tags: frozenset[str] = frozenset()
+    params: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
+    """Any other libpq parameters."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "tags", frozenset(self.tags))
+        force_setattr(self, "params", FrozenMap(self.params))
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether this is a Unix socket."""
+        return self.host.startswith(("/", "@"))
+
+    @property
+    def label(self) -> str:
+        """The endpoint's name in errors, logs and statistics: `host:port`, `[::1]:port`, `/socket/dir:port`."""
+        host = f"[{self.host}]" if ":" in self.host and not self.is_socket else self.host
+        return f"{host}:{self.port}"
+
+    # rich prints by __rich_repr__, which msgspec defines too: both must hide the secrets.
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        shown = {field: getattr(self, field) for field in self.__struct_fields__}
+        if self.password is not None:
+            shown["password"] = "***"
+        shown["params"] = {key: "***" if is_secret(key) else text for key, text in self.params.items()}
+        return list(shown.items())
+
+    def __repr__(self) -> str:
+        return f"EndpointSettings({', '.join(f'{key}={value!r}' for key, value in self.__rich_repr__())})"
+
+
+class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
+    """A named set of connections with the same behaviour: one entry of `groups`."""
+
+    name: str
+    connection_count: int = 10
+    """The most connections on each endpoint, in one process."""
+    total_count: int | None = None
+    """The most connections over all endpoints, in one process. None: no limit of its own."""
+    min_count: int = 1
+    """Connections kept warm."""
+    autocommit: bool = True
+    target_session_attrs: TargetSessionAttrs = "any"
+    balance: Balance | Callable[..., Any] = "least-busy"
+    acquire_timeout: float = 30.0
+    """Seconds a checkout may take. 0: do not wait."""
+    max_waiting: int = 0
+    """The most callers that may wait. 0: no limit."""
+    max_lifetime: float = 3600.0
+    """Seconds after which a connection is replaced, up to 10 % earlier at random. 0: no limit."""
+    max_idle: float = 600.0
+    """Seconds after which an unused connection above `min_count` is closed. 0: no limit."""
+    check: Check | Callable[..., Any] = "auto"
+    configure: Callable[..., Any] | None = None
+    reset: Callable[..., Any] | None = None
+    reconnect_failed: Callable[..., Any] | None = None
+    reconnect_timeout: float = 300.0
+    """Seconds of failing to connect after which `reconnect_failed` is called."""
+    query_timeout: int | None = None
+    """Milliseconds; as for an endpoint, whose value it replaces. None: the endpoint's."""
+    session_tmp_buffer: int | None = None
+    """MB; as for an endpoint, whose value it replaces. None: the endpoint's."""
+    tags: frozenset[str] = frozenset()
+    """Only endpoints that bear one of these are used. Empty: all."""
+    spill: bool = False
+    """Use the next tier when all connections of the preferred one are busy, instead of waiting."""
+    sqlprepare: bool = False
+    """Call `"SQLPrepare"."PrepareQueries"()` on each new connection."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "tags", frozenset(self.tags))
+
+
+class Settings(msgspec.Struct, kw_only=True, frozen=True):
+    """A whole configuration, checked."""
+
+    type: Model = "threaded"
+    db: tuple[EndpointSettings, ...]
+    groups: Mapping[str, GroupSettings]
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "db", tuple(self.db))
+        force_setattr(self, "groups", FrozenMap(self.groups))

@@ -1,0 +1,247 @@
+"""The URL form: `postgresql://user:pw@h1:5432,h2:5432/db?target_session_attrs=primary&connect_timeout=3`.
+
+As libpq reads it, with two differences. The hosts become endpoints of the pool, so they share the load instead of
+being tried in order. And the query takes the pool's keys too: those of an endpoint apply to each host, those of a
+group to the group `default`, `type` to the whole, and everything else is a libpq parameter.
+
+A malformed URL is never quoted back: where the password is in it cannot be known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from pgdbpool.config import keys
+from pgdbpool.config.check import did_you_mean, load
+from pgdbpool.config.libpq import libpq_parameters
+from pgdbpool.config.settings import Settings
+from pgdbpool.errors import ConfigError
+
+__all__ = ["load_url"]
+
+_SCHEMES = ("postgresql://", "postgres://")
+# libpq's words for what has a key of its own here
+_SPELLINGS = {"dbname": "name", "password": "pass", "sslmode": "ssl"}
+# One value for all hosts, or one for each
+_PER_HOST = ("port", "priority", "weight")
+
+
+def load_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Settings:
+    """Read and check a URL.
+
+    Without `groups` there is one group, `default`, with `autocommit` on and what the URL says of it. With `groups`
+    (as in the dictionary form) these are the groups, and what the URL says is the default of each of them.
+
+    Raises `ConfigError`; no line of it has a part of the URL that could be a secret.
+    """
+    try:
+        config, written = _parse(url)
+    except _Malformed as malformed:
+        problem = str(malformed)
+    else:
+        problem = ""
+    if problem:
+        raise ConfigError(f"url: {problem}")
+    own_groups = config.pop("group")
+    if groups is None:
+        config["groups"] = {"default": own_groups}
+    elif isinstance(groups, Mapping):
+        config["groups"] = {
+            name: {**own_groups, **group} if isinstance(group, Mapping) else group
+            for name, group in groups.items()
+        }
+    else:
+        config["groups"] = groups
+    try:
+        return load(config)
+    except ConfigError as error:
+        problems = error.problems
+    raise ConfigError(*_as_written(problems, written, groups is None))
+
+
+class _Malformed(Exception):
+    """The URL cannot be read; the text goes after "url: "."""
+
+
+def _parse(url: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The dictionary form (with one `group` for `groups`), and how its keys are spelled in the URL."""
+    if not isinstance(url, str):
+        raise _Malformed(f"expected a string, got {keys.nature(url)}")
+    scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
+    if scheme is None:
+        raise _Malformed("expected postgresql://user:password@host:port/database")
+    authority, slash_or_query, rest = _cut(url[len(scheme) :], "/?")
+    if "@" not in authority and "@" in rest:
+        raise _Malformed("an @ after the host; in a password write / as %2F and ? as %3F, elsewhere @ as %40")
+    path, query = (rest, "") if slash_or_query == "/" else ("", rest)
+    if slash_or_query == "/":
+        path, _, query = _cut(rest, "?")
+    if "/" in path:
+        raise _Malformed("the name of the database has a / in it; write it as %2F")
+    login, _, hosts = authority.rpartition("@")
+    user, _, password = login.partition(":")
+
+    given = {"user": _decode(user), "pass": _decode(password), "name": _decode(path)}
+    endpoint: dict[str, Any] = {key: text for key, text in given.items() if text}
+    written: dict[str, str] = {}
+    sections = {"top": {}, "endpoint": endpoint, "group": {}, "params": {}}  # type: dict[str, dict[str, Any]]
+    for key, text in _query(query):
+        _sort_in(key, text, sections, written)
+    each = _hosts(hosts, sections["endpoint"])
+    if sections["params"]:
+        sections["endpoint"]["params"] = sections["params"]
+    db = [{**sections["endpoint"], **own} for own in each]
+    return {**sections["top"], "db": db, "group": sections["group"]}, written
+
+
+def _cut(text: str, separators: str) -> tuple[str, str, str]:
+    """Like `str.partition`, at the first of several separators."""
+    found = re.search(f"[{separators}]", text)
+    return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
+
+
+def _decode(text: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise _Malformed("a % that is not followed by two hexadecimal digits; write a % itself as %25")
+    try:
+        decoded = unquote_to_bytes(text).decode()
+    except UnicodeError:
+        decoded = "\0"
+    if "\0" in decoded:
+        raise _Malformed("what is percent-encoded is not valid UTF-8 text")
+    return decoded
+
+
+def _query(query: str) -> list[tuple[str, str]]:
+    pairs = []
+    for pair in query.split("&") if query else ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key or "=" in value:
+            raise _Malformed(
+                "expected key=value, joined by &, after the ?; in a value write = as %3D and & as %26"
+            )
+        pairs.append((_decode(key), _decode(value)))
+    return pairs
+
+
+def _sort_in(key: str, text: str, sections: dict[str, dict[str, Any]], written: dict[str, str]) -> None:
+    """Put one pair of the query where it belongs."""
+    own = _SPELLINGS.get(key, key)
+    if own in keys.ENDPOINT and own != "params":
+        section, kind = sections["endpoint"], keys.ENDPOINT[own]
+    elif own in keys.GROUP:
+        section, kind = sections["group"], keys.GROUP[own]
+    elif own == "type" or own in keys.RETIRED:
+        section, kind = sections["top"], keys.TOP["type"]
+    elif own in libpq_parameters():
+        section, kind = sections["params"], None
+    else:
+        known = keys.ENDPOINT.keys() | keys.GROUP.keys() | libpq_parameters() | {"type"}
+        shown = key if re.fullmatch(r"\w{1,60}", key) else "a key"
+        raise _Malformed(f"{shown}: unknown parameter{did_you_mean(key, known)}")
+    if own in section:
+        raise _Malformed(f"{key}: given twice")
+    written[own] = key
+    if key == "ssl" and text == "true":
+        text = "require"  # what other drivers write, and libpq understands
+    section[own] = text if kind is None or own in _PER_HOST else _value(text, kind)
+
+
+_FLAGS = {
+    "1": True,
+    "true": True,
+    "on": True,
+    "yes": True,
+    "0": False,
+    "false": False,
+    "off": False,
+    "no": False,
+}
+
+
+def _value(text: str, kind: keys.Kind) -> Any:
+    """The text as the type that the key wants. What cannot be one stays text, for `load` to complain of."""
+    readers: dict[Any, Callable[[str], Any]] = {
+        bool: lambda text: _FLAGS.get(text.lower(), text),
+        int: _whole,
+        float: _number,
+        list[str]: lambda text: text.split(","),
+    }
+    return readers[kind.type](text) if kind.type in (bool, int, float, list[str]) else text
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"[-+]?[0-9]{1,20}", text) else text
+
+
+def _number(text: str) -> float | str:
+    whole = _whole(text)
+    if isinstance(whole, int):
+        return whole
+    return float(text) if re.fullmatch(r"[-+]?[0-9]{0,20}\.[0-9]{1,20}", text) else text
+
+
+def _hosts(authority: str, endpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each host has of its own. Takes it out of `endpoint`, where the query put it."""
+    in_query = endpoint.pop("host", None)
+    if authority and in_query is not None:
+        raise _Malformed("host: given twice, after the // and after the ?")
+    texts = (in_query if in_query is not None else authority).split(",")
+    if not any(texts):
+        raise _Malformed(
+            "names no host; write postgresql://localhost/database, or the directory of a Unix socket as "
+            "postgresql://%2Fvar%2Frun%2Fpostgresql/database"
+        )
+    each = [_address(text) for text in texts] if in_query is None else [{"host": text} for text in texts]
+    for key in _PER_HOST:
+        if key in endpoint:
+            _spread(key, endpoint.pop(key), each)
+    return each
+
+
+def _address(text: str) -> dict[str, Any]:
+    bracketed = re.fullmatch(r"\[([^\[\]]+)\](?::(.*))?", text)
+    host, port = bracketed.groups() if bracketed else (text.partition(":")[0], text.partition(":")[2])
+    if not bracketed and ":" in (port or ""):
+        raise _Malformed("a host with several colons; write an IPv6 address in brackets, as [::1]:5432")
+    if not host:
+        raise _Malformed("an empty host")
+    if re.search(r"[\[\]]", host):
+        raise _Malformed("a bracket without its counterpart around an IPv6 address")
+    if not port:
+        return {"host": _decode(host)}
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        # Not shown: with a / in the password that is not percent-encoded, this is where the password would be.
+        raise _Malformed(
+            "expected ports from 1 to 65535; in a password write / as %2F, ? as %3F and @ as %40"
+        )
+    return {"host": _decode(host), "port": int(port)}
+
+
+def _spread(key: str, text: str, each: list[dict[str, Any]]) -> None:
+    values = [_value(part, keys.ENDPOINT[key]) for part in text.split(",")]
+    if len(values) == 1:
+        values *= len(each)
+    if len(values) != len(each):
+        raise _Malformed(
+            f"{key}: expected one value, or one for each of the {len(each)} hosts, got {len(values)}"
+        )
+    for own, value in zip(each, values, strict=True):
+        if key in own:
+            raise _Malformed(f"{key}: given twice, after the host and after the ?")
+        own[key] = value
+
+
+def _as_written(problems: tuple[str, ...], written: Mapping[str, str], groups_too: bool) -> list[str]:
+    """The lines with the paths that a URL has: `db[1].ssl: ...` becomes `url: sslmode: ...`, once for all hosts."""
+    where = r"db\[\d+\]\.(?:params\.)?" + (r"|groups\.default\." if groups_too else "")
+    lines = []
+    for line in problems:
+        found = re.match(rf"(?:{where}|(?=type:))(\w+)", line)
+        if found:
+            line = f"url: {written.get(found[1], found[1])}{line[found.end() :]}"
+        lines.append(line)
+    return list(dict.fromkeys(lines))
