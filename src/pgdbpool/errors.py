@@ -1,9 +1,10 @@
 """All exceptions of pgdbpool, in one hierarchy.
 
 Catch `Error` for everything that the pool itself raises. Where a built-in exception says the same thing
-(`ValueError`, `LookupError`, `TimeoutError`) ours is one too, so code that knows nothing of pgdbpool handles it well.
+(`ValueError`, `LookupError`, `TimeoutError`) ours is one too, so code that knows nothing of pgdbpool handles
+it well.
 
-Inside a `connection()` block the driver's own exceptions are seen; `DBQueryError` and its relatives come from `Handler`.
+Inside a `connection()` block the driver's own exceptions are seen; `DBQueryError` comes from `Handler`.
 
 Everything here can be pickled (worker processes send exceptions to their parents), and nothing here ever
 carries a password.
@@ -147,7 +148,7 @@ class OutcomeUnknown(DBConnectionError):
 
 
 class DBQueryError(Error):
-    """A statement failed. `__cause__` is the driver's exception, `sqlstate` its five-character code if it has one."""
+    """A statement failed. `__cause__` is the driver's exception, `sqlstate` its five-letter code, if any."""
 
     sqlstate: str | None
 

@@ -1,8 +1,9 @@
 """What a user writes -> frozen, validated settings.
 
-The way through this package: `load`, `load_toml` and `load_url` take the three forms a configuration can have;
-all three end in `check.py`, which looks at every key before anything is opened and reports every mistake at once;
-`settings.py` holds what comes out, and `libpq.py` turns one endpoint and one group into connection parameters.
+The way through this package: `load`, `load_toml` and `load_url` take the three forms that a configuration can
+have. All three end in `check.py`, which looks at every key before anything is opened and reports all mistakes
+at once; `keys.py` says what each key accepts. `settings.py` holds what comes out, and `libpq.py` turns one
+endpoint and one group into connection parameters.
 
 No I/O happens here except reading the TOML file.
 """

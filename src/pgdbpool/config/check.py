@@ -1,8 +1,8 @@
 """The dictionary form, checked whole.
 
-Every key is looked at, every mistake is noted as one line "path: what was expected, what is there", and at the end
-either all lines are raised together or the settings are made. Nothing is opened, and no value that could be a secret
-gets into a line: words of a fixed choice and numbers are shown, any other text only by its nature.
+Every key is looked at, every mistake is noted as one line "path: what was expected, what is there", and at
+the end either all lines are raised together or the settings are made. Nothing is opened. No value that could
+be a secret gets into a line: words of a fixed choice and numbers are shown, other text only by its nature.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ __all__ = ["did_you_mean", "load"]
 
 
 def load(config: Mapping[str, Any] | Settings) -> Settings:
-    """Check a configuration and return it as frozen settings. What is `Settings` already is returned as it is.
+    """Check a configuration and return it as frozen settings. `Settings` are returned as they are.
 
-    Raises `ConfigError` with one line for each mistake. Warns with one `ConfigWarning` about keys of older pools
-    that have no effect any more.
+    Raises `ConfigError` with one line for each mistake. Warns with one `ConfigWarning` about keys of older
+    pools that have no effect any more.
     """
     if isinstance(config, Settings):
         return config
     check = _Check()
-    settings = check.settings(config)
+    settings = check.whole(config)
+    if settings is None:
+        raise ConfigError(*check.problems)
     if check.retired:
         _warn_retired(check.retired)
-    if check.problems or settings is None:
-        raise ConfigError(*check.problems)
     return settings
 
 
 class _Check:
-    """One pass over one configuration: collects what is wrong."""
+    """One pass over one configuration. Notes what is wrong; makes settings only of what has no mistake."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -51,80 +51,74 @@ class _Check:
     def note(self, path: str, problem: str) -> None:
         self.problems.append(f"{path}: {problem}")
 
-    # -- the whole --
-
-    def settings(self, config: Any) -> Settings | None:
+    def whole(self, config: Any) -> Settings | None:
         if not isinstance(config, Mapping):
             hint = "; for a URL there is load_url" if isinstance(config, str) else ""
             self.note("config", f"expected a dict, got {nature(config)}{hint}")
             return None
-        top = self.fields(
-            config, "", keys.TOP, other={"database": "db", "databases": "db", "endpoints": "db"}
-        )
-        endpoints = self.endpoints(config)
-        groups = self.groups(config)
-        self.known_tags(endpoints, groups)
+        fields = self.fields(config, "", keys.TOP, _OTHERS_ON_TOP)
+        if "db" not in config:
+            self.note("db", "missing; it says where the database is: a dict, or a list of dicts")
+        if "groups" not in config:
+            self.note("groups", 'missing; it names at least one group, such as {"default": {}}')
+        endpoints = self.endpoints(fields["db"]) if "db" in fields else {}
+        groups = self.groups(fields["groups"]) if "groups" in fields else {}
+        if not self.problems:  # else the tags of an endpoint with another mistake would be missed
+            self.tags(endpoints.values(), groups.values())
         if self.problems:
             return None
         return Settings(
-            type=top.get("type", "threaded"), db=tuple(e for _, e in endpoints), groups=FrozenMap(groups)
+            type=fields.get("type", "threaded"), db=tuple(endpoints.values()), groups=FrozenMap(groups)
         )
 
     def fields(
-        self, section: Mapping[Any, Any], path: str, kinds: Mapping[str, Kind], other: Mapping[str, str]
+        self, section: Mapping[Any, Any], path: str, kinds: Mapping[str, Kind], others: Mapping[str, str]
     ) -> dict[str, Any]:
-        """All fitting values of a section. `other` says how keys that others use are called here."""
+        """The fitting values of a section. `others` says what to write for keys that do not belong there."""
         fitting = {}
         for key, value in section.items():
-            at = _join(path, key)
             if not isinstance(key, str):
                 self.note(path or "config", f"expected strings as keys, got {nature(key)}")
             elif key in keys.RETIRED:
                 self.retired.append(key)
             elif key not in kinds:
-                self.note(at, _unknown(key, kinds, other))
-            elif not (path == "" and key in ("db", "groups")):  # these are looked into on their own
+                self.note(_join(path, _harmless(key)), _unknown(key, kinds, others))
+            else:
                 try:
                     fitting[key] = kinds[key].fit(value)
                 except Unfit as unfit:
-                    self.note(at, str(unfit))
+                    self.note(_join(path, key), str(unfit))
         return fitting
 
     # -- endpoints --
 
-    def endpoints(self, config: Mapping[Any, Any]) -> list[tuple[str, EndpointSettings]]:
-        """The endpoints, each with its path."""
-        if "db" not in config:
-            self.note("db", "missing; it says where the database is: a dict, or a list of dicts")
-            return []
-        db = config["db"]
-        entries: list[tuple[str, Any]]
+    def endpoints(self, db: Mapping[Any, Any] | list[Any]) -> dict[str, EndpointSettings]:
+        """The endpoints by their paths."""
         if isinstance(db, Mapping):
-            entries = [("db", db)]
-        elif isinstance(db, (list, tuple)):
-            entries = [(f"db[{index}]", entry) for index, entry in enumerate(db)]
+            entries: dict[str, Any] = {"db": db}
         else:
-            self.note("db", f"expected a dict or a list of dicts, got {nature(db)}")
-            return []
+            entries = {f"db[{index}]": entry for index, entry in enumerate(db)}
         if not entries:
             self.note("db", "expected at least one endpoint, got an empty list")
-        endpoints = [(path, self.endpoint(path, entry)) for path, entry in entries]
-        good = [(path, endpoint) for path, endpoint in endpoints if endpoint is not None]
-        self.duplicates(good)
-        return good
+        made = {path: self.endpoint(path, entry) for path, entry in entries.items()}
+        endpoints = {path: endpoint for path, endpoint in made.items() if endpoint is not None}
+        self.duplicates(endpoints)
+        return endpoints
 
     def endpoint(self, path: str, entry: Any) -> EndpointSettings | None:
         before = len(self.problems)
         if not isinstance(entry, Mapping):
             self.note(path, f"expected a dict, got {nature(entry)}")
             return None
-        others = {key: f"params.{key}" for key in libpq_parameters()} | keys.RENAMED_ENDPOINT
-        others |= {key: f"{key} in a group" for key in keys.GROUP if key not in keys.ENDPOINT}
-        fields = self.fields(entry, path, keys.ENDPOINT, others)
+        fields = self.fields(entry, path, keys.ENDPOINT, _others_in_endpoint())
         if "host" not in entry:
             self.note(f"{path}.host", "missing; a host name, an address, or the directory of a Unix socket")
-        elif "host" in fields:
-            self.host(f"{path}.host", fields["host"])
+        elif problem := _host_problem(fields.get("host", "")):
+            self.note(f"{path}.host", problem)
+        if "://" in (fields.get("name") or ""):
+            self.note(
+                f"{path}.name", "expected the name of a database, got a URL; for a URL there is load_url"
+            )
         if "params" in fields:
             fields["params"] = self.params(f"{path}.params", fields["params"])
         if len(self.problems) > before:
@@ -133,37 +127,23 @@ class _Check:
             fields["password"] = fields.pop("pass")
         return EndpointSettings(**fields)
 
-    def host(self, path: str, host: str) -> None:
-        if "://" in host:
-            self.note(path, "expected a host name, got a URL; for a URL there is load_url")
-        elif host.startswith(("/", "@")):
-            return
-        elif "," in host:
-            self.note(path, "expected one host, got a list; write one entry of db for each")
-        elif host.startswith("[") or host.endswith("]"):
-            self.note(path, "expected an address without brackets")
-        elif re.search(r"[\s/@]", host):
-            self.note(path, "expected a host name, got a string with blanks, / or @ in it")
-
     def params(self, path: str, params: Mapping[Any, Any]) -> FrozenMap[str]:
         texts = {}
         for key, value in params.items():
             if not isinstance(key, str):
                 self.note(path, f"expected strings as keys, got {nature(key)}")
-                continue
-            at = _join(path, key)
-            if problem := _param_problem(key):
-                self.note(at, problem)
-                continue
-            try:
-                texts[key] = _param_text(value)
-            except Unfit as unfit:
-                self.note(at, str(unfit))
+            elif problem := _param_problem(key):
+                self.note(_join(path, _harmless(key)), problem)
+            else:
+                try:
+                    texts[key] = keys.param_text(value)
+                except Unfit as unfit:
+                    self.note(_join(path, key), str(unfit))
         return FrozenMap(texts)
 
-    def duplicates(self, endpoints: Iterable[tuple[str, EndpointSettings]]) -> None:
+    def duplicates(self, endpoints: Mapping[str, EndpointSettings]) -> None:
         seen: dict[object, str] = {}
-        for path, endpoint in endpoints:
+        for path, endpoint in endpoints.items():
             address = endpoint.host.lower(), endpoint.params.get("hostaddr"), endpoint.port
             first = seen.setdefault((*address, endpoint.name, endpoint.user), path)
             if first != path:
@@ -171,21 +151,15 @@ class _Check:
 
     # -- groups --
 
-    def groups(self, config: Mapping[Any, Any]) -> dict[str, GroupSettings]:
-        if "groups" not in config:
-            self.note("groups", 'missing; it names at least one group, such as {"default": {}}')
-            return {}
-        groups = config["groups"]
-        if not isinstance(groups, Mapping):
-            self.note("groups", f"expected a dict of groups, got {nature(groups)}")
-            return {}
+    def groups(self, groups: Mapping[Any, Any]) -> dict[str, GroupSettings]:
         if not groups:
             self.note("groups", 'expected at least one group, such as {"default": {}}, got an empty dict')
         made = {}
         for name, entry in groups.items():
-            if not isinstance(name, str) or not name.strip() or not name.isprintable():
-                got = "an empty string" if name == "" else "blanks" if _is_blank(name) else nature(name)
-                self.note("groups", f"expected printable, non-empty strings as names of groups, got {got}")
+            if not isinstance(name, str):
+                self.note("groups", f"expected strings as names of groups, got {nature(name)}")
+            elif not name.strip() or not name.isprintable():
+                self.note("groups", "expected a non-empty, printable name for each group")
             elif (group := self.group(name, entry)) is not None:
                 made[name] = group
         return made
@@ -196,93 +170,91 @@ class _Check:
         if not isinstance(entry, Mapping):
             self.note(path, f"expected a dict, got {nature(entry)}")
             return None
-        others = {key: f"{key} in db" for key in keys.ENDPOINT if key not in keys.GROUP} | keys.RENAMED_GROUP
-        fields = self.fields(entry, path, keys.GROUP, others)
+        fields = self.fields(entry, path, keys.GROUP, _OTHERS_IN_GROUP)
         if len(self.problems) > before:
             return None
-        group = GroupSettings(name=name, **fields)
-        self.counts(path, group)
-        return group
-
-    def counts(self, path: str, group: GroupSettings) -> None:
+        group = GroupSettings(name=str.__str__(name), **fields)
         for key in ("connection_count", "total_count"):
             most = getattr(group, key)
             if most is not None and group.min_count > most:
                 self.note(f"{path}.min_count", f"expected {key} ({most}) or less, got {group.min_count}")
+        return group
 
-    def known_tags(
-        self, endpoints: Iterable[tuple[str, EndpointSettings]], groups: Mapping[str, GroupSettings]
-    ) -> None:
-        if self.problems:
-            return  # an endpoint with another mistake is not there, and its tags would be missed
-        known = sorted(frozenset().union(*(endpoint.tags for _, endpoint in endpoints)))
-        for name, group in groups.items():
+    def tags(self, endpoints: Iterable[EndpointSettings], groups: Iterable[GroupSettings]) -> None:
+        known = sorted(frozenset().union(*(endpoint.tags for endpoint in endpoints)))
+        for group in groups:
             for tag in sorted(group.tags.difference(known)):
                 hint = did_you_mean(tag, known) or f"; tags of endpoints are: {', '.join(known) or 'none'}"
-                self.note(f"{_join('groups', name)}.tags", f"no endpoint bears {tag!r}{hint}")
+                self.note(f"{_join('groups', group.name)}.tags", f"no endpoint bears {tag!r}{hint}")
+
+
+# -- sentences --
+
+# Where a key belongs that is known, but not in this place.
+_IN_DB = {key: f"{key} in db" for key in keys.ENDPOINT if key not in keys.GROUP}
+_IN_GROUP = {key: f"{key} in a group" for key in keys.GROUP if key not in keys.ENDPOINT}
+_OTHERS_IN_GROUP = _IN_DB | keys.RENAMED_GROUP
+_OTHERS_ON_TOP = _IN_DB | _IN_GROUP | {"database": "db", "databases": "db", "endpoints": "db"}
+
+
+def _others_in_endpoint() -> dict[str, str]:
+    params = {key: f"params.{key}" for key in libpq_parameters()}
+    return params | keys.RENAMED_ENDPOINT | _IN_GROUP
+
+
+def _unknown(key: str, kinds: Mapping[str, Kind], others: Mapping[str, str]) -> str:
+    if key in others:
+        return f"unknown key, use {others[key]}"
+    return "unknown key" + (did_you_mean(key, kinds) or f"; known keys are: {', '.join(kinds)}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean x?" or an empty string."""
+    """`, did you mean x?`, or an empty string if nothing is near."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f", did you mean {near[0]}?" if near else ""
 
 
-def _unknown(key: str, kinds: Mapping[str, Kind], other: Mapping[str, str]) -> str:
-    if key in other:
-        return f"unknown key, use {other[key]}"
-    return "unknown key" + (did_you_mean(key, kinds) or f"; known keys are: {', '.join(kinds)}")
-
-
-# Decided by the pool itself, connection by connection.
-_NOT_PARAMS = {
-    "target_session_attrs": "not accepted here; use target_session_attrs in a group",
-    "host": "has a key of its own; use host",
-    "user": "has a key of its own; use user",
-    "port": "has a key of its own; use port",
-}
+def _host_problem(host: str) -> str:
+    """Why this is not one host, or an empty string."""
+    if "://" in host:
+        return "expected a host name, got a URL; for a URL there is load_url"
+    if host.startswith(("/", "@")):
+        return ""
+    if "," in host:
+        return "expected one host, got several; write one entry of db for each"
+    if "[" in host or "]" in host:
+        return "expected an address without brackets"
+    if re.search(r"[\s/@]", host):
+        return "expected a host name, got a string with blanks, / or @ in it"
+    return ""
 
 
 def _param_problem(key: str) -> str:
-    """What is wrong with the name of a libpq parameter, or an empty string."""
-    if key in _NOT_PARAMS:
-        return _NOT_PARAMS[key]
-    own = key if key in keys.ENDPOINT else keys.RENAMED_ENDPOINT.get(key)
-    if own:
-        return f"has a key of its own; use {own}"
+    """Why this libpq parameter cannot be among `params`, or an empty string."""
+    if key == "target_session_attrs":  # decided by the pool, group by group
+        return "not accepted here, use target_session_attrs in a group"
+    own = keys.RENAMED_ENDPOINT.get(key, key)
+    if own in keys.ENDPOINT:
+        return f"has a key of its own, use {own}"
     if key not in libpq_parameters():
         hint = did_you_mean(key, libpq_parameters() - keys.ENDPOINT.keys())
         return f"libpq knows no such parameter{hint}"
     return ""
 
 
-_PARAM = Kind(str, "a string or a whole number", secret=True)
+def _join(path: str, key: str) -> str:
+    """`groups.read`, but `groups['a b']`: a path that can be read without doubt."""
+    if re.fullmatch(r"[\w-]{1,60}", key):
+        return f"{path}.{key}" if path else key
+    return f"{path}[{key if len(key) <= 60 else key[:60] + '...'!r}]"
 
 
-def _param_text(value: Any) -> str:
-    """A parameter's value as libpq takes it. Its text is never shown."""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, int) and abs(value) < 2**63:
-        return str(int(value))
-    if value == "":
-        return ""
-    text = _PARAM.fit(value)
-    assert isinstance(text, str)
-    return text
+def _harmless(key: str) -> str:
+    """An unknown key as it may be shown: what looks like more than a name could have a value in it."""
+    return key if re.fullmatch(r"[\w .-]{0,60}", key) else "..."
 
 
-def _join(path: str, key: object) -> str:
-    """`groups.read`, but `groups['a b']`, so that a path can be read without doubt."""
-    text = str.__str__(key) if isinstance(key, str) else ""
-    if re.fullmatch(r"[\w-]{1,60}", text):
-        return f"{path}.{text}" if path else text
-    shown = ascii(text if len(text) <= 60 else text[:60] + "...")
-    return f"{path}[{shown}]"
-
-
-def _is_blank(name: object) -> bool:
-    return isinstance(name, str) and not name.strip()
+# -- the warning --
 
 
 def _warn_retired(found: Iterable[str]) -> None:
@@ -291,9 +263,9 @@ def _warn_retired(found: Iterable[str]) -> None:
 
 
 def _callers_level() -> int:
-    """The stacklevel at which the warning names the user's line, however deep in this package we are."""
+    """The stacklevel at which a warning of our caller names the user's line, however deep we are."""
     here = os.path.dirname(os.path.dirname(__file__)) + os.sep
     level, frame = 0, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(here):
         level, frame = level + 1, frame.f_back
-    return level
+    return level + 1

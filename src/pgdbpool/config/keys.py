@@ -25,6 +25,7 @@ __all__ = [
     "Kind",
     "Unfit",
     "nature",
+    "param_text",
 ]
 
 _INT32 = 2**31 - 1
@@ -68,19 +69,21 @@ class Kind:
         # Not raised above: msgspec's message may have the value in it, and would be shown as the context.
         if fitting is _NOTHING:
             raise Unfit(f"expected {self.noun}, got {self._shown(value)}")
-        if isinstance(fitting, (int, float)):
-            self._within(fitting)
+        if isinstance(fitting, (int, float)) and (limit := self._beyond(fitting)):
+            raise Unfit(f"expected {limit}, got {self._shown(value)}")
         return _plain(fitting, self.noun)
 
-    def _within(self, number: float) -> None:
-        if not math.isfinite(number):
-            raise Unfit(f"expected a finite number, got {number}")
+    def _beyond(self, number: float) -> str:
+        """The limit that a number does not keep, or an empty string."""
+        if isinstance(number, float) and not math.isfinite(number):
+            return "a finite number"
         if self.ge is not None and number < self.ge:
-            raise Unfit(f"expected {self.ge} or more, got {_number(number)}")
+            return f"{self.ge} or more"
         if self.gt is not None and number <= self.gt:
-            raise Unfit(f"expected more than {self.gt}, got {_number(number)}")
+            return f"more than {self.gt}"
         if self.le is not None and number > self.le:
-            raise Unfit(f"expected {self.le} or less, got {_number(number)}")
+            return f"{self.le} or less"
+        return ""
 
     def _shown(self, value: Any) -> str:
         """The value if it says something and cannot be a secret in the wrong place, else its nature."""
@@ -107,7 +110,7 @@ def _number(value: float) -> str:
 def _plain(value: Any, noun: str) -> Any:
     """Text checked for what neither libpq nor a terminal can take, lists frozen."""
     if isinstance(value, list):
-        return frozenset(_plain(item, noun) for item in value)
+        return frozenset(_plain(item, noun) for item in value) if noun == _WORDS else value
     if not isinstance(value, str):
         return value
     if noun != _PASSWORD and not value.strip():
@@ -150,6 +153,7 @@ _NATURES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 _PASSWORD = "a string or a callable"
+_WORDS = "a list of words"
 
 
 def _words(choices: Any, **more: Any) -> Kind:
@@ -167,8 +171,8 @@ def _seconds(**limits: Any) -> Kind:
 
 _TEXT = Kind(str, "a string")
 _FLAG = Kind(bool, "True or False")
-_FUNCTION = Kind(msgspec.UnsetType, "a callable", function=True, optional=True)
-_TAGS = Kind(list[str], "a list of words")
+_FUNCTION = Kind(None, "a callable", function=True, optional=True)
+_TAGS = Kind(list[str], _WORDS)
 _QUERY_TIMEOUT = _whole(ge=0, optional=True)  # ms
 _TMP_BUFFER = _whole(ge=1, le=8_388_607, optional=True)  # MB: temp_buffers counts blocks of 8 kB in an int
 
@@ -218,9 +222,23 @@ GROUP: dict[str, Kind] = {
 
 TOP: dict[str, Kind] = {
     "type": _words(Model),
-    "db": Kind(list, "a dict or a list of dicts", secret=True),
+    "db": Kind(dict | list, "a dict or a list of dicts", secret=True),
     "groups": Kind(dict, "a dict of groups", secret=True),
 }
+
+_PARAM = Kind(str, "a string or a whole number", secret=True)
+
+
+def param_text(value: Any) -> str:
+    """The value of a libpq parameter as libpq takes it. Raises `Unfit`, which never shows it."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int) and abs(value) <= _INT32:
+        return str(int(value))
+    if value == "":
+        return ""  # means "not given" to libpq
+    return str(_PARAM.fit(value))
+
 
 # What others call it -> what it is called here.
 RENAMED_ENDPOINT = {
@@ -248,6 +266,6 @@ RENAMED_GROUP = {
 
 # Keys of older pools, which other programs still write: accepted anywhere, without effect.
 RETIRED = {
-    "connection_retry_sleep": "the pool now tries again by itself, with growing pauses; see connect_timeout (in db) "
-    "and acquire_timeout (in a group)",
+    "connection_retry_sleep": "the pool tries again by itself, with growing pauses; how long a caller waits "
+    "is acquire_timeout of a group, and how long one attempt may take is connect_timeout in db",
 }

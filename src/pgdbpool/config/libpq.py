@@ -1,8 +1,8 @@
 """What libpq is told: the connection parameters of one endpoint for one group.
 
 Session settings (`query_timeout`, `session_tmp_buffer`) normally travel in the startup packet, as
-`options='-c statement_timeout=5000'`: no round trip, and a RESET goes back to them. Some poolers between the pool and
-the server refuse such options; for them there is `session_settings`, to be SET after the connect.
+`options='-c statement_timeout=5000'`: no round trip, and a RESET goes back to them. Some poolers between the
+pool and the server refuse such options; for them there is `session_settings`, to be SET after the connect.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def libpq_parameters() -> frozenset[str]:
 def session_settings(endpoint: EndpointSettings, group: GroupSettings) -> dict[str, str]:
     """The server settings a session of this group wants, the group's own before the endpoint's.
 
-    For example `{"statement_timeout": "5000", "temp_buffers": "128MB"}`; what is configured nowhere is not there.
+    For example `{"statement_timeout": "5000", "temp_buffers": "128MB"}`. What is not configured is not there.
     """
     settings = {}
     query_timeout = _first(group.query_timeout, endpoint.query_timeout)
@@ -48,9 +48,9 @@ def conninfo(
 ) -> dict[str, str | int]:
     """libpq's keywords for a connection of `group` to `endpoint`.
 
-    `password` is given apart, since the configured one may be a callable that only the caller can ask in time; None
-    leaves it to libpq's passfile and environment. Without `startup_options` the `session_settings` are left out, for
-    poolers that refuse them. `connect_timeout` is not there: the caller bounds the time itself.
+    `password` is given apart, since the configured one may be a callable, which only the caller can ask in
+    time; None leaves it to libpq's passfile and environment. Without `startup_options` the `session_settings`
+    are left out, for poolers that refuse them. `connect_timeout` is not there: the caller bounds the time.
     """
     info: dict[str, str | int] = {"host": endpoint.host, "port": endpoint.port}
     login = {"dbname": endpoint.name, "user": endpoint.user, "password": password}

@@ -1,7 +1,7 @@
 """The settings themselves: frozen values, each with its type, unit and default.
 
-They are made by `load` and its relatives, which check everything first. Making one directly is fine in tests: the
-constructors freeze what they are given, but check nothing.
+They are made by `load` and its relatives, which check everything first. Making one directly is fine in tests:
+the constructors freeze what they are given, but check nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Check = Literal["auto", "off", "ping"]
 
 
 class FrozenMap(Mapping[str, V]):
-    """A read-only mapping that, unlike `types.MappingProxyType`, owns its content, can be hashed and pickled."""
+    """A read-only mapping. Unlike `types.MappingProxyType` it owns its content, can be hashed and pickled."""
 
     __slots__ = ("_items",)
 
@@ -100,7 +100,7 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def label(self) -> str:
-        """The endpoint's name in errors, logs and statistics: `host:port`, `[::1]:port`, `/socket/dir:port`."""
+        """The name in errors, logs and statistics: `host:port`, `[::1]:port`, `/socket/dir:port`."""
         host = f"[{self.host}]" if ":" in self.host and not self.is_socket else self.host
         return f"{host}:{self.port}"
 

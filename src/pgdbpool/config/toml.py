@@ -1,4 +1,4 @@
-"""The TOML form: the same keys as the dictionary, `[[db]]` for each endpoint and `[groups.NAME]` for each group."""
+"""The TOML form: the dictionary's keys, `[[db]]` for each endpoint and `[groups.NAME]` for each group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_toml(path: str | os.PathLike[str]) -> Settings:
     Raises `ConfigError`, each line of it beginning with the file's name, also if the file cannot be read.
     """
     name = os.fspath(path)
-    # Raised outside of the except blocks: a decoder's exception may carry the document, and with it the password.
+    # Raised outside of the except blocks: a decoder's exception may carry the document, and so the password.
     config, problem = _read(name)
     if problem:
         raise ConfigError(f"{name}: {problem}")
@@ -32,11 +32,16 @@ def load_toml(path: str | os.PathLike[str]) -> Settings:
 def _read(name: str) -> tuple[dict[str, object], str]:
     try:
         with open(name, "rb") as file:
-            return tomllib.load(file), ""
+            content = file.read()
+    except OSError as error:
+        return {}, f"cannot be read: {error.strerror}"
+    except ValueError:
+        return {}, "cannot be read: not a file name"
+    try:
+        return tomllib.loads(content.decode()), ""
     except tomllib.TOMLDecodeError as error:
         return {}, f"not valid TOML: {error}"
     except UnicodeDecodeError:
         return {}, "not valid TOML: not UTF-8 text"
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a file name"
-        return {}, f"cannot be read: {reason}"
+    except (ValueError, RecursionError):
+        return {}, "not valid TOML: a number of thousands of digits, or too many levels"

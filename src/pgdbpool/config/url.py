@@ -1,8 +1,8 @@
 """The URL form: `postgresql://user:pw@h1:5432,h2:5432/db?target_session_attrs=primary&connect_timeout=3`.
 
-As libpq reads it, with two differences. The hosts become endpoints of the pool, so they share the load instead of
-being tried in order. And the query takes the pool's keys too: those of an endpoint apply to each host, those of a
-group to the group `default`, `type` to the whole, and everything else is a libpq parameter.
+As libpq reads it, with two differences. The hosts become endpoints of the pool, so they share the load
+instead of being tried in order. And the query takes the pool's keys too: those of an endpoint apply to each
+host, those of a group to the group `default`, `type` to the whole; everything else is a libpq parameter.
 
 A malformed URL is never quoted back: where the password is in it cannot be known.
 """
@@ -32,8 +32,8 @@ _PER_HOST = ("port", "priority", "weight")
 def load_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Settings:
     """Read and check a URL.
 
-    Without `groups` there is one group, `default`, with `autocommit` on and what the URL says of it. With `groups`
-    (as in the dictionary form) these are the groups, and what the URL says is the default of each of them.
+    Without `groups` there is one group, `default`, with `autocommit` on and what the URL says of it. With
+    `groups` (as in the dictionary form) these are the groups, and what the URL says is the default of each.
 
     Raises `ConfigError`; no line of it has a part of the URL that could be a secret.
     """
@@ -68,39 +68,39 @@ class _Malformed(Exception):
 
 def _parse(url: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The dictionary form (with one `group` for `groups`), and how its keys are spelled in the URL."""
+    authority, path, query = _parts(url)
+    login, _, hosts = authority.rpartition("@")
+    user, _, password = login.partition(":")
+    given = {"user": _decode(user), "pass": _decode(password), "name": _decode(path)}
+    endpoint: dict[str, Any] = {key: text for key, text in given.items() if text}
+    sections: dict[str, dict[str, Any]] = {"top": {}, "endpoint": endpoint, "group": {}, "params": {}}
+    written: dict[str, str] = {}
+    for key, text in _query(query):
+        _sort_in(key, text, sections, written)
+    each = _hosts(hosts, endpoint)
+    if sections["params"]:
+        endpoint["params"] = sections["params"]
+    return {
+        **sections["top"],
+        "db": [{**endpoint, **own} for own in each],
+        "group": sections["group"],
+    }, written
+
+
+def _parts(url: str) -> tuple[str, str, str]:
+    """Login and hosts, name of the database, and query; all of them still percent-encoded."""
     if not isinstance(url, str):
         raise _Malformed(f"expected a string, got {keys.nature(url)}")
     scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
     if scheme is None:
         raise _Malformed("expected postgresql://user:password@host:port/database")
-    authority, slash_or_query, rest = _cut(url[len(scheme) :], "/?")
-    if "@" not in authority and "@" in rest:
+    before, _, query = url[len(scheme) :].partition("?")
+    authority, _, path = before.partition("/")
+    if "@" not in authority and "@" in path + query:
         raise _Malformed("an @ after the host; in a password write / as %2F and ? as %3F, elsewhere @ as %40")
-    path, query = (rest, "") if slash_or_query == "/" else ("", rest)
-    if slash_or_query == "/":
-        path, _, query = _cut(rest, "?")
     if "/" in path:
         raise _Malformed("the name of the database has a / in it; write it as %2F")
-    login, _, hosts = authority.rpartition("@")
-    user, _, password = login.partition(":")
-
-    given = {"user": _decode(user), "pass": _decode(password), "name": _decode(path)}
-    endpoint: dict[str, Any] = {key: text for key, text in given.items() if text}
-    written: dict[str, str] = {}
-    sections = {"top": {}, "endpoint": endpoint, "group": {}, "params": {}}  # type: dict[str, dict[str, Any]]
-    for key, text in _query(query):
-        _sort_in(key, text, sections, written)
-    each = _hosts(hosts, sections["endpoint"])
-    if sections["params"]:
-        sections["endpoint"]["params"] = sections["params"]
-    db = [{**sections["endpoint"], **own} for own in each]
-    return {**sections["top"], "db": db, "group": sections["group"]}, written
-
-
-def _cut(text: str, separators: str) -> tuple[str, str, str]:
-    """Like `str.partition`, at the first of several separators."""
-    found = re.search(f"[{separators}]", text)
-    return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
+    return authority, path, query
 
 
 def _decode(text: str) -> str:
@@ -150,16 +150,7 @@ def _sort_in(key: str, text: str, sections: dict[str, dict[str, Any]], written: 
     section[own] = text if kind is None or own in _PER_HOST else _value(text, kind)
 
 
-_FLAGS = {
-    "1": True,
-    "true": True,
-    "on": True,
-    "yes": True,
-    "0": False,
-    "false": False,
-    "off": False,
-    "no": False,
-}
+_FLAGS = dict.fromkeys(("1", "true", "on", "yes"), True) | dict.fromkeys(("0", "false", "off", "no"), False)
 
 
 def _value(text: str, kind: keys.Kind) -> Any:
@@ -214,7 +205,7 @@ def _address(text: str) -> dict[str, Any]:
     if not port:
         return {"host": _decode(host)}
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-        # Not shown: with a / in the password that is not percent-encoded, this is where the password would be.
+        # Not shown: a password with a / that is not percent-encoded ends up here.
         raise _Malformed(
             "expected ports from 1 to 65535; in a password write / as %2F, ? as %3F and @ as %40"
         )
@@ -236,7 +227,7 @@ def _spread(key: str, text: str, each: list[dict[str, Any]]) -> None:
 
 
 def _as_written(problems: tuple[str, ...], written: Mapping[str, str], groups_too: bool) -> list[str]:
-    """The lines with the paths that a URL has: `db[1].ssl: ...` becomes `url: sslmode: ...`, once for all hosts."""
+    """The lines with a URL's paths: `db[1].ssl: ...` becomes `url: sslmode: ...`, once for all hosts."""
     where = r"db\[\d+\]\.(?:params\.)?" + (r"|groups\.default\." if groups_too else "")
     lines = []
     for line in problems:
