@@ -139,15 +139,21 @@ def _sort_in(key: str, text: str, sections: dict[str, dict[str, Any]], written: 
     elif own in libpq_parameters():
         section, kind = sections["params"], None
     else:
-        known = keys.ENDPOINT.keys() | keys.GROUP.keys() | libpq_parameters() | {"type"}
-        shown = key if re.fullmatch(r"\w{1,60}", key) else "a key"
-        raise _Malformed(f"{shown}: unknown parameter{did_you_mean(key, known)}")
+        raise _Malformed(_unknown(key))
     if own in section:
         raise _Malformed(f"{key}: given twice")
     written[own] = key
     if key == "ssl" and text == "true":
         text = "require"  # what other drivers write, and libpq understands
     section[own] = text if kind is None or own in _PER_HOST else _value(text, kind)
+
+
+def _unknown(key: str) -> str:
+    if key == "params":
+        return "params: unknown parameter; write the parameters of libpq by their own names"
+    known = keys.ENDPOINT.keys() | keys.GROUP.keys() | libpq_parameters() | {"type"}
+    shown = key if re.fullmatch(r"\w{1,60}", key) else "a key"
+    return f"{shown}: unknown parameter{did_you_mean(key, known - {'params'})}"
 
 
 _FLAGS = dict.fromkeys(("1", "true", "on", "yes"), True) | dict.fromkeys(("0", "false", "off", "no"), False)
