@@ -1,0 +1,51 @@
+"""A real PostgreSQL cluster to test failover on.
+
+    from pgdbpool.testing import Cluster
+
+    with Cluster(standbys=2) as cluster:
+        cluster.primary.kill()
+        cluster.most_advanced_standby().promote()
+
+The names are imported when they are first used, so that the pytest plugin, which every pytest of a user
+loads, is cheap.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pgdbpool.testing.cluster import Cluster
+    from pgdbpool.testing.errors import (
+        BinariesNotFound,
+        ClusterError,
+        ClusterTimeout,
+        PortTaken,
+        ServerStartError,
+    )
+    from pgdbpool.testing.node import Node
+
+_HOMES = {
+    "Cluster": "cluster",
+    "Node": "node",
+    "BinariesNotFound": "errors",
+    "ClusterError": "errors",
+    "ClusterTimeout": "errors",
+    "PortTaken": "errors",
+    "ServerStartError": "errors",
+}
+
+__all__ = [
+    "BinariesNotFound",
+    "Cluster",
+    "ClusterError",
+    "ClusterTimeout",
+    "Node",
+    "PortTaken",
+    "ServerStartError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,309 @@
+"""One server of a cluster, with what can be asked of it by talking to it: its role, its sessions, its
+position.
+
+Everything goes through a connection of its own as superuser over the server's Unix socket, opened and closed
+for each call: so it works while the TCP side is full or behind a proxy, and is never in the way of a
+shutdown.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pgdbpool.testing import replication
+from pgdbpool.testing.binaries import Programs
+from pgdbpool.testing.errors import ClusterError, ClusterTimeout, ServerStartError
+from pgdbpool.testing.server import Server, Setting
+from pgdbpool.testing.waiting import wait_for
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from pgdbpool.testing.proxy import Proxy
+
+SUPERUSER = "postgres"
+
+
+class Login:
+    """Who the tests connect as, and to which database."""
+
+    def __init__(self, user: str, database: str, password: str | None) -> None:
+        self.user = user
+        self.database = database
+        self.password = password
+
+    def url(self, *servers: Server) -> str:
+        """A URL that names these servers."""
+        password = "" if self.password is None else ":" + quote(self.password, safe="")
+        hosts = ",".join(f"{server.host}:{server.port}" for server in servers)
+        return f"postgresql://{quote(self.user, safe='')}{password}@{hosts}/{quote(self.database, safe='')}"
+
+
+class Node(Server):
+    """A server of a `Cluster`. Made by the cluster, not by hand."""
+
+    def __init__(self, name: str, programs: Programs, settings: Mapping[str, Setting], login: Login) -> None:
+        super().__init__(name, programs, settings)
+        self._login = login
+        # The node this one replicates from; None: it is, or was, a primary.
+        self.following: Node | None = None
+        # When it last became a primary; of two nodes that follow nobody, the later one is the cluster's
+        # primary.
+        self.promoted_at = 0.0
+
+    def __repr__(self) -> str:
+        state = "frozen" if self.is_frozen else "running" if self.is_running else "down"
+        return f"<Node {self.name} {self.host}:{self.port} {state}>"
+
+    # How to connect
+
+    @property
+    def dsn(self) -> str:
+        """A URL for the test user and database: ``postgresql://app@127.0.0.1:5432/app``."""
+        return self._login.url(self)
+
+    def conninfo(self, **parameters: object) -> str:
+        """A libpq connection string for the test user and database; ``parameters`` are added."""
+        values: dict[str, object] = {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self._login.database,
+            "user": self._login.user,
+            "password": self._login.password,
+        } | parameters
+        return " ".join(
+            f"{key}={_conninfo_quote(value)}" for key, value in values.items() if value is not None
+        )
+
+    def endpoint(self, **more: Any) -> dict[str, Any]:
+        """This node as an entry of ``config["db"]``; ``more`` is added: ``node.endpoint(priority=1)``."""
+        return endpoint(self.host, self.port, self._login) | more
+
+    # SQL as superuser
+
+    def execute(
+        self, sql: str, params: Any = None, *, database: str | None = None, timeout: float = 30.0
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement as superuser, with autocommit, on a connection of its own, and return its rows.
+
+        ``database`` is the cluster's own by default; ``timeout`` bounds connect and statement, in seconds
+        each. Raises psycopg's errors.
+        """
+        with self._admin(database, timeout) as connection:
+            cursor = connection.execute(sql, params)
+            return cursor.fetchall() if cursor.description else []
+
+    def _admin(self, database: str | None, timeout: float) -> "psycopg.Connection[tuple[Any, ...]]":
+        import psycopg  # here, so that the pytest plugin costs nothing when it is not used
+
+        return psycopg.connect(
+            host=self.socket_dir,
+            port=self.port,
+            user=SUPERUSER,
+            dbname=self._login.database if database is None else database,
+            connect_timeout=max(2, round(timeout)),
+            options=f"-c statement_timeout={round(timeout * 1000)}",
+            application_name="pgdbpool.testing",
+            autocommit=True,
+        )
+
+    def _value(self, sql: str) -> Any:
+        return self.execute(sql)[0][0]
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Wait until the server accepts connections (and, if it is a standby, receives from its primary)."""
+        deadline = time.monotonic() + timeout
+        self.wait_accepting(timeout)
+        if self.following is not None:
+            wait_for(
+                self.is_streaming, f"{self.name} receiving from its primary", deadline - time.monotonic()
+            )
+
+    # Replication
+
+    def is_in_recovery(self) -> bool:
+        """Whether the server is a standby at this moment."""
+        return bool(self._value("SELECT pg_is_in_recovery()"))
+
+    def receivers(self) -> list[str]:
+        """The names of the nodes that receive from this one now; none if this is not a primary."""
+        rows = self.execute(
+            "SELECT application_name FROM pg_stat_replication "
+            "WHERE state = 'streaming' AND NOT pg_is_in_recovery()"
+        )
+        return [name for (name,) in rows]
+
+    def is_streaming(self) -> bool:
+        """Whether the server is connected to its primary and receives from it."""
+        return bool(self._value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"))
+
+    def wal_position(self) -> int:
+        """Bytes of write-ahead log that the server has: written by a primary, received by a standby."""
+        return int(
+            self._value(
+                "SELECT CASE WHEN pg_is_in_recovery() "
+                "THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) "
+                "ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn"
+            )
+        )
+
+    def replayed_position(self) -> int:
+        """Up to where the server's data can be seen in queries, in bytes of the write-ahead log."""
+        return int(
+            self._value(
+                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() "
+                "ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn"
+            )
+        )
+
+    def wait_replayed(self, position: int, timeout: float = 30.0) -> None:
+        """Wait until what was written up to ``position`` can be read here (seconds)."""
+        wait_for(
+            lambda: self.replayed_position() >= position,
+            f"{self.name} having replayed up to {position}",
+            timeout,
+        )
+
+    def wait_drained(self, timeout: float = 30.0) -> None:
+        """If the primary of this standby is down, wait until all it had sent has been received (seconds)."""
+        if self.following is not None and not self.following.is_running:
+            wait_for(lambda: not self.is_streaming(), f"{self.name} done with its lost primary", timeout)
+
+    def timeline(self) -> int:
+        """The server's timeline: raised by one at each promotion, taken over by the standbys that follow."""
+        return int(
+            self._value(
+                "SELECT CASE WHEN pg_is_in_recovery() THEN greatest("
+                "(SELECT received_tli FROM pg_stat_wal_receiver), "
+                "(SELECT timeline_id FROM pg_control_checkpoint()), "
+                "(SELECT min_recovery_end_timeline FROM pg_control_recovery())) "
+                # the first eight hexadecimal digits of a WAL file's name
+                "ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END"
+            )
+        )
+
+    def follow(self, primary: "Node") -> None:
+        """Have this node's data folder be that of a standby of ``primary``, from its next start on."""
+        (self.data / "standby.signal").touch()
+        self._programs.own(self.data / "standby.signal")
+        # Over the Unix socket: the TCP ports are left to the tests.
+        self._settings["primary_conninfo"] = (
+            f"host={primary.socket_dir} port={primary.port} user={SUPERUSER} application_name={self.name}"
+        )
+        self.following = primary
+
+    def promote(self, timeout: float = 30.0) -> None:
+        """Make this standby a primary and wait until it is one (seconds).
+
+        It becomes ``cluster.primary``. The old primary, if it lives, is not told: that is what a split brain
+        is.
+        """
+        self.execute("SELECT pg_promote(true, %s)", (round(timeout),), timeout=timeout + 5)
+        wait_for(lambda: not self.is_in_recovery(), f"{self.name} promoted", timeout)
+        self.following = None
+        self.promoted_at = time.monotonic()
+
+    def rejoin(self, primary: "Node", timeout: float = 60.0) -> None:
+        """Have this node follow ``primary``, whatever it was before, and wait until it does (seconds).
+
+        A standby that has only what ``primary`` has too goes on with its data; any other node (an old
+        primary, a diverged standby, one whose missing WAL is gone) gets a fresh copy, and loses what only it
+        had. Open sessions survive the first, not the second. Raises `ClusterError` if ``primary`` does not
+        run.
+        """
+        if self is primary:
+            raise ValueError(f"{self.name} cannot follow itself")
+        if not primary.is_running or primary.is_frozen:
+            raise ClusterError(
+                f"{self.name} cannot rejoin {primary.name}, which is not running; start or thaw it"
+            )
+        self.thaw()
+        if self.following is not None and self._goes_on_from(primary):
+            try:
+                wait_for(self.is_streaming, f"{self.name} receiving from {primary.name}", min(5.0, timeout))
+                return
+            except ClusterTimeout:
+                pass  # most likely the WAL it needs is gone: copy
+        replication.copy_data(self, primary)
+        self.start(timeout=timeout)
+        self.wait_ready(timeout)
+
+    def _goes_on_from(self, primary: "Node") -> bool:
+        """Point this standby at ``primary`` if its own history is the beginning of that one's."""
+        was_following = self.following
+        self.follow(primary)
+        if self.is_running:
+            self.configure()
+        try:
+            self.start()
+        except ServerStartError:
+            return False
+        return was_following is primary or replication.history_contains(primary, self)
+
+    # Writes and sessions
+
+    def refuse_writes(self, on: bool = True, timeout: float = 30.0) -> None:
+        """Have the server refuse writes (SQLSTATE 25006), or take them again, and wait until it does
+        (seconds).
+
+        Sets ``default_transaction_read_only`` by ALTER SYSTEM: open sessions stay open, and follow with their
+        next transaction. Unlike a standby, the server still says that it is not in recovery.
+        """
+        if on:
+            self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        else:
+            self.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        self.execute("SELECT pg_reload_conf()")
+        # The postmaster tells its children before it starts the session that shows us the new value.
+        wanted = "on" if on else "off"
+        wait_for(
+            lambda: self._value("SHOW default_transaction_read_only") == wanted,
+            f"{self.name} {'refusing' if on else 'taking'} writes",
+            timeout,
+        )
+
+    def backends(self, application_name: str | None = None) -> list[dict[str, Any]]:
+        """What pg_stat_activity says of all clients, or of those with this ``application_name``.
+
+        A list of dictionaries; our own connection is left out.
+        """
+        from psycopg.rows import dict_row
+
+        sql = (
+            "SELECT * FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+            "AND coalesce(application_name = %s, true) ORDER BY backend_start, pid"
+        )
+        with self._admin(None, 30.0) as connection, connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(sql, (application_name,)).fetchall()
+
+    def terminate_backends(self, where: str = "true", params: Any = None) -> int:
+        """End sessions of clients (SQLSTATE 57P01), wait until they are gone, return their number.
+
+        ``where`` is an SQL condition on pg_stat_activity: ``node.terminate_backends("state = 'idle'")``.
+        """
+        sql = (
+            "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity "
+            f"WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND ({where})"
+        )
+        return int(self.execute(sql, params)[0][0])
+
+    # Proxy
+
+    def proxy(self) -> "Proxy":
+        """A TCP proxy in front of this node that can be slow, stall, drop and reset: a context manager."""
+        from pgdbpool.testing.proxy import Proxy
+
+        return Proxy(self.host, self.port, self._login)
+
+
+def endpoint(host: str, port: int, login: Login) -> dict[str, Any]:
+    """An entry of ``config["db"]``."""
+    entry: dict[str, Any] = {"host": host, "port": port, "name": login.database, "user": login.user}
+    if login.password is not None:
+        entry["pass"] = login.password
+    return entry
+
+
+def _conninfo_quote(value: object) -> str:
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
