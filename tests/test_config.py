@@ -281,6 +281,20 @@ def test_label(host: str, port: int, label: str) -> None:
     assert load(config({"host": host, "port": port})).db[0].label == label
 
 
+def keys_of_the_manual(section: str) -> list[str]:
+    manual = (Path(__file__).parent.parent / "docs" / "configuration.rst").read_text()
+    _, _, rest = manual.partition(f"\n{section}\n{'-' * len(section)}\n")
+    return re.findall(r"^   \* - ``(\w+)``$", rest.partition("\n---")[0], re.MULTILINE)
+
+
+def test_the_manual_has_every_key() -> None:
+    endpoint = ["pass" if key == "password" else key for key in EndpointSettings.__struct_fields__]
+    group = [key for key in GroupSettings.__struct_fields__ if key != "name"]
+    assert keys_of_the_manual("The whole") == list(Settings.__struct_fields__)
+    assert keys_of_the_manual("Endpoints") == endpoint
+    assert keys_of_the_manual("Groups") == group
+
+
 # -- every mistake, and its message --
 
 SSL = "disable, allow, prefer, require, verify-ca, verify-full"
