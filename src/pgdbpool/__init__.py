@@ -1,0 +1,44 @@
+"""A PostgreSQL connection pool and load balancer that lives inside a Python web or application server."""
+
+from .config import Settings
+from .errors import (
+    ConfigError,
+    ConfigWarning,
+    DBConnectionError,
+    DBOfflineError,
+    DBQueryError,
+    Error,
+    OutcomeUnknown,
+    PoolClosed,
+    PoolExhausted,
+    PoolTimeout,
+    TooManyWaiting,
+    UnconfiguredGroupError,
+)
+from .pool import Connection, Handler, Query, Row
+from .sync import Holder, Lease, Pool
+
+__version__ = "2.0.0.dev0"
+
+__all__ = [
+    "ConfigError",
+    "ConfigWarning",
+    "Connection",
+    "DBConnectionError",
+    "DBOfflineError",
+    "DBQueryError",
+    "Error",
+    "Handler",
+    "Holder",
+    "Lease",
+    "OutcomeUnknown",
+    "Pool",
+    "PoolClosed",
+    "PoolExhausted",
+    "PoolTimeout",
+    "Query",
+    "Row",
+    "Settings",
+    "TooManyWaiting",
+    "UnconfiguredGroupError",
+]

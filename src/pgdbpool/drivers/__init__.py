@@ -1,0 +1,88 @@
+"""The few things the pool asks of a driver, and the drivers that answer.
+
+A driver is a module with the functions of `Driver`; the pool calls nothing else of it. Each of them is bounded:
+whatever may wait for the server takes a deadline on the clock of `time.monotonic` and raises `DriverTimeout` at its
+end. A connection whose answer did not come in time is of no further use, and the caller closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Protocol
+
+from ..core.evidence import Fault, Report
+
+
+class Status(Enum):
+    """What a session is doing, as the driver knows without asking the server."""
+
+    IDLE = "idle"
+    IN_TRANSACTION = "in transaction"
+    BUSY = "busy"  # in the middle of a statement or a COPY
+    CLOSED = "closed"  # by its user
+    BROKEN = "broken"  # by the server or the network
+
+
+class ConnectFailed(Exception):
+    """A connection could not be opened; `fault` says of what kind the reason is."""
+
+    def __init__(self, message: str, fault: Fault, *, options_refused: bool = False) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.options_refused = options_refused  # a pooler in between takes no startup options
+
+
+class DriverTimeout(Exception):
+    """The server did not answer in time."""
+
+
+class Driver(Protocol):
+    """What a driver module must offer. `conn` is the driver's own connection object."""
+
+    def connect(self, params: Mapping[str, str | int], autocommit: bool, deadline: float) -> Any:
+        """Open a connection. Raises ConnectFailed."""
+
+    def close(self, conn: Any) -> None:
+        """Close it, saying goodbye to the server; never waits, never raises."""
+
+    def disown(self, conn: Any) -> None:
+        """In a forked child: let go of the parent's connection without a word to its server."""
+
+    def abort(self, conn: Any) -> None:
+        """From another thread: shut its socket down, so that whoever waits on it gets an error at once."""
+
+    def quiet(self, conn: Any) -> bool:
+        """Whether its socket is silent, as that of an idle session is. False: a goodbye, or a message. No wait."""
+
+    def ping(self, conn: Any, deadline: float) -> None:
+        """One round trip. Raises the driver's own error if the session is gone."""
+
+    def run(self, conn: Any, statement: str, deadline: float) -> None:
+        """Run one statement without parameters outside any transaction of the user's."""
+
+    def status(self, conn: Any) -> Status:
+        """What the session is doing."""
+
+    def report(self, conn: Any, deadline: float) -> Report:
+        """The role of its server: as reported by the session, else asked for."""
+
+    def watch(self, conn: Any, autocommit: bool) -> Callable[[], bool]:
+        """A cheap look: is it idle, in the mode the group wants, and says of its server what it says now?"""
+
+    def says_read_only_itself(self, conn: Any, deadline: float) -> bool:
+        """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
+
+    def autocommit(self, conn: Any) -> bool: ...
+
+    def set_autocommit(self, conn: Any, on: bool) -> None: ...
+
+    def commit(self, conn: Any) -> None: ...
+
+    def rollback(self, conn: Any) -> None: ...
+
+    def sqlstate(self, error: BaseException) -> str | None:
+        """The SQLSTATE of one of the driver's exceptions, if it has one."""
+
+    def describe(self, conn: Any) -> str:
+        """Which backend this is, for messages."""

@@ -1,0 +1,91 @@
+"""Balancers: which lane of a tier a checkout asks first.
+
+A balancer is made for one tier, whenever the route is computed anew, and then called once per checkout. It may
+read `Lane.leased` and the weights; it must not block. It names only the first choice: where that lane has no idle
+connection the group looks at the others of the tier.
+
+`LeastBusy` is what nginx calls ``least_conn``; its ties, and all of `RoundRobin`, follow a cycle in which each lane
+appears in proportion to its weight, spread out evenly (nginx's "smooth weighted round robin").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .lane import Lane
+
+_LONGEST_CYCLE = 64
+_LARGEST_SHARE = 256  # a lane never gets more than this many times the share of another
+
+
+class Balancer(Protocol):
+    """Made with the lanes of a tier; called without arguments it names one of them."""
+
+    def __call__(self) -> Lane: ...
+
+
+Policy = Callable[[Sequence["Lane"]], Balancer]
+
+
+def weighted_cycle(weights: Sequence[float]) -> tuple[int, ...]:
+    """Indices in which index i appears in proportion to weights[i], as evenly spread as can be.
+
+    >>> weighted_cycle([2, 1])
+    (0, 1, 0)
+    """
+    least = min(weights)
+    shares = [min(weight / least, _LARGEST_SHARE) for weight in weights]
+    # The shortest cycle that is exact to one part in a hundred, or else the longest allowed.
+    for scale in range(1, _LONGEST_CYCLE + 1):
+        counts = [max(1, round(share * scale)) for share in shares]
+        exact = all(abs(n - s * scale) <= 0.01 * s * scale for n, s in zip(counts, shares, strict=True))
+        if exact or sum(counts) >= _LONGEST_CYCLE:
+            break
+    total = sum(counts)
+    credit = [0] * len(counts)
+    cycle = []
+    for _ in range(total):
+        credit = [have + n for have, n in zip(credit, counts, strict=True)]
+        best = max(range(len(credit)), key=credit.__getitem__)
+        credit[best] -= total
+        cycle.append(best)
+    return tuple(cycle)
+
+
+class RoundRobin:
+    """Each lane in its turn, by weight."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        order = weighted_cycle([lane.endpoint.weight for lane in lanes])
+        self._cycle = tuple(lanes[i] for i in order)
+        self._length = len(self._cycle)
+        self._turn = count().__next__  # atomic
+
+    def __call__(self) -> Lane:
+        return self._cycle[self._turn() % self._length]
+
+
+class LeastBusy(RoundRobin):
+    """The lane with the fewest leased connections per weight; ties rotate by weight."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        super().__init__(lanes)
+        self._lanes = tuple(lanes)
+
+    def __call__(self) -> Lane:
+        best = self._cycle[self._turn() % self._length]
+        leased = best.open - len(best.idle)
+        if leased <= 0:
+            return best
+        least = leased * best.per_weight
+        for lane in self._lanes:
+            load = (lane.open - len(lane.idle)) * lane.per_weight
+            if load < least:
+                best, least = lane, load
+        return best
+
+
+POLICIES: dict[str, Policy] = {"least-busy": LeastBusy, "round-robin": RoundRobin}

@@ -1,0 +1,81 @@
+"""What can be learned about an endpoint, and what it means.
+
+Everything the pool believes comes from evidence it meets on its way: how a connect ended, the SQLSTATE of an
+error, the parameters a session reports without being asked. This module names the kinds; `endpoint` and
+`topology` draw the conclusions.
+
+SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Role(str, Enum):
+    """What a server is, as far as known."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+    UNKNOWN = "unknown"
+
+
+class Health(str, Enum):
+    """``UP``: a connect or answer proved it. ``SUSPECT``: unproven, or something broke. ``DOWN``: not to be used."""
+
+    UP = "up"
+    SUSPECT = "suspect"
+    DOWN = "down"
+
+
+class Report(NamedTuple):
+    """What one session says about its server: the role, and whether new transactions are read only there."""
+
+    role: Role
+    read_only: bool = False
+
+
+class Fault(str, Enum):
+    """Why a connection could not be opened, or ended."""
+
+    REFUSED = "refused"  # nobody listens, or the connection was reset: nothing there can be used
+    TIMEOUT = "timeout"  # no answer in time: says little about sessions already open
+    STARTING = "starting"  # 57P03: up in a moment
+    FULL = "full"  # 53300: no new sessions for a moment, those open are fine
+    MISCONFIGURED = "misconfigured"  # 28*, 3D000, 42501: no retry will mend it
+    CRASHED = "crashed"  # 57P02: every session of the server ends
+    ENDED = "ended"  # 08*, 57P01 or a lost socket: this session is gone, others may be
+
+
+_BY_CODE = {
+    "57P01": Fault.ENDED,
+    "57P02": Fault.CRASHED,
+    "57P03": Fault.STARTING,
+    "53300": Fault.FULL,
+    "3D000": Fault.MISCONFIGURED,
+    "42501": Fault.MISCONFIGURED,
+}
+
+
+def connect_fault(sqlstate: str | None, *, timed_out: bool = False) -> Fault:
+    """The meaning of a failed connect. Without a SQLSTATE the server itself has not spoken."""
+    if timed_out:
+        return Fault.TIMEOUT
+    if sqlstate is None:
+        return Fault.REFUSED
+    if sqlstate.startswith("28"):
+        return Fault.MISCONFIGURED
+    fault = _BY_CODE.get(sqlstate, Fault.REFUSED)
+    return Fault.REFUSED if fault in (Fault.ENDED, Fault.CRASHED) else fault
+
+
+# A session that ended for its own sake: idle in transaction too long, idle too long, database dropped.
+_OWN_END = frozenset({"25P03", "57P05", "57P04"})
+
+
+def session_fault(sqlstate: str | None) -> Fault | None:
+    """The meaning of a session that broke in somebody's hands; None where it says nothing about the endpoint."""
+    if sqlstate in _OWN_END:
+        return None
+    return Fault.CRASHED if sqlstate == "57P02" else Fault.ENDED

@@ -1,0 +1,376 @@
+"""Checkout and return: the hot path, apart from all I/O.
+
+A group has a *route*: the lanes it may use now, as tiers in order of preference, each tier with its balancer. The
+route is a tuple that is swapped whole and only read here. No lane outside it is ever handed out, so pausing,
+closing and failing over are all the same move: swap the route.
+
+Fast path, without a lock::
+
+    take:  waiters? ─no─▶ balancer names a lane ─▶ pop its newest idle slot ─▶ leased
+    give:  same generation, life not over ─▶ waiters? ─no─▶ push ─▶ idle
+                                                └─yes─▶ hand to the first
+
+Slow path::
+
+    enqueue:  join the waiters, then match() once more
+    hand:     the giver pops the first waiter and *claims* it; a waiter that times out claims itself.
+              Whoever wins decides: a slot is never handed to a waiter that left, and never lost.
+
+The lost wake-up: a giver pushes, then looks for waiters; a waiter joins, then looks for idle slots. One of the two
+always sees the other, because each publishes before it looks.
+
+Fairness: a newcomer that sees waiters joins behind them. It can pass them only if it looked just before the first of
+them joined.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from ..errors import DBOfflineError, PoolClosed, TooManyWaiting
+from .balance import Balancer, Policy
+from .lane import Lane
+from .slot import Slot
+
+Lock = AbstractContextManager[Any]
+
+
+class Waiter:
+    """A caller waiting for a slot. A shell gives `wake` a body: release a lock, set a future's result."""
+
+    __slots__ = ("_unclaimed", "error", "since", "slot")
+
+    def __init__(self, since: float) -> None:
+        self._unclaimed = [None]
+        self.slot: Slot | None = None
+        self.error: Exception | None = None
+        self.since = since
+
+    def claim(self) -> bool:
+        """True for exactly one caller, ever (`list.pop` is atomic)."""
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
+
+    def receive(self, slot: Slot) -> None:
+        """Called once, by the one that claimed the waiter."""
+        try:
+            self.slot = slot
+        finally:
+            self.wake()
+
+    def fail(self, error: Exception) -> None:
+        """Called once, by the one that claimed the waiter."""
+        try:
+            self.error = error
+        finally:
+            self.wake()
+
+    def wake(self) -> None:
+        raise NotImplementedError  # pragma: no cover
+
+
+class Tier:
+    """Lanes equally preferred, and the balancer that names the one to ask first."""
+
+    __slots__ = ("lanes", "pick")
+
+    def __init__(self, lanes: Sequence[Lane], policy: Policy) -> None:
+        self.lanes = tuple(lanes)
+        only = self.lanes[0]
+        self.pick: Balancer = policy(self.lanes) if len(self.lanes) > 1 else lambda: only
+
+
+Route = tuple[Tier, ...]
+
+
+class Limits(Protocol):
+    """What a group needs to know of its settings; see `pgdbpool.config.GroupSettings` for the meaning."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def connection_count(self) -> int: ...
+    @property
+    def total_count(self) -> int | None: ...
+    @property
+    def min_count(self) -> int: ...
+    @property
+    def max_waiting(self) -> int: ...
+    @property
+    def max_lifetime(self) -> float: ...
+    @property
+    def max_idle(self) -> float: ...
+    @property
+    def target_session_attrs(self) -> str: ...
+    @property
+    def spill(self) -> bool: ...
+    @property
+    def tags(self) -> frozenset[str]: ...
+
+
+def outlived(slot: Slot) -> str:
+    """Why a slot that may no longer be used may not: the reason it is closed for."""
+    if slot.generation != slot.lane.generation:
+        return "retired"
+    return "lifetime" if slot.expires else "resized"
+
+
+class Group:
+    """A named set of connections with the same behaviour, on every endpoint it may use."""
+
+    def __init__(
+        self,
+        settings: Limits,
+        policy: Policy,
+        lock: Lock,
+        random: Callable[[], float],
+        poll_after: float = 0.5,
+    ) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.policy = policy
+        self.poll_after = poll_after  # rest after which a slot is looked at before it is handed out
+        self.lanes: list[Lane] = []
+        self.limit = settings.connection_count
+        self.total_limit = settings.total_count
+        self.min_count = settings.min_count
+        self.wish: Callable[[], None] = lambda: None  # set by the shell: somebody should look at the plan
+        self.paused = False
+        self.closed = False
+        self.reset(lock, random)
+
+    def reset(self, lock: Lock, random: Callable[[], float]) -> None:
+        """Empty, as in a new process. The lanes are reset by the topology."""
+        self.lock = lock
+        self._random = random
+        self.route: Route = ()
+        self.waiters: deque[Waiter] = deque()
+        self.closing: deque[tuple[Slot, str]] = deque()  # for the shell to close
+        self.refusal: str | None = None  # why waiting would not help, in the servers' words
+        self.timeouts = 0
+        self.rejections = 0
+
+    # -- fast path: no lock -----------------------------------------------------------------------------------
+
+    def take(self, now: float) -> Slot | None:
+        """The newest idle slot of the lane the balancer names, or of its neighbours; None: join the waiters."""
+        if self.waiters:
+            return None
+        for tier in self.route:
+            lane = tier.pick()
+            while True:
+                try:
+                    slot = lane.idle.pop()
+                except IndexError:
+                    neighbour = self._neighbour(tier, lane)
+                    if neighbour is None:
+                        break
+                    lane = neighbour
+                    continue
+                if slot.generation == lane.generation and now < slot.expires:
+                    return slot
+                self.retire(slot, outlived(slot))
+        return None
+
+    def _neighbour(self, tier: Tier, lane: Lane) -> Lane | None:
+        """Another lane of the tier with something idle; the one asked first gets a connection opened there."""
+        for other in tier.lanes:
+            if other.idle:
+                if not lane.wished and lane.room:
+                    lane.wished = True
+                    self.wish()
+                return other
+        return None
+
+    def give(self, slot: Slot, now: float) -> None:
+        """Take back a slot whose session is idle and clean."""
+        lane = slot.lane
+        if slot.generation != lane.generation or now >= slot.expires:
+            self.retire(slot, outlived(slot))
+            return
+        slot.holder = None
+        slot.rested = now
+        slot.fresh_until = now + lane.poll_after
+        if self.waiters and lane.live and self.hand(slot):
+            return
+        lane.idle.append(slot)
+        if self.waiters:
+            self.match()
+
+    def hand(self, slot: Slot) -> bool:
+        """Give the slot to the first waiter still there. False: nobody waits."""
+        while True:
+            try:
+                waiter = self.waiters.popleft()
+            except IndexError:
+                return False
+            if waiter.claim():
+                waiter.receive(slot)
+                return True
+
+    def match(self) -> None:
+        """Bring idle slots and waiters together, until there is none of one of them."""
+        while self.waiters:
+            slot = self._pop_idle()
+            if slot is None:
+                return
+            if not self.hand(slot):
+                slot.lane.idle.append(slot)
+
+    def _pop_idle(self) -> Slot | None:
+        for tier in self.route:
+            for lane in tier.lanes:
+                try:
+                    return lane.idle.pop()
+                except IndexError:
+                    continue
+        return None
+
+    # -- waiting ----------------------------------------------------------------------------------------------
+
+    def enqueue(self, waiter: Waiter, *, first: bool = False) -> None:
+        """Join the waiters, in front if the caller already had its turn and drew a dead connection.
+
+        Raises PoolClosed, TooManyWaiting, or DBOfflineError where every endpoint refuses us for good.
+        """
+        with self.lock:
+            if self.closed:
+                raise PoolClosed(f"the pool is closed, group {self.name!r} hands out no connection")
+            if self.refusal is not None and not self.route and not self.paused:
+                raise DBOfflineError(self.refusal)
+            if first:
+                self.waiters.appendleft(waiter)
+            else:
+                most = self.settings.max_waiting
+                if most and len(self.waiters) >= most:
+                    self.rejections += 1
+                    raise TooManyWaiting(
+                        f"group {self.name!r}: {most} callers wait already (max_waiting = {most})",
+                        group=self.name,
+                    )
+                self.waiters.append(waiter)
+        self.match()
+
+    def abandon(self, waiter: Waiter) -> bool:
+        """Leave the queue. False: too late, a slot or an error is being handed over and must be accepted."""
+        if not waiter.claim():
+            return False
+        try:
+            self.waiters.remove(waiter)
+        except ValueError:
+            pass  # a giver has just popped it, and finds it claimed
+        return True
+
+    def fail_waiters(self, error: Callable[[], Exception]) -> None:
+        """End every wait with an error of its own."""
+        while True:
+            try:
+                waiter = self.waiters.popleft()
+            except IndexError:
+                return
+            if waiter.claim():
+                waiter.fail(error())
+
+    # -- opening and closing: lock ----------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        return sum(lane.total for lane in self.lanes)
+
+    @property
+    def opening(self) -> int:
+        return sum(lane.opening for lane in self.lanes)
+
+    def may_grow(self) -> bool:
+        """Whether a waiter may hope for a new connection, and not only for one that comes back."""
+        if not self.route:
+            return True
+        return any(lane.room for tier in self.route for lane in tier.lanes)
+
+    def lifetime(self) -> float:
+        """The life of one connection: up to 10 % shorter than `max_lifetime`, so that they do not end together."""
+        most = self.settings.max_lifetime
+        return most * (1.0 - 0.1 * self._random()) if most else float("inf")
+
+    def retire(self, slot: Slot, reason: str) -> None:
+        """Take a slot in nobody's hands, or in the caller's, out of the pool. The shell closes it."""
+        with self.lock:
+            self._retire(slot, reason)
+        self.wish()
+
+    def _retire(self, slot: Slot, reason: str) -> None:  # lock held
+        lane = slot.lane
+        if slot not in lane.slots:  # from before a fork
+            return
+        lane.slots.remove(slot)
+        lane.open -= 1
+        lane.closing += 1
+        lane.uses += slot.uses
+        lane.use_time += slot.use_time
+        lane.waits += slot.waits
+        lane.wait_time += slot.wait_time
+        lane.rollbacks += slot.rollbacks
+        lane.closed_by[reason] += 1
+        self.closing.append((slot, reason))
+
+    def buried(self, slot: Slot) -> None:
+        """The shell has closed it: its place is free."""
+        with self.lock:
+            if slot.lane.closing:
+                slot.lane.closing -= 1
+
+    def retire_lane(self, lane: Lane, reason: str) -> None:  # lock held
+        """No connection of this lane may be used again: idle ones go now, leased ones when they come back."""
+        lane.generation += 1
+        self.drop_idle(lane, lambda slot: True, reason)
+
+    def drop_idle(self, lane: Lane, unwanted: Callable[[Slot], bool], reason: str, most: int = -1) -> int:
+        """Retire idle slots, the longest rested first. Lock held. Returns how many."""
+        dropped = 0
+        for slot in list(lane.idle):
+            if dropped == most:
+                break
+            if unwanted(slot):
+                try:
+                    lane.idle.remove(slot)
+                except ValueError:  # somebody took it in this very moment
+                    continue
+                self._retire(slot, reason)
+                dropped += 1
+        return dropped
+
+    def resize(self, connection_count: int, min_count: int) -> None:
+        """New limits. Surplus idle connections go now, surplus leased ones when they come back."""
+        with self.lock:
+            self.limit = connection_count
+            self.min_count = min_count
+            for lane in self.lanes:
+                surplus = lane.open - connection_count
+                if surplus > 0:
+                    surplus -= self.drop_idle(lane, lambda slot: True, "resized", surplus)
+                for slot in list(lane.slots)[: max(0, surplus)]:
+                    slot.expires = 0.0
+        self.wish()
+
+    def tend(self, now: float) -> float:
+        """Close what rested too long or lived too long. Returns when to look again (never later than needed)."""
+        due = float("inf")
+        max_idle = self.settings.max_idle
+        with self.lock:
+            for lane in self.lanes:
+                self.drop_idle(lane, lambda slot: now >= slot.expires, "lifetime")
+                if max_idle:
+                    spare = lane.open - self.min_count
+                    if spare > 0:
+                        self.drop_idle(lane, lambda slot: now >= slot.rested + max_idle, "idle", spare)
+                for slot in list(lane.idle):
+                    due = min(due, slot.expires)
+                    if max_idle and lane.open > self.min_count:
+                        due = min(due, slot.rested + max_idle)
+        return due

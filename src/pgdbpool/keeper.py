@@ -1,0 +1,236 @@
+"""Who opens and closes connections, and who waits: the two threading models.
+
+`Threaded`: one keeper thread for each pool looks at the plan whenever somebody kicks it or something falls due, and
+starts an opener thread for each connection to open; a frozen server thus holds up nobody but its own opener. Callers
+wait on a lock of their own.
+
+`Inline`: no thread, no lock. The caller opens what it needs; at the limit it is told so at once, since it would wait
+for itself. What falls due is looked at on the way back from a checkout, at most once a second.
+
+Both have the same five methods, so the pool does not ask which one it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+from .core.group import Group, Waiter
+from .core.slot import Slot
+from .core.topology import Order, Topology
+from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from .session import Sessions
+
+logger = logging.getLogger("pgdbpool")
+
+_SHORTEST_SLEEP = 0.01  # s
+_LONGEST_SLEEP = 5.0
+_HANDOVER_LIMIT = 5.0  # s for the one instruction between claiming a waiter and waking it
+_TEND_EVERY = 1.0
+_INLINE_LIMIT = 0.5  # s that an unasked-for connect may hold up a caller of the non-threaded model
+_INLINE_SHARE = 20  # ... and at most one part in so many of its time
+
+TimedOut = Callable[[Group, float], PoolTimeout]
+
+
+class Keeper(Protocol):
+    """What a pool asks of its threading model."""
+
+    tend_at: float
+    """When a caller on its way back should call `tend`; infinity where a thread does it."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def wish(self, group: Group) -> None:
+        """Something may have to be opened or closed."""
+
+    def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        """A slot, by whatever means, before the deadline. Raises PoolTimeout and relatives."""
+
+    def tend(self, now: float) -> None: ...
+
+
+class Parked(Waiter):
+    """A waiting thread."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, since: float) -> None:
+        super().__init__(since)
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        self._lock.release()
+
+    def park(self, seconds: float) -> bool:
+        """Sleep until woken; False when the time is over."""
+        return self._lock.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+
+
+class Threaded:
+    """One keeper thread, and opener threads that come and go."""
+
+    def __init__(self, name: str, topology: Topology, sessions: Sessions, timed_out: TimedOut) -> None:
+        self.tend_at = float("inf")
+        self._name = name
+        self._topology = topology
+        self._sessions = sessions
+        self._timed_out = timed_out
+        self._event = threading.Event()
+        self._running = False
+        self._starting = threading.Lock()
+
+    def start(self) -> None:
+        """Start the thread; once in this process."""
+        with self._starting:
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
+
+    def stop(self) -> None:
+        """The thread closes what is to be closed, and ends."""
+        self._running = False
+        self._event.set()
+
+    def wish(self, group: Group) -> None:
+        self._event.set()
+
+    def tend(self, now: float) -> None: ...
+
+    def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        waiter = Parked(began)
+        group.enqueue(waiter, first=first)
+        try:
+            if waiter.slot is None and group.may_grow():
+                self.start()
+                self._event.set()
+            if not waiter.park(deadline - monotonic()) and not group.abandon(waiter):
+                waiter.park(_HANDOVER_LIMIT)
+        except BaseException:  # interrupted: what was handed over goes to the next
+            if not group.abandon(waiter) and waiter.park(_HANDOVER_LIMIT) and waiter.slot is not None:
+                group.give(waiter.slot, monotonic())
+            raise
+        if waiter.slot is not None:
+            return waiter.slot
+        if waiter.error is not None:
+            raise waiter.error
+        group.timeouts += 1
+        raise self._timed_out(group, began)
+
+    # -- the keeper thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            self._event.clear()
+            try:
+                due = self._round()
+            except Exception:  # a bug must not stop the pool from healing
+                logger.exception("%s: the keeper failed, and goes on", self._name)
+                due = monotonic() + _LONGEST_SLEEP
+            if not self._running:
+                self._bury()
+                return
+            self._event.wait(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
+
+    def _round(self) -> float:
+        self._bury()
+        now = monotonic()
+        if self._running:
+            for order in self._topology.plan(now):
+                self._start_opener(order)
+        due = min(group.tend(now) for group in self._topology.groups)
+        self._bury()
+        return min(due, self._topology.due(now))
+
+    def _bury(self) -> None:
+        for group in self._topology.groups:
+            self._sessions.bury(group)
+
+    def _start_opener(self, order: Order) -> None:
+        try:
+            threading.Thread(
+                target=self._open, args=(order,), name=f"{self._name} opener", daemon=True
+            ).start()
+        except BaseException:
+            self._topology.cancelled(order)
+            raise
+
+    def _open(self, order: Order) -> None:
+        """Carry out an order, and whatever the plan says next."""
+        while True:
+            self._sessions.open(order)
+            orders = self._topology.plan(monotonic()) if self._running else []
+            if not orders:
+                self._event.set()  # what is due may have changed
+                return
+            order, *others = orders
+            for other in others:
+                self._start_opener(other)
+
+
+class Inline:
+    """Everything in the caller's own time."""
+
+    def __init__(self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any) -> None:
+        self.tend_at = 0.0
+        self._topology = topology
+        self._sessions = sessions
+        self._timed_out = timed_out
+        self._holders = holders
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        for group in self._topology.groups:
+            self._sessions.bury(group)
+
+    def wish(self, group: Group) -> None:
+        self._sessions.bury(group)
+
+    def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        while True:
+            if group.closed:
+                raise PoolClosed(f"the pool is closed, group {group.name!r} hands out no connection")
+            now = monotonic()
+            orders = self._topology.plan(now, only=group, demand=1)
+            if orders:
+                self._sessions.open(orders[0], deadline)
+            slot = group.take(monotonic())
+            if slot is not None:
+                return slot
+            if group.refusal is not None and not group.route:
+                raise DBOfflineError(group.refusal)
+            if not orders and not group.may_grow() and not group.paused:
+                raise PoolExhausted(
+                    f"group {group.name!r}: all {group.total} connections are in use, and nobody else could return "
+                    f"one: {self._holders(group)}",
+                    group=group.name,
+                )
+            now = monotonic()
+            if now >= deadline or group.paused:
+                group.timeouts += 1
+                raise self._timed_out(group, began)
+            if not orders:
+                due = self._topology.due(now, group)
+                time.sleep(max(_SHORTEST_SLEEP, min(due, deadline) - now))
+
+    def tend(self, now: float) -> None:
+        self.tend_at = now + _TEND_EVERY
+        for group in self._topology.groups:
+            group.tend(now)
+            self._sessions.bury(group)
+        for order in self._topology.plan(now):
+            began = monotonic()
+            self._sessions.open(order, began + _INLINE_LIMIT)
+            endpoint = order.lane.endpoint
+            if endpoint.fault is not None:
+                spent = monotonic() - began
+                endpoint.next_try = max(endpoint.next_try, began + _INLINE_SHARE * spent)

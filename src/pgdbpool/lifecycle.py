@@ -1,0 +1,43 @@
+"""What happens to the pools of a process when it forks, and when it ends.
+
+A child that inherits a pool must neither talk on its parent's sockets nor end its parent's sessions, which is what
+closing them would do: a goodbye on a shared socket reaches the same server process. So in the child every inherited
+descriptor is pointed at the null device before it is let go of, and the pool starts empty.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import Protocol
+from weakref import WeakSet
+
+
+class Living(Protocol):
+    """A pool, as far as this module knows it."""
+
+    def _after_fork(self) -> None: ...
+
+    def _at_exit(self) -> None: ...
+
+
+_pools: WeakSet[Living] = WeakSet()
+
+
+def register(pool: Living) -> None:
+    """From now on look after this pool; it is forgotten when nobody else knows it any more."""
+    _pools.add(pool)
+
+
+def _after_fork_in_child() -> None:
+    for pool in list(_pools):
+        pool._after_fork()
+
+
+def _at_exit() -> None:
+    for pool in list(_pools):
+        pool._at_exit()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

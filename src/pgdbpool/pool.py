@@ -1,0 +1,263 @@
+"""The process-wide pool: ``Connection.init(config)`` once, then ``Handler(group)`` wherever a query is needed.
+
+    from pgdbpool import pool as dbpool
+
+    dbpool.Connection.init(config)
+    with dbpool.Handler("read") as db:
+        for row in db.query("select id, name from t where id = %s", (1,)):
+            print(row[0], row["name"])
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg.rows import no_result
+
+from .config import Settings
+from .core.slot import Slot
+from .drivers import Status
+from .errors import (
+    ConfigError,
+    DBConnectionError,
+    DBOfflineError,
+    DBQueryError,
+    Error,
+    OutcomeUnknown,
+    PoolClosed,
+    PoolExhausted,
+    PoolTimeout,
+    TooManyWaiting,
+    UnconfiguredGroupError,
+)
+from .sync import Pool
+
+__all__ = [
+    "ConfigError",
+    "Connection",
+    "DBConnectionError",
+    "DBOfflineError",
+    "DBQueryError",
+    "Error",
+    "Handler",
+    "OutcomeUnknown",
+    "PoolClosed",
+    "PoolExhausted",
+    "PoolTimeout",
+    "Query",
+    "Row",
+    "TooManyWaiting",
+    "UnconfiguredGroupError",
+]
+
+Params = Sequence[Any] | Mapping[str, Any] | None
+
+
+class Connection:
+    """The one pool of this process."""
+
+    _pool: Pool | None = None
+    _lock = threading.Lock()
+
+    @classmethod
+    def init(cls, config: Mapping[str, Any] | Settings) -> Pool:
+        """Make the process-wide pool; one made before is closed, once the new configuration is found good.
+
+        Raises ConfigError, and then leaves the pool that was there.
+        """
+        pool = Pool(config)
+        with cls._lock:
+            old, cls._pool = cls._pool, pool
+        if old is not None:
+            old.close(timeout=0.0)
+        return pool
+
+    @classmethod
+    def pool(cls) -> Pool:
+        """The process-wide pool. Raises PoolClosed before `init` and after `close`."""
+        pool = cls._pool
+        if pool is None:
+            raise PoolClosed("there is no process-wide pool: call Connection.init(config) first")
+        return pool
+
+    @classmethod
+    def close(cls, timeout: float = 5.0) -> None:
+        """Close the process-wide pool, if there is one."""
+        with cls._lock:
+            old, cls._pool = cls._pool, None
+        if old is not None:
+            old.close(timeout)
+
+
+class Row(tuple[Any, ...]):
+    """One row: by position, by column name, or unpacked like any tuple. Where names repeat, the first one counts."""
+
+    _index: dict[str, int] = {}
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            try:
+                return tuple.__getitem__(self, self._index[key])
+            except KeyError:
+                raise KeyError(f"no column {key!r}; the columns are {', '.join(self._index)}") from None
+        return tuple.__getitem__(self, key)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The column of that name, or `default`."""
+        return self[name] if name in self._index else default
+
+    def keys(self) -> list[str]:
+        """The column names, in order."""
+        return list(self._index)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as a dictionary."""
+        return {name: self[name] for name in self._index}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_row, (tuple(self._index), tuple(self))
+
+
+def _make_row(names: Sequence[str], values: Sequence[Any]) -> Row:
+    return _row_type(names)(values)
+
+
+def _row_type(names: Sequence[str]) -> type[Row]:
+    index: dict[str, int] = {}
+    for position, name in enumerate(names):
+        index.setdefault(name, position)
+    return type("Row", (Row,), {"_index": index, "__slots__": (), "__module__": __name__})
+
+
+def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
+    if cursor.description is None:
+        return no_result
+    return _row_type([column.name for column in cursor.description])
+
+
+class Query:
+    """The outcome of one statement: its rows, if it has any, and how many it touched."""
+
+    __slots__ = ("columns", "rowcount", "rows", "status")
+
+    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
+        self.rows: list[Row] = cursor.fetchall() if cursor.description is not None else []
+        self.columns = [column.name for column in cursor.description or ()]
+        self.rowcount: int = cursor.rowcount
+        self.status = cursor.statusmessage
+        cursor.close()
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Row:
+        return self.rows[position]
+
+    def fetchone(self) -> Row | None:
+        """The first row, or None."""
+        return self.rows[0] if self.rows else None
+
+    def fetchall(self) -> list[Row]:
+        """All rows."""
+        return self.rows
+
+
+class Handler:
+    """A connection of a group of the process-wide pool, for the length of a ``with`` block.
+
+    Leaving the block normally commits what is open in an ``autocommit: false`` group; leaving it by an exception rolls
+    back, never commits. Used by one thread at a time. Entering raises as `Pool.connection` does.
+    """
+
+    def __init__(self, group: str = "default", *, timeout: float | None = None) -> None:
+        self._pool = Connection.pool()
+        self._group = self._pool._group(group)
+        self._timeout = timeout
+        self._slot: Slot | None = None
+
+    def __enter__(self) -> Self:
+        if self._slot is not None:
+            raise Error(f"this Handler of group {self._group.name!r} is in use already")
+        now = monotonic()
+        slot = self._group.take(now)
+        if slot is None or now >= slot.fresh_until:
+            slot = self._pool._obtain(self._group, slot, now, self._timeout)
+        frame = sys._getframe(1)
+        slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
+        slot.taken = monotonic()
+        self._slot = slot
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            self._pool._take_back(slot, error, commit=True)
+
+    @property
+    def conn_ref(self) -> psycopg.Connection[Any]:
+        """The driver's connection, while the block lasts."""
+        return self._leased().conn  # type: ignore[no-any-return]
+
+    def query(self, sql: str, params: Params = None) -> Query:
+        """Run one statement, with parameters in psycopg's style (``%s``, ``%(name)s``).
+
+        Raises DBQueryError with the server's words, `sqlstate`, and the driver's exception as cause.
+        """
+        slot = self._leased()
+        try:
+            cursor = slot.conn.cursor(row_factory=_row_factory)
+            return Query(cursor.execute(sql, params))
+        except psycopg.Error as error:
+            raise DBQueryError(str(error).strip(), sqlstate=error.sqlstate) from error
+
+    def query_prepared(self, params: Any) -> Query:
+        """Call the server function ``"SQLPrepare"."ExecuteQuery"`` with `params`: a statement's name and arguments.
+
+        Raises as `query` does.
+        """
+        args = [params] if isinstance(params, str | Mapping) else list(params)
+        return self.query(f'select "SQLPrepare"."ExecuteQuery"({", ".join(["%s"] * len(args))})', args)
+
+    def commit(self) -> None:
+        """Commit what is open; an autocommit group sends nothing.
+
+        Raises OutcomeUnknown if the connection dies during COMMIT, DBQueryError if the server refuses.
+        """
+        slot = self._leased()
+        if self._group.settings.autocommit:  # type: ignore[attr-defined]
+            return
+        before = self._pool._driver.status(slot.conn)
+        try:
+            slot.conn.commit()
+        except psycopg.Error as error:
+            if before is Status.IN_TRANSACTION and self._pool._driver.status(slot.conn) is not Status.IDLE:
+                raise OutcomeUnknown(
+                    f"group {self._group.name!r}: the connection to {slot.lane.endpoint.label} was lost during COMMIT; "
+                    "the transaction may or may not have been committed"
+                ) from error
+            raise DBQueryError(str(error).strip(), sqlstate=error.sqlstate) from error
+
+    def rollback(self) -> None:
+        """Roll back what is open. Raises DBConnectionError if the connection is lost: nothing was committed."""
+        slot = self._leased()
+        try:
+            slot.conn.rollback()
+        except psycopg.Error as error:
+            raise DBConnectionError(str(error).strip()) from error
+
+    def _leased(self) -> Slot:
+        if self._slot is None:
+            raise Error("a Handler has its connection inside its with block only")
+        return self._slot

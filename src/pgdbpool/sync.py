@@ -1,0 +1,479 @@
+"""Pool: the threaded and the non-threaded shell around core.
+
+A `Lease` is what `connection()` returns: entering it takes a slot, leaving it gives the slot back. Both ways have a
+fast path of a few lines, in which no lock is taken and nothing is asked of the server; everything out of the
+ordinary goes to `Pool._obtain` and `Sessions.settle`.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from itertools import count
+from os import PathLike
+from time import monotonic
+from types import CodeType, TracebackType
+from typing import Any, NamedTuple
+from weakref import finalize
+
+import psycopg
+
+from . import lifecycle
+from .config import GroupSettings, Settings, load, load_toml, load_url
+from .core import stats
+from .core.balance import POLICIES, Policy
+from .core.endpoint import Endpoint
+from .core.group import Group
+from .core.slot import Slot
+from .core.stats import EndpointStats, PoolStats
+from .core.topology import Topology
+from .drivers import Driver, psycopg3
+from .errors import PoolClosed, PoolTimeout, UnconfiguredGroupError
+from .keeper import Inline, Keeper, Threaded
+from .session import Sessions
+
+Connection = psycopg.Connection[Any]
+
+POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
+_POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
+_SHOWN_HOLDERS = 10
+_numbers = count(1)
+
+
+class Holder(NamedTuple):
+    """Who has a connection, and since when."""
+
+    group: str
+    endpoint: str
+    connection: str
+    """Which backend of the server it is."""
+    since: float
+    """Seconds it has been held."""
+    where: str
+    """File and line of the checkout."""
+    thread: str
+
+    def __str__(self) -> str:
+        return f"{self.where} in {self.thread} for {self.since:.1f} s ({self.connection} on {self.endpoint})"
+
+
+class Lease(AbstractContextManager[Connection]):
+    """One checkout, as a context manager; made by `Pool.connection`. Not to be shared between threads."""
+
+    __slots__ = ("_group", "_pool", "_slot", "_timeout")
+
+    def __init__(self, pool: Pool, group: Group, timeout: float | None) -> None:
+        self._pool = pool
+        self._group = group
+        self._timeout = timeout
+
+    def __enter__(self) -> Connection:
+        now = monotonic()
+        slot = self._group.take(now)
+        if slot is None or now >= slot.fresh_until:
+            slot = self._pool._obtain(self._group, slot, now, self._timeout)
+            now = monotonic()
+        frame = sys._getframe(1)
+        slot.holder = (frame.f_code, frame.f_lasti, _ident())
+        slot.taken = now
+        self._slot = slot
+        return slot.conn  # type: ignore[no-any-return]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        slot = self._slot
+        now = monotonic()
+        slot.uses += 1
+        slot.use_time += now - slot.taken
+        if error is None and slot.clean():
+            self._group.give(slot, now)
+        else:
+            self._pool._sessions.settle(slot, error, commit=True)
+        if now >= self._pool._keeper.tend_at:
+            self._pool._keeper.tend(now)
+
+
+_ident = threading.get_ident
+
+
+class Pool:
+    """Named groups of connections to one or several PostgreSQL endpoints.
+
+    `config` is the dictionary described in the configuration reference, or `Settings`; it is checked whole before any
+    connection is opened, and ConfigError names every mistake. The pool opens by default; connections are made in the
+    background (`type: "threaded"`) or when they are first needed (`"non-threaded"`).
+
+    A threaded pool may be used from any thread; a non-threaded one by one thread only.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
+        self._settings = config if isinstance(config, Settings) else load(config)
+        self._name = f"pgdbpool-{next(_numbers)}"
+        self._threaded = self._settings.type == "threaded"
+        self._lock: AbstractContextManager[Any] = threading.Lock() if self._threaded else nullcontext()
+        self._random = random.Random().random
+        self._driver: Driver = psycopg3
+        self._topology = self._make_topology(self._lock)
+        self._groups = {group.name: group for group in self._topology.groups}
+        self._sessions = Sessions(self._driver, self._topology)
+        self._keeper = self._make_keeper()
+        self._marks: stats.Marks = {}
+        self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
+        self._closed = True
+        self._finalizer: Any = None
+        lifecycle.register(self)
+        if open:
+            self.open()
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str], *, open: bool = True) -> Pool:
+        """A pool configured by a TOML file. Raises ConfigError, or OSError if the file cannot be read."""
+        return cls(load_toml(path), open=open)
+
+    @classmethod
+    def from_url(cls, url: str, *, open: bool = True) -> Pool:
+        """A pool with the one group ``default``, on the hosts of a ``postgresql://`` URL. Raises ConfigError."""
+        return cls(load_url(url), open=open)
+
+    def _make_topology(self, lock: AbstractContextManager[Any]) -> Topology:
+        endpoints = [Endpoint(settings, self._random) for settings in self._settings.db]
+        groups = []
+        for settings in self._settings.groups.values():
+            policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
+            group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
+            groups.append(group)
+        topology = Topology(endpoints, groups, lock, self._random)
+        for group in groups:
+            for endpoint in endpoints:
+                if not group.settings.tags or group.settings.tags & endpoint.settings.tags:
+                    topology.attach(group, endpoint)
+        return topology
+
+    def _make_keeper(self) -> Keeper:
+        timed_out = _Reasons(self._topology, self._driver)
+        keeper: Keeper
+        if self._threaded:
+            keeper = Threaded(self._name, self._topology, self._sessions, timed_out)
+        else:
+            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.holders)
+        for group in self._topology.groups:
+            group.wish = _bound(keeper.wish, group)
+        return keeper
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
+        if not self._closed:
+            return
+        self._closed = False
+        self._topology.open()
+        self._keeper.start()
+        for group in self._topology.groups:
+            self._keeper.wish(group)
+        # A pool nobody knows any more stops its thread and closes its connections.
+        self._finalizer = finalize(self, _shut, self._topology, self._keeper)
+        self._finalizer.atexit = False
+
+    def wait(self, timeout: float = 30.0) -> None:
+        """Wait until each group has its `min_count` connections on at least one endpoint it may use.
+
+        In the non-threaded model this opens them. Raises PoolTimeout after `timeout` seconds, DBOfflineError where no
+        retry would help.
+        """
+        deadline = monotonic() + timeout
+        for group in self._topology.groups:
+            began = monotonic()
+            leases: list[Slot] = []
+            try:
+                for _ in range(max(1, min(group.min_count, group.limit))):
+                    leases.append(self._obtain(group, group.take(monotonic()), began, deadline - monotonic()))
+            finally:
+                for slot in leases:
+                    group.give(slot, monotonic())
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: waiters get PoolClosed, idle connections are closed at once, leased ones on return.
+
+        Waits up to `timeout` seconds for leased connections to come back; in the non-threaded model it does not wait.
+        Safe to call twice.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._topology.close()
+        for group in self._topology.groups:
+            group.fail_waiters(lambda name=group.name: PoolClosed(_closed_words(name)))  # type: ignore[misc]
+        self._keeper.stop()
+        deadline = monotonic() + timeout
+        pause = threading.Event()
+        while self._threaded and monotonic() < deadline and any(group.total for group in self._topology.groups):
+            for group in self._topology.groups:
+                self._sessions.bury(group)
+            pause.wait(0.002)
+        for group in self._topology.groups:
+            group.wish = _bound(self._sessions.bury, group)  # nobody else closes what comes back later
+            self._sessions.bury(group)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool is closed."""
+        return self._closed
+
+    def __enter__(self) -> Pool:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = ", ".join(endpoint.label for endpoint in self._topology.endpoints)
+        state = "closed" if self._closed else "open"
+        return f"<Pool {self._settings.type}, groups {', '.join(self._groups)} on {where}, {state}>"
+
+    def _after_fork(self) -> None:
+        """In the child: let go of what is the parent's, and start empty."""
+        orphans = [slot for group in self._topology.groups for lane in group.lanes for slot in lane.slots]
+        orphans += [slot for group in self._topology.groups for slot, _ in group.closing]
+        for slot in orphans:
+            slot.generation = -1  # if somebody in the child still returns it, it goes nowhere
+            self._driver.disown(slot.conn)
+        self._out.clear()
+        self._marks.clear()
+        # A thread of the parent may have held the lock when it forked.
+        self._lock = threading.Lock() if self._threaded else nullcontext()
+        self._random = random.Random().random
+        self._topology.reset(self._lock, self._random)
+        self._keeper = self._make_keeper()
+
+    def _at_exit(self) -> None:
+        if not self._closed:
+            self.close(timeout=0.0)
+
+    # -- checkout -----------------------------------------------------------------------------------------------
+
+    def connection(self, group: str = "default", timeout: float | None = None) -> Lease:
+        """A connection of a group, for the length of a ``with`` block.
+
+        Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
+        exception rolls back; then the connection goes back to the pool. `timeout` in seconds, default the group's
+        `acquire_timeout`. Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; leaving raises
+        OutcomeUnknown if the connection dies during COMMIT.
+        """
+        try:
+            return Lease(self, self._groups[group], timeout)
+        except KeyError:
+            raise UnconfiguredGroupError(group, self._groups) from None
+
+    def getconn(self, group: str = "default", timeout: float | None = None) -> Connection:
+        """A connection of a group, to be returned with `putconn`. Raises as `connection` does."""
+        found = self._group(group)
+        now = monotonic()
+        slot = found.take(now)
+        if slot is None or now >= slot.fresh_until:
+            slot = self._obtain(found, slot, now, timeout)
+        frame = sys._getframe(1)
+        slot.holder = (frame.f_code, frame.f_lasti, _ident())
+        slot.taken = monotonic()
+        self._out[id(slot.conn)] = slot
+        return slot.conn  # type: ignore[no-any-return]
+
+    def putconn(self, conn: Connection) -> None:
+        """Return what `getconn` gave. A transaction left open is rolled back.
+
+        Raises ValueError for a connection that this pool has not handed out by `getconn`, or that was returned before.
+        """
+        slot = self._out.pop(id(conn), None)
+        if slot is None:
+            raise ValueError(
+                "putconn: this connection was not handed out by getconn of this pool, or was returned before"
+            )
+        self._take_back(slot, None, commit=False)
+
+    def _take_back(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+        now = monotonic()
+        slot.uses += 1
+        slot.use_time += now - slot.taken
+        if error is None and slot.clean():
+            slot.lane.group.give(slot, now)
+        else:
+            self._sessions.settle(slot, error, commit=commit)
+        if now >= self._keeper.tend_at:
+            self._keeper.tend(now)
+
+    def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
+        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+        settings: GroupSettings = group.settings  # type: ignore[assignment]
+        deadline = began + (settings.acquire_timeout if timeout is None else timeout)
+        waited = first = False
+        while True:
+            if slot is None:
+                waited = True
+                slot = self._keeper.wait(group, began, deadline, first)
+            if self._sessions.verify(slot, deadline):
+                break
+            slot, first = None, True
+            if not group.waiters:
+                slot = group.take(monotonic())
+        if waited:
+            slot.waits += 1
+            slot.wait_time += monotonic() - began
+        return slot
+
+    def _group(self, name: str) -> Group:
+        try:
+            return self._groups[name]
+        except KeyError:
+            raise UnconfiguredGroupError(name, self._groups) from None
+
+    def _chosen(self, name: str | None) -> list[Group]:
+        return self._topology.groups if name is None else [self._group(name)]
+
+    # -- while it runs ------------------------------------------------------------------------------------------
+
+    def resize(self, group: str, connection_count: int, min_count: int | None = None) -> None:
+        """Change a group's `connection_count` (per endpoint), and its `min_count`.
+
+        Surplus idle connections are closed at once, surplus leased ones when they come back. Raises ValueError for
+        numbers that a configuration would not accept.
+        """
+        found = self._group(group)
+        least = min(found.min_count, connection_count) if min_count is None else min_count
+        if connection_count < 1:
+            raise ValueError(f"connection_count: expected 1 or more, got {connection_count}")
+        if not 0 <= least <= connection_count:
+            raise ValueError(f"min_count: expected 0 to connection_count ({connection_count}), got {least}")
+        found.resize(connection_count, least)
+        self._topology.reroute()
+
+    def drain(self, group: str | None = None) -> None:
+        """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
+        with self._lock:
+            for each in self._chosen(group):
+                for lane in each.lanes:
+                    each.retire_lane(lane, "drained")
+        for each in self._chosen(group):
+            each.wish()
+
+    def pause(self, group: str | None = None) -> None:
+        """Hand out nothing until `resume`: callers wait, within their deadlines; leases go on."""
+        for each in self._chosen(group):
+            each.paused = True
+        self._topology.reroute()
+
+    def resume(self, group: str | None = None) -> None:
+        """End `pause`."""
+        for each in self._chosen(group):
+            each.paused = False
+        self._topology.reroute()
+        for each in self._chosen(group):
+            each.wish()
+
+    def check(self) -> None:
+        """Ask every idle connection for an answer, now, and close those that do not give one."""
+        for group in self._topology.groups:
+            for lane in group.lanes:
+                for slot in tuple(lane.idle):
+                    try:
+                        lane.idle.remove(slot)
+                    except ValueError:  # taken meanwhile
+                        continue
+                    slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
+                    if self._sessions.verify(slot, float("inf")):
+                        group.give(slot, monotonic())
+
+    def stats(self) -> PoolStats:
+        """What the pool is doing and has counted: frozen, exact."""
+        with self._lock:
+            return stats.read(self._topology, monotonic(), self._marks)
+
+    def pop_stats(self) -> PoolStats:
+        """The same, and counting starts anew."""
+        with self._lock:
+            return stats.read(self._topology, monotonic(), self._marks, reset=True)
+
+    def endpoints(self) -> tuple[EndpointStats, ...]:
+        """What is believed of each endpoint now."""
+        with self._lock:
+            return stats.endpoints(self._topology)
+
+    def holders(self, group: str | None = None) -> list[Holder]:
+        """Who holds connections, the longest first."""
+        return [holder for each in self._chosen(group) for holder in _holders(each, self._driver)]
+
+
+class _Reasons:
+    """Words for a caller that got nothing. Knows no pool, so that the keeper thread does not keep one alive."""
+
+    def __init__(self, topology: Topology, driver: Driver) -> None:
+        self._topology = topology
+        self._driver = driver
+
+    def __call__(self, group: Group, began: float) -> PoolTimeout:
+        waited = monotonic() - began
+        head = f"group {group.name!r}: no connection after {waited:.1f} s: "
+        if group.paused:
+            return PoolTimeout(head + "the pool is paused", group=group.name, waited=waited, reason="paused")
+        if not group.route or not any(lane.open for lane in group.lanes):
+            words = "no endpoint can be used: " + self._topology.unreachable(group)
+            return PoolTimeout(head + words, group=group.name, waited=waited, reason="unreachable")
+        used = sum(lane.leased for lane in group.lanes)
+        words = f"{used} connections in use, {len(group.waiters)} others waiting; held by {self.holders(group)}"
+        return PoolTimeout(head + words, group=group.name, waited=waited, reason="exhausted")
+
+    def holders(self, group: Group) -> str:
+        found = _holders(group, self._driver)
+        shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
+        more = len(found) - _SHOWN_HOLDERS
+        return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
+
+
+def _holders(group: Group, driver: Driver) -> list[Holder]:
+    now = monotonic()
+    threads = {thread.ident: thread.name for thread in threading.enumerate()}
+    found = []
+    for lane in group.lanes:
+        for slot in list(lane.slots):
+            holder = slot.holder
+            if holder is not None:
+                code, lasti, ident = holder
+                found.append(
+                    Holder(
+                        group=group.name,
+                        endpoint=lane.endpoint.label,
+                        connection=driver.describe(slot.conn),
+                        since=now - slot.taken,
+                        where=_place(code, lasti),
+                        thread=threads.get(ident, f"thread {ident}"),
+                    )
+                )
+    return sorted(found, key=lambda holder: -holder.since)
+
+
+def _place(code: CodeType, lasti: int) -> str:
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= lasti < end and number is not None:
+            line = number
+    return f"{code.co_filename}:{line} ({code.co_qualname})"
+
+
+def _bound(call: Callable[[Group], None], group: Group) -> Callable[[], None]:
+    return lambda: call(group)
+
+
+def _closed_words(group: str) -> str:
+    return f"the pool was closed while the caller waited for group {group!r}"
+
+
+def _shut(topology: Topology, keeper: Keeper) -> None:
+    """What is left to do for a pool that was dropped without `close`."""
+    topology.close()
+    keeper.stop()
