@@ -22,11 +22,16 @@ if TYPE_CHECKING:
         PortTaken,
         ServerStartError,
     )
+    from pgdbpool.testing.impostor import Attempt, Impostor
     from pgdbpool.testing.node import Node
+    from pgdbpool.testing.proxy import Proxy
 
 _HOMES = {
     "Cluster": "cluster",
     "Node": "node",
+    "Proxy": "proxy",
+    "Impostor": "impostor",
+    "Attempt": "impostor",
     "BinariesNotFound": "errors",
     "ClusterError": "errors",
     "ClusterTimeout": "errors",
@@ -35,12 +40,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attempt",
     "BinariesNotFound",
     "Cluster",
     "ClusterError",
     "ClusterTimeout",
+    "Impostor",
     "Node",
     "PortTaken",
+    "Proxy",
     "ServerStartError",
 ]
 

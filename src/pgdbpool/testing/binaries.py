@@ -103,6 +103,7 @@ class Programs:
     def __init__(self, folder: Path, bin_folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = folder
         self.account = server_account()
+        self.own(folder)
         self.bin = find_binaries(bin_folder)
         if self.account is not None:
             prefix = self.bin.resolve().parent

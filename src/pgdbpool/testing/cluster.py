@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from pgdbpool.testing import healing
+from pgdbpool.testing.address import Login
 from pgdbpool.testing.binaries import Programs, reachable, server_account
 from pgdbpool.testing.errors import ClusterError, PortTaken
-from pgdbpool.testing.node import SUPERUSER, Login, Node
+from pgdbpool.testing.node import SUPERUSER, Node
 from pgdbpool.testing.server import RESERVED, Setting, quote_identifier, quote_literal
 from pgdbpool.testing.waiting import wait_for
 from pgdbpool.testing.watchdog import Watchdog
@@ -107,7 +108,6 @@ class Cluster:
         folder = _temporary_folder()
         self._watchdog = Watchdog(folder)  # from here on nothing can be left behind
         programs = Programs(folder, self._bin_folder)
-        programs.own(folder)
         names = [f"node{number}" for number in range(1, self._standby_count + 2)]
         settings = self._settings | {"synchronous_standby_names": _any(self._synchronous, names)}
         for name in names:

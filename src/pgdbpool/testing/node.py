@@ -9,9 +9,9 @@ shutdown.
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pgdbpool.testing import replication
+from pgdbpool.testing.address import Address, Login
 from pgdbpool.testing.binaries import Programs
 from pgdbpool.testing.errors import ClusterError, ClusterTimeout, ServerStartError
 from pgdbpool.testing.server import Server, Setting
@@ -25,27 +25,12 @@ if TYPE_CHECKING:
 SUPERUSER = "postgres"
 
 
-class Login:
-    """Who the tests connect as, and to which database."""
-
-    def __init__(self, user: str, database: str, password: str | None) -> None:
-        self.user = user
-        self.database = database
-        self.password = password
-
-    def url(self, *servers: Server) -> str:
-        """A URL that names these servers."""
-        password = "" if self.password is None else ":" + quote(self.password, safe="")
-        hosts = ",".join(f"{server.host}:{server.port}" for server in servers)
-        return f"postgresql://{quote(self.user, safe='')}{password}@{hosts}/{quote(self.database, safe='')}"
-
-
-class Node(Server):
+class Node(Server, Address):
     """A server of a `Cluster`. Made by the cluster, not by hand."""
 
     def __init__(self, name: str, programs: Programs, settings: Mapping[str, Setting], login: Login) -> None:
         super().__init__(name, programs, settings)
-        self._login = login
+        self.login = login
         # The node this one replicates from; None: it is, or was, a primary.
         self.following: Node | None = None
         # When it last became a primary; of two nodes that follow nobody, the later one is the cluster's
@@ -55,30 +40,6 @@ class Node(Server):
     def __repr__(self) -> str:
         state = "frozen" if self.is_frozen else "running" if self.is_running else "down"
         return f"<Node {self.name} {self.host}:{self.port} {state}>"
-
-    # How to connect
-
-    @property
-    def dsn(self) -> str:
-        """A URL for the test user and database: ``postgresql://app@127.0.0.1:5432/app``."""
-        return self._login.url(self)
-
-    def conninfo(self, **parameters: object) -> str:
-        """A libpq connection string for the test user and database; ``parameters`` are added."""
-        values: dict[str, object] = {
-            "host": self.host,
-            "port": self.port,
-            "dbname": self._login.database,
-            "user": self._login.user,
-            "password": self._login.password,
-        } | parameters
-        return " ".join(
-            f"{key}={_conninfo_quote(value)}" for key, value in values.items() if value is not None
-        )
-
-    def endpoint(self, **more: Any) -> dict[str, Any]:
-        """This node as an entry of ``config["db"]``; ``more`` is added: ``node.endpoint(priority=1)``."""
-        return endpoint(self.host, self.port, self._login) | more
 
     # SQL as superuser
 
@@ -101,7 +62,7 @@ class Node(Server):
             host=self.socket_dir,
             port=self.port,
             user=SUPERUSER,
-            dbname=self._login.database if database is None else database,
+            dbname=self.login.database if database is None else database,
             connect_timeout=max(2, round(timeout)),
             options=f"-c statement_timeout={round(timeout * 1000)}",
             application_name="pgdbpool.testing",
@@ -271,8 +232,8 @@ class Node(Server):
         from psycopg.rows import dict_row
 
         sql = (
-            "SELECT * FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
-            "AND coalesce(application_name = %s, true) ORDER BY backend_start, pid"
+            "SELECT * FROM pg_stat_activity "
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND coalesce(application_name = %s, true) ORDER BY backend_start, pid"
         )
         with self._admin(None, 30.0) as connection, connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(sql, (application_name,)).fetchall()
@@ -294,16 +255,4 @@ class Node(Server):
         """A TCP proxy in front of this node that can be slow, stall, drop and reset: a context manager."""
         from pgdbpool.testing.proxy import Proxy
 
-        return Proxy(self.host, self.port, self._login)
-
-
-def endpoint(host: str, port: int, login: Login) -> dict[str, Any]:
-    """An entry of ``config["db"]``."""
-    entry: dict[str, Any] = {"host": host, "port": port, "name": login.database, "user": login.user}
-    if login.password is not None:
-        entry["pass"] = login.password
-    return entry
-
-
-def _conninfo_quote(value: object) -> str:
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return Proxy(self)

@@ -4,6 +4,7 @@ No SQL here: everything in this file works, and means the same, when the server 
 asked of a server by talking to it.
 """
 
+import os
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ from types import MappingProxyType
 
 from pgdbpool.testing import processes
 from pgdbpool.testing.binaries import Programs
-from pgdbpool.testing.errors import ClusterError, ClusterTimeout, PortTaken, ServerStartError
+from pgdbpool.testing.errors import ClusterError, PortTaken, ServerStartError
 from pgdbpool.testing.ports import LOOPBACK, ReservedPort
 from pgdbpool.testing.waiting import wait_for
 
@@ -88,8 +89,10 @@ class Server:
         self._first_settings = dict(self._settings)
         self._mark = f"{programs.folder.name}/{name}"
         self._port = ReservedPort()
+        self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen = False
+        self._log_start = 0  # where in its log the last start begins
         self.folder.mkdir(mode=0o700)
         programs.own(self.folder)
 
@@ -101,7 +104,11 @@ class Server:
     @property
     def is_running(self) -> bool:
         """Whether the server's main process lives (a frozen one does)."""
-        return self._process is not None and self._process.poll() is None
+        if self._process is None or self._owner == os.getpid():
+            return self._process is not None and self._process.poll() is None
+        return bool(
+            processes.find(self._mark)
+        )  # we are a forked child, and the server is not ours to wait for
 
     @property
     def is_frozen(self) -> bool:
@@ -111,10 +118,12 @@ class Server:
     def start(self, wait: bool = True, timeout: float = 30.0) -> None:
         """Start the server; does nothing if it runs.
 
-        With ``wait``, return when it accepts connections, within ``timeout`` seconds. A killed server recovers
-        its data by itself. Raises `ServerStartError` with the tail of the server's log.
+        With ``wait``, return when it accepts connections, within ``timeout`` seconds. A killed server
+        recovers its data by itself. Raises `ServerStartError` with the tail of the server's log.
         """
         if not self.is_running:
+            if self._owner != os.getpid():
+                raise ClusterError(f"{self.name} can only be started by the process that made the cluster")
             # Helpers of a server that died alone may still be there, and its lock file may name a reused pid.
             processes.kill(self._mark)
             self._forget_lock_file()
@@ -145,8 +154,9 @@ class Server:
         return ours and len(lines) > 7 and lines[7].strip() == "ready"
 
     def _start_error(self, what: str) -> ServerStartError:
-        since = self.log()[self._log_start :] if hasattr(self, "_log_start") else self.log()
-        tail = "\n".join(since.splitlines()[-20:])
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            tail = "\n".join(log.read().decode(errors="replace").splitlines()[-20:])
         kind = PortTaken if "could not bind" in tail else ServerStartError
         return kind(f"{self.name} {what}; the end of its log:\n{tail}")
 
@@ -164,11 +174,11 @@ class Server:
         if self._frozen:
             self.thaw()
         processes.send(self._process.pid, STOP_SIGNALS[mode])
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise ClusterTimeout(f"{self.name} did not stop ({mode}) within {timeout:g} s") from None
-        wait_for(lambda: not processes.find(self._mark), f"the end of all processes of {self.name}", timeout)
+        wait_for(
+            lambda: not self.is_running and not processes.find(self._mark),
+            f"{self.name} stopped ({mode})",
+            timeout,
+        )
 
     def kill(self) -> None:
         """SIGKILL every process of the server, as if its machine had lost power. Frozen ones too.
@@ -177,7 +187,7 @@ class Server:
         """
         processes.kill(self._mark)
         if self._process is not None:
-            self._process.wait()
+            self._process.wait()  # in a forked child this returns at once
         self._frozen = False
         self._forget_lock_file()
 
