@@ -41,9 +41,6 @@ TimedOut = Callable[[Group, float], PoolTimeout]
 class Keeper(Protocol):
     """What a pool asks of its threading model."""
 
-    tend_at: float
-    """When a caller on its way back should call `tend`; infinity where a thread does it."""
-
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
@@ -54,7 +51,8 @@ class Keeper(Protocol):
     def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         """A slot, by whatever means, before the deadline. Raises PoolTimeout and relatives."""
 
-    def tend(self, now: float) -> None: ...
+    def tend(self, now: float) -> None:
+        """A caller on its way back found that `Group.tend_at` has come."""
 
 
 class Parked(Waiter):
@@ -79,7 +77,6 @@ class Threaded:
     """One keeper thread, and opener threads that come and go."""
 
     def __init__(self, name: str, topology: Topology, sessions: Sessions, timed_out: TimedOut) -> None:
-        self.tend_at = float("inf")
         self._name = name
         self._topology = topology
         self._sessions = sessions
@@ -156,9 +153,7 @@ class Threaded:
 
     def _start_opener(self, order: Order) -> None:
         try:
-            threading.Thread(
-                target=self._open, args=(order,), name=f"{self._name} opener", daemon=True
-            ).start()
+            threading.Thread(target=self._open, args=(order,), name=f"{self._name} opener", daemon=True).start()
         except BaseException:
             self._topology.cancelled(order)
             raise
@@ -180,13 +175,14 @@ class Inline:
     """Everything in the caller's own time."""
 
     def __init__(self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any) -> None:
-        self.tend_at = 0.0
         self._topology = topology
         self._sessions = sessions
         self._timed_out = timed_out
         self._holders = holders
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        for group in self._topology.groups:
+            group.tend_at = 0.0
 
     def stop(self) -> None:
         for group in self._topology.groups:
@@ -223,8 +219,8 @@ class Inline:
                 time.sleep(max(_SHORTEST_SLEEP, min(due, deadline) - now))
 
     def tend(self, now: float) -> None:
-        self.tend_at = now + _TEND_EVERY
         for group in self._topology.groups:
+            group.tend_at = now + _TEND_EVERY
             group.tend(now)
             self._sessions.bury(group)
         for order in self._topology.plan(now):

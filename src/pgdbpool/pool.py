@@ -1,11 +1,11 @@
 """The process-wide pool: ``Connection.init(config)`` once, then ``Handler(group)`` wherever a query is needed.
 
-    from pgdbpool import pool as dbpool
+from pgdbpool import pool as dbpool
 
-    dbpool.Connection.init(config)
-    with dbpool.Handler("read") as db:
-        for row in db.query("select id, name from t where id = %s", (1,)):
-            print(row[0], row["name"])
+dbpool.Connection.init(config)
+with dbpool.Handler("read") as db:
+    for row in db.query("select id, name from t where id = %s", (1,)):
+        print(row[0], row["name"])
 """
 
 from __future__ import annotations

@@ -114,7 +114,10 @@ class Sessions:
 
     def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
         # A group with a reset callable always takes the long way back.
-        return self.driver.watch(conn, how.autocommit) if how.reset is None else _never
+        if how.reset is not None:
+            return _never
+        writes = how.target_session_attrs in ("primary", "prefer-primary", "read-write", "read-only")
+        return self.driver.watch(conn, how.autocommit, writes)
 
     # -- before a checkout --------------------------------------------------------------------------------------
 

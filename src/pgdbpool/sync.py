@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import count
 from os import PathLike
 from time import monotonic
@@ -60,7 +61,7 @@ class Holder(NamedTuple):
         return f"{self.where} in {self.thread} for {self.since:.1f} s ({self.connection} on {self.endpoint})"
 
 
-class Lease(AbstractContextManager[Connection]):
+class Lease:
     """One checkout, as a context manager; made by `Pool.connection`. Not to be shared between threads."""
 
     __slots__ = ("_group", "_pool", "_slot", "_timeout")
@@ -93,7 +94,7 @@ class Lease(AbstractContextManager[Connection]):
             self._group.give(slot, now)
         else:
             self._pool._sessions.settle(slot, error, commit=True)
-        if now >= self._pool._keeper.tend_at:
+        if now >= self._group.tend_at:
             self._pool._keeper.tend(now)
 
 
@@ -161,7 +162,7 @@ class Pool:
         else:
             keeper = Inline(self._topology, self._sessions, timed_out, timed_out.holders)
         for group in self._topology.groups:
-            group.wish = _bound(keeper.wish, group)
+            group.wish = partial(keeper.wish, group)
         return keeper
 
     # -- life -------------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ class Pool:
             self._finalizer.detach()
         self._topology.close()
         for group in self._topology.groups:
-            group.fail_waiters(lambda name=group.name: PoolClosed(_closed_words(name)))  # type: ignore[misc]
+            group.fail_waiters(partial(PoolClosed, _closed_words(group.name)))
         self._keeper.stop()
         deadline = monotonic() + timeout
         pause = threading.Event()
@@ -218,7 +219,7 @@ class Pool:
                 self._sessions.bury(group)
             pause.wait(0.002)
         for group in self._topology.groups:
-            group.wish = _bound(self._sessions.bury, group)  # nobody else closes what comes back later
+            group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
             self._sessions.bury(group)
 
     @property
@@ -305,7 +306,7 @@ class Pool:
             slot.lane.group.give(slot, now)
         else:
             self._sessions.settle(slot, error, commit=commit)
-        if now >= self._keeper.tend_at:
+        if now >= slot.lane.group.tend_at:
             self._keeper.tend(now)
 
     def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
@@ -463,10 +464,6 @@ def _place(code: CodeType, lasti: int) -> str:
         if start <= lasti < end and number is not None:
             line = number
     return f"{code.co_filename}:{line} ({code.co_qualname})"
-
-
-def _bound(call: Callable[[Group], None], group: Group) -> Callable[[], None]:
-    return lambda: call(group)
 
 
 def _closed_words(group: str) -> str:

@@ -11,7 +11,7 @@ appears in proportion to its weight, spread out evenly (nginx's "smooth weighted
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def weighted_cycle(weights: Sequence[float]) -> tuple[int, ...]:
             break
     total = sum(counts)
     credit = [0] * len(counts)
-    cycle = []
+    order = []
     for _ in range(total):
         credit = [have + n for have, n in zip(credit, counts, strict=True)]
         best = max(range(len(credit)), key=credit.__getitem__)
         credit[best] -= total
-        cycle.append(best)
-    return tuple(cycle)
+        order.append(best)
+    return tuple(order)
 
 
 class RoundRobin:
@@ -60,12 +60,10 @@ class RoundRobin:
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         order = weighted_cycle([lane.endpoint.weight for lane in lanes])
-        self._cycle = tuple(lanes[i] for i in order)
-        self._length = len(self._cycle)
-        self._turn = count().__next__  # atomic
+        self._next = cycle([lanes[i] for i in order]).__next__  # atomic
 
     def __call__(self) -> Lane:
-        return self._cycle[self._turn() % self._length]
+        return self._next()
 
 
 class LeastBusy(RoundRobin):
@@ -76,9 +74,9 @@ class LeastBusy(RoundRobin):
         self._lanes = tuple(lanes)
 
     def __call__(self) -> Lane:
-        best = self._cycle[self._turn() % self._length]
+        best = self._next()
         leased = best.open - len(best.idle)
-        if leased <= 0:
+        if leased <= 0:  # nobody can have fewer
             return best
         least = leased * best.per_weight
         for lane in self._lanes:

@@ -141,6 +141,7 @@ class Group:
         self.total_limit = settings.total_count
         self.min_count = settings.min_count
         self.wish: Callable[[], None] = lambda: None  # set by the shell: somebody should look at the plan
+        self.tend_at = float("inf")  # when a caller on its way back should look after the pool; set by the shell
         self.paused = False
         self.closed = False
         self.reset(lock, random)
@@ -199,7 +200,7 @@ class Group:
         slot.fresh_until = now + lane.poll_after
         if self.waiters and lane.live and self.hand(slot):
             return
-        lane.idle.append(slot)
+        lane.idle.append(slot)  # from here on it is somebody else's
         if self.waiters:
             self.match()
 

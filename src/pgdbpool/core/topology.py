@@ -20,6 +20,7 @@ All private methods are called with the lock held.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -122,9 +123,7 @@ class Topology:
 
     # -- evidence -----------------------------------------------------------------------------------------------
 
-    def opened(
-        self, order: Order, conn: Any, clean: Callable[[], bool], report: Report, now: float
-    ) -> str | None:
+    def opened(self, order: Order, conn: Any, clean: Callable[[], bool], report: Report, now: float) -> str | None:
         """A connection was opened: put it to use. Returns None, or why it was put among those to close instead."""
         lane = order.lane
         group, endpoint = lane.group, lane.endpoint
@@ -270,7 +269,7 @@ class Topology:
                     lane.searches = 0
             group.refusal = self._refusal(group)
             if group.refusal is not None and not tiers and not group.paused:
-                group.fail_waiters(lambda words=group.refusal: DBOfflineError(words))
+                group.fail_waiters(partial(DBOfflineError, group.refusal))
             group.match()
 
     def _tiers(self, group: Group) -> list[list[Lane]]:
@@ -278,8 +277,7 @@ class Topology:
             (
                 (rank, lane.endpoint.priority, lane)
                 for lane in group.lanes
-                if lane.usable
-                and (rank := fit(group.settings.target_session_attrs, lane.endpoint.report)) is not None
+                if lane.usable and (rank := fit(group.settings.target_session_attrs, lane.endpoint.report)) is not None
             ),
             key=lambda each: each[:2],
         )

@@ -67,8 +67,11 @@ class Driver(Protocol):
     def report(self, conn: Any, deadline: float) -> Report:
         """The role of its server: as reported by the session, else asked for."""
 
-    def watch(self, conn: Any, autocommit: bool) -> Callable[[], bool]:
-        """A cheap look: is it idle, in the mode the group wants, and says of its server what it says now?"""
+    def watch(self, conn: Any, autocommit: bool, writes: bool) -> Callable[[], bool]:
+        """A cheap look: is it idle, in the mode the group wants, and says of its server what it says now?
+
+        With `writes` this includes whether the server takes writes, else only whether it is a standby.
+        """
 
     def says_read_only_itself(self, conn: Any, deadline: float) -> bool:
         """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
