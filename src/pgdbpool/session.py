@@ -23,6 +23,7 @@ logger = logging.getLogger("pgdbpool")
 
 PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
+LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 
 
 class Sessions:
@@ -39,13 +40,18 @@ class Sessions:
         group, endpoint = order.lane.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
-        deadline = min(deadline, monotonic() + where.connect_timeout)
+        began = monotonic()
+        hurried = deadline < began + min(where.connect_timeout, LEAST_PATIENCE)
+        deadline = min(deadline, began + where.connect_timeout)
         conn = None
         try:
             conn = self._connect(where, how, deadline)
             report = self.driver.report(conn, deadline)
         except ConnectFailed as error:
-            self.topology.open_failed(order, error.fault, str(error), monotonic())
+            if error.fault is Fault.TIMEOUT and hurried:
+                self.topology.cancelled(order)
+            else:
+                self._open_failed(order, error.fault, str(error))
             return
         except BaseException as error:
             if conn is not None:
@@ -53,8 +59,11 @@ class Sessions:
             if not isinstance(error, Exception):
                 self.topology.cancelled(order)
                 raise
+            if hurried and isinstance(error, DriverTimeout):
+                self.topology.cancelled(order)
+                return
             fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.REFUSED
-            self.topology.open_failed(order, fault, _words(error), monotonic())
+            self._open_failed(order, fault, _words(error))
             return
         try:
             self._make_ready(conn, how, deadline)
@@ -68,6 +77,16 @@ class Sessions:
             return
         self.topology.opened(order, conn, clean, report, monotonic())
         self.bury(group)
+
+    def _open_failed(self, order: Order, fault: Fault, error: str) -> None:
+        endpoint = order.lane.endpoint
+        for group in self.topology.open_failed(order, fault, error, monotonic()):
+            tell = group.settings.reconnect_failed  # type: ignore[attr-defined]
+            if tell is not None:
+                try:
+                    tell(endpoint.label, error)
+                except Exception:
+                    logger.exception("group %r: reconnect_failed raised", group.name)
 
     def _connect(self, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
         password = where.password
@@ -140,7 +159,8 @@ class Sessions:
                     self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
         except BaseException as error:
             group.retire(slot, "broken")
-            self._lost(slot, error)
+            if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
+                self._lost(slot, error)
             if not isinstance(error, Exception):
                 raise
             return False
@@ -202,13 +222,12 @@ class Sessions:
         except BaseException as failure:
             status = driver.status(conn)
             if status is not Status.IDLE or not isinstance(failure, RefusedCommit):
-                self._close(slot, status, failure)
+                self._close(slot, status, error or failure)
                 if not isinstance(failure, Exception):
                     raise
                 return
             group.give(slot, monotonic())
-            assert failure.__cause__ is not None
-            raise failure.__cause__ from None
+            raise failure.error from None
         if status is not Status.IDLE:
             self._close(slot, status, error)
         elif how.reset is not None or slot.clean() or self._catch_up(slot, monotonic() + PING_LIMIT):
@@ -223,7 +242,7 @@ class Sessions:
                     f"group {slot.lane.group.name!r}: the connection to {slot.lane.endpoint.label} was lost during "
                     "COMMIT; the transaction may or may not have been committed"
                 ) from error
-            raise RefusedCommit from error
+            raise RefusedCommit(error) from error
 
     def _roll_back(self, slot: Slot) -> None:
         slot.rollbacks += 1
@@ -289,7 +308,11 @@ class Sessions:
 
 
 class RefusedCommit(Exception):
-    """COMMIT failed and the server said so: nothing was committed. `__cause__` is the driver's exception."""
+    """COMMIT failed and the server said so: nothing was committed."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error  # the driver's
 
 
 def _never() -> bool:

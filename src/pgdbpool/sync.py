@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import count
@@ -172,10 +172,16 @@ class Pool:
         if not self._closed:
             return
         self._closed = False
+        self._employ_keeper()
         self._topology.open()
         self._keeper.start()
         for group in self._topology.groups:
             self._keeper.wish(group)
+
+    def _employ_keeper(self) -> None:
+        self._keeper = self._make_keeper()
+        if self._finalizer is not None:
+            self._finalizer.detach()
         # A pool nobody knows any more stops its thread and closes its connections.
         self._finalizer = finalize(self, _shut, self._topology, self._keeper)
         self._finalizer.atexit = False
@@ -241,8 +247,7 @@ class Pool:
 
     def _after_fork(self) -> None:
         """In the child: let go of what is the parent's, and start empty."""
-        orphans = [slot for group in self._topology.groups for lane in group.lanes for slot in lane.slots]
-        orphans += [slot for group in self._topology.groups for slot, _ in group.closing]
+        orphans = [slot for group in self._topology.groups for slot in group.every_slot()]
         for slot in orphans:
             slot.generation = -1  # if somebody in the child still returns it, it goes nowhere
             self._driver.disown(slot.conn)
@@ -252,7 +257,8 @@ class Pool:
         self._lock = threading.Lock() if self._threaded else nullcontext()
         self._random = random.Random().random
         self._topology.reset(self._lock, self._random)
-        self._keeper = self._make_keeper()
+        if not self._closed:
+            self._employ_keeper()
 
     def _at_exit(self) -> None:
         if not self._closed:
@@ -439,22 +445,19 @@ class _Reasons:
 def _holders(group: Group, driver: Driver) -> list[Holder]:
     now = monotonic()
     threads = {thread.ident: thread.name for thread in threading.enumerate()}
-    found = []
-    for lane in group.lanes:
-        for slot in list(lane.slots):
-            holder = slot.holder
-            if holder is not None:
-                code, lasti, ident = holder
-                found.append(
-                    Holder(
-                        group=group.name,
-                        endpoint=lane.endpoint.label,
-                        connection=driver.describe(slot.conn),
-                        since=now - slot.taken,
-                        where=_place(code, lasti),
-                        thread=threads.get(ident, f"thread {ident}"),
-                    )
-                )
+    slots = [(slot, slot.holder) for lane in group.lanes for slot in list(lane.slots)]
+    found = [
+        Holder(
+            group=group.name,
+            endpoint=slot.lane.endpoint.label,
+            connection=driver.describe(slot.conn),
+            since=now - slot.taken,
+            where=_place(holder[0], holder[1]),
+            thread=threads.get(holder[2], f"thread {holder[2]}"),
+        )
+        for slot, holder in slots
+        if holder is not None
+    ]
     return sorted(found, key=lambda holder: -holder.since)
 
 

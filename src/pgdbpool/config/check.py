@@ -67,9 +67,7 @@ class _Check:
             self.tags(endpoints.values(), groups.values())
         if self.problems:
             return None
-        return Settings(
-            type=fields.get("type", "threaded"), db=tuple(endpoints.values()), groups=FrozenMap(groups)
-        )
+        return Settings(type=fields.get("type", "threaded"), db=tuple(endpoints.values()), groups=FrozenMap(groups))
 
     def fields(
         self, section: Mapping[Any, Any], path: str, kinds: Mapping[str, Kind], others: Mapping[str, str]
@@ -116,9 +114,7 @@ class _Check:
         elif problem := _host_problem(fields.get("host", "")):
             self.note(f"{path}.host", problem)
         if "://" in (fields.get("name") or ""):
-            self.note(
-                f"{path}.name", "expected the name of a database, got a URL; for a URL there is load_url"
-            )
+            self.note(f"{path}.name", "expected the name of a database, got a URL; for a URL there is load_url")
         if "params" in fields:
             fields["params"] = self.params(f"{path}.params", fields["params"])
         if len(self.problems) > before:

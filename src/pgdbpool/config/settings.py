@@ -18,9 +18,7 @@ V = TypeVar("V")
 
 Model = Literal["threaded", "non-threaded"]
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
-TargetSessionAttrs = Literal[
-    "any", "read-write", "read-only", "primary", "standby", "prefer-standby", "prefer-primary"
-]
+TargetSessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby", "prefer-primary"]
 Balance = Literal["least-busy", "round-robin"]
 Check = Literal["auto", "off", "ping"]
 
@@ -142,7 +140,7 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     reset: Callable[..., Any] | None = None
     reconnect_failed: Callable[..., Any] | None = None
     reconnect_timeout: float = 300.0
-    """Seconds of failing to connect after which `reconnect_failed` is called."""
+    """Seconds of failing to connect after which `reconnect_failed(endpoint, error)` is called."""
     query_timeout: int | None = None
     """Milliseconds; as for an endpoint, whose value it replaces. None: the endpoint's."""
     session_tmp_buffer: int | None = None

@@ -50,8 +50,7 @@ def load_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Settings:
         config["groups"] = {"default": own_groups}
     elif isinstance(groups, Mapping):
         config["groups"] = {
-            name: {**own_groups, **group} if isinstance(group, Mapping) else group
-            for name, group in groups.items()
+            name: {**own_groups, **group} if isinstance(group, Mapping) else group for name, group in groups.items()
         }
     else:
         config["groups"] = groups
@@ -120,9 +119,7 @@ def _query(query: str) -> list[tuple[str, str]]:
     for pair in query.split("&") if query else ():
         key, equals, value = pair.partition("=")
         if not equals or not key or "=" in value:
-            raise _Malformed(
-                "expected key=value, joined by &, after the ?; in a value write = as %3D and & as %26"
-            )
+            raise _Malformed("expected key=value, joined by &, after the ?; in a value write = as %3D and & as %26")
         pairs.append((_decode(key), _decode(value)))
     return pairs
 
@@ -212,9 +209,7 @@ def _address(text: str) -> dict[str, Any]:
         return {"host": _decode(host)}
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         # Not shown: a password with a / that is not percent-encoded ends up here.
-        raise _Malformed(
-            "expected ports from 1 to 65535; in a password write / as %2F, ? as %3F and @ as %40"
-        )
+        raise _Malformed("expected ports from 1 to 65535; in a password write / as %2F, ? as %3F and @ as %40")
     return {"host": _decode(host), "port": int(port)}
 
 
@@ -223,9 +218,7 @@ def _spread(key: str, text: str, each: list[dict[str, Any]]) -> None:
     if len(values) == 1:
         values *= len(each)
     if len(values) != len(each):
-        raise _Malformed(
-            f"{key}: expected one value, or one for each of the {len(each)} hosts, got {len(values)}"
-        )
+        raise _Malformed(f"{key}: expected one value, or one for each of the {len(each)} hosts, got {len(values)}")
     for own, value in zip(each, values, strict=True):
         if key in own:
             raise _Malformed(f"{key}: given twice, after the host and after the ?")

@@ -70,6 +70,8 @@ class Endpoint:
         self.last_error: str | None = None
         self.last_error_at: float | None = None
         self.failures = 0
+        self.failing_since: float | None = None
+        self.told: set[str] = set()  # groups whose `reconnect_failed` knows of this outage
         self.next_try = 0.0
         self.generation = 0
         self.reset(random)
@@ -96,6 +98,8 @@ class Endpoint:
     def connected(self) -> None:
         """A connect succeeded: whatever was wrong with the way in is over."""
         self.failures = 0
+        self.failing_since = None
+        self.told.clear()
         self.next_try = 0.0
         self.fault = None
         self.health = Health.UP
@@ -105,6 +109,8 @@ class Endpoint:
         first, longest = BACKOFF.get(fault, BACKOFF_ELSE)
         self.next_try = now + backoff(first, longest, self.failures, self._random)
         self.failures += 1
+        if self.failing_since is None:
+            self.failing_since = now
         self.fault = fault
         self.last_error = error
         self.last_error_at = now

@@ -9,11 +9,11 @@ SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """What a server is, as far as known."""
 
     PRIMARY = "primary"
@@ -21,7 +21,7 @@ class Role(str, Enum):
     UNKNOWN = "unknown"
 
 
-class Health(str, Enum):
+class Health(StrEnum):
     """``UP``: a connect or answer proved it. ``SUSPECT``: unproven, or something broke. ``DOWN``: not to be used."""
 
     UP = "up"
@@ -36,7 +36,7 @@ class Report(NamedTuple):
     read_only: bool = False
 
 
-class Fault(str, Enum):
+class Fault(StrEnum):
     """Why a connection could not be opened, or ended."""
 
     REFUSED = "refused"  # nobody listens, or the connection was reset: nothing there can be used

@@ -107,6 +107,8 @@ class Limits(Protocol):
     @property
     def max_idle(self) -> float: ...
     @property
+    def reconnect_timeout(self) -> float: ...
+    @property
     def target_session_attrs(self) -> str: ...
     @property
     def spill(self) -> bool: ...
@@ -293,6 +295,13 @@ class Group:
         if not self.route:
             return True
         return any(lane.room for tier in self.route for lane in tier.lanes)
+
+    def every_slot(self) -> list[Slot]:
+        """Idle, leased and closing."""
+        slots = [slot for slot, _ in self.closing]
+        for lane in self.lanes:
+            slots.extend(lane.slots)
+        return slots
 
     def lifetime(self) -> float:
         """The life of one connection: up to 10 % shorter than `max_lifetime`, so that they do not end together."""

@@ -159,8 +159,8 @@ class Topology:
             group.give(slot, now)
         return reason
 
-    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> None:
-        """A connection could not be opened."""
+    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> list[Group]:
+        """A connection could not be opened. Returns the groups whose `reconnect_failed` is to be called now."""
         lane = order.lane
         with self._lock:
             lane.opening -= 1
@@ -172,6 +172,18 @@ class Topology:
                 self._raise_generation(endpoint, "broken")
             self._set_poll_after(endpoint)
             self._reroute()
+            return self._to_tell(endpoint, now)
+
+    def _to_tell(self, endpoint: Endpoint, now: float) -> list[Group]:
+        """Groups for which the endpoint has failed for longer than they bear, each once in an outage."""
+        failing = now - (now if endpoint.failing_since is None else endpoint.failing_since)
+        groups = [
+            lane.group
+            for lane in endpoint.lanes
+            if failing >= lane.group.settings.reconnect_timeout and lane.group.name not in endpoint.told
+        ]
+        endpoint.told.update(group.name for group in groups)
+        return groups
 
     def setup_failed(self, order: Order, error: str, now: float) -> None:
         """The server let us in, but the connection could not be made ready for its group."""
