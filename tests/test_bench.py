@@ -1,0 +1,76 @@
+"""The harness of the benchmarks runs from end to end. No figure is looked at: machines differ."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURES = {
+    "uncontended_with",
+    "uncontended_get",
+    "contended_16_select",
+    "contended_64_select",
+    "contended_16_2",
+    "contended_64_2",
+    "roundtrip_same",
+    "growth",
+    "restart_rested",
+    "restart_used",
+}
+
+
+def bench(*arguments: str) -> str:
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    file = tmp_path_factory.mktemp("bench") / "results.json"
+    peers = ("--peer", "pgdbpool", "--peer", "psycopg_pool", "--peer", "psycopg2")
+    printed = bench("--quick", "--scale", "0.1", *peers, "--json", str(file))
+    return file, json.loads(file.read_text()), printed
+
+
+def test_every_measure_has_its_table(results):
+    _, content, _ = results
+    assert {table["key"] for table in content["tables"]} - {"roundtrip_apart"} == MEASURES
+
+
+def test_every_peer_has_a_row_or_a_reason(results):
+    _, content, _ = results
+    for table in content["tables"]:
+        named = {row["peer"] for row in table["rows"]} | set(table["missing"])
+        assert {"pgdbpool", "psycopg_pool", "psycopg2"} <= named, table["key"]
+        assert "pgdbpool" not in table["missing"], table["missing"]
+
+
+def test_the_rows_have_what_the_columns_name(results):
+    _, content, _ = results
+    for table in content["tables"]:
+        for row in table["rows"]:
+            assert {column["key"] for column in table["columns"]} <= row.keys()
+
+
+def test_the_results_say_on_what_they_were_measured(results):
+    _, content, _ = results
+    environment = content["environment"]
+    assert {"command", "date", "python", "postgresql", "packages", "cpus"} <= environment.keys()
+    assert "--json" not in environment["command"]
+
+
+def test_targets_are_judged_and_not_asserted(results):
+    _, content, printed = results
+    assert len(content["targets"]) >= 15
+    assert {target["reached"] for target in content["targets"]} <= {True, False, None}
+    assert "Targets" in printed
+
+
+def test_earlier_results_are_shown_again(results):
+    file, _, printed = results
+    assert bench("--show", str(file)) == printed
