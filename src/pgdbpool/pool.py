@@ -192,8 +192,7 @@ class Handler:
         slot = self._group.take(now)
         if slot is None or now >= slot.fresh_until:
             slot = self._pool._obtain(self._group, slot, now, self._timeout)
-        frame = sys._getframe(1)
-        slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
+        slot.holder = sys._getframe(1)
         slot.taken = monotonic()
         self._slot = slot
         return self

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 from os import PathLike
 from time import monotonic
-from types import CodeType, TracebackType
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 from weakref import finalize
 
@@ -54,7 +54,7 @@ class Holder(NamedTuple):
     since: float
     """Seconds it has been held."""
     where: str
-    """File and line of the checkout."""
+    """File, line and function: of a ``with`` block where it is now, of `getconn` where it was called."""
     thread: str
 
     def __str__(self) -> str:
@@ -77,8 +77,9 @@ class Lease:
         if slot is None or now >= slot.fresh_until:
             slot = self._pool._obtain(self._group, slot, now, self._timeout)
             now = monotonic()
-        frame = sys._getframe(1)
-        slot.holder = (frame.f_code, frame.f_lasti, _ident())
+        # The frame of the `with` block lives as long as the lease, so keeping it costs nothing more than finding it;
+        # `give` lets go of it.
+        slot.holder = sys._getframe(1)
         slot.taken = now
         self._slot = slot
         return slot.conn  # type: ignore[no-any-return]
@@ -96,9 +97,6 @@ class Lease:
             self._pool._sessions.settle(slot, error, commit=True)
         if now >= self._group.tend_at:
             self._pool._keeper.tend(now)
-
-
-_ident = threading.get_ident
 
 
 class Pool:
@@ -198,7 +196,8 @@ class Pool:
             leases: list[Slot] = []
             try:
                 for _ in range(max(1, min(group.min_count, group.limit))):
-                    leases.append(self._obtain(group, group.take(monotonic()), began, deadline - monotonic()))
+                    slot = self._obtain(group, group.take(monotonic()), began, deadline - monotonic())
+                    leases.append(slot)  # one by one, so that an error leaves none behind
             finally:
                 for slot in leases:
                     group.give(slot, monotonic())
@@ -286,8 +285,7 @@ class Pool:
         slot = found.take(now)
         if slot is None or now >= slot.fresh_until:
             slot = self._obtain(found, slot, now, timeout)
-        frame = sys._getframe(1)
-        slot.holder = (frame.f_code, frame.f_lasti, _ident())
+        slot.holder = Place.of(sys._getframe(1))
         slot.taken = monotonic()
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
@@ -442,31 +440,53 @@ class _Reasons:
         return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
 
 
+class Place(NamedTuple):
+    """Where and by whom a connection was taken that outlives the function which took it."""
+
+    where: str
+    thread: str
+
+    @classmethod
+    def of(cls, frame: FrameType, thread: str | None = None) -> Place:
+        code = frame.f_code
+        where = f"{code.co_filename}:{frame.f_lineno} ({code.co_qualname})"
+        return cls(where, thread or threading.current_thread().name)
+
+
 def _holders(group: Group, driver: Driver) -> list[Holder]:
     now = monotonic()
-    threads = {thread.ident: thread.name for thread in threading.enumerate()}
-    slots = [(slot, slot.holder) for lane in group.lanes for slot in list(lane.slots)]
-    found = [
-        Holder(
-            group=group.name,
-            endpoint=slot.lane.endpoint.label,
-            connection=driver.describe(slot.conn),
-            since=now - slot.taken,
-            where=_place(holder[0], holder[1]),
-            thread=threads.get(holder[2], f"thread {holder[2]}"),
-        )
-        for slot, holder in slots
-        if holder is not None
-    ]
+    threads = _threads_by_frame()
+    found = []
+    for lane in group.lanes:
+        for slot in list(lane.slots):
+            by: FrameType | Place | None = slot.holder
+            if by is None:
+                continue
+            if isinstance(by, FrameType):
+                by = Place.of(by, threads.get(by, "no running thread"))
+            found.append(
+                Holder(
+                    group=group.name,
+                    endpoint=lane.endpoint.label,
+                    connection=driver.describe(slot.conn),
+                    since=now - slot.taken,
+                    where=by.where,
+                    thread=by.thread,
+                )
+            )
     return sorted(found, key=lambda holder: -holder.since)
 
 
-def _place(code: CodeType, lasti: int) -> str:
-    line = code.co_firstlineno
-    for start, end, number in code.co_lines():
-        if start <= lasti < end and number is not None:
-            line = number
-    return f"{code.co_filename}:{line} ({code.co_qualname})"
+def _threads_by_frame() -> dict[FrameType, str]:
+    """Every frame that runs now, and the name of its thread."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    threads: dict[FrameType, str] = {}
+    for ident, top in sys._current_frames().items():
+        frame: FrameType | None = top
+        while frame is not None:
+            threads[frame] = names.get(ident, f"thread {ident}")
+            frame = frame.f_back
+    return threads
 
 
 def _closed_words(group: str) -> str:
