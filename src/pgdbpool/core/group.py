@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from ..errors import DBOfflineError, PoolClosed, TooManyWaiting
-from .balance import Balancer, Policy
+from .balance import Policy
 from .lane import Lane
 from .slot import Slot
 
@@ -83,7 +83,8 @@ class Tier:
     def __init__(self, lanes: Sequence[Lane], policy: Policy) -> None:
         self.lanes = tuple(lanes)
         only = self.lanes[0]
-        self.pick: Balancer = policy(self.lanes) if len(self.lanes) > 1 else lambda: only
+        # The bound method itself: Python calls it without the detour that an object with __call__ takes.
+        self.pick: Callable[[], Lane] = policy(self.lanes).__call__ if len(self.lanes) > 1 else lambda: only
 
 
 Route = tuple[Tier, ...]
@@ -200,10 +201,11 @@ class Group:
         slot.holder = None
         slot.rested = now
         slot.fresh_until = now + lane.poll_after
-        if self.waiters and lane.live and self.hand(slot):
+        waiters = self.waiters
+        if waiters and lane.live and self.hand(slot):
             return
         lane.idle.append(slot)  # from here on it is somebody else's
-        if self.waiters:
+        if waiters:
             self.match()
 
     def hand(self, slot: Slot) -> bool:
