@@ -10,7 +10,6 @@ with dbpool.Handler("read") as db:
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
@@ -36,7 +35,7 @@ from .errors import (
     TooManyWaiting,
     UnconfiguredGroupError,
 )
-from .sync import Pool
+from .sync import Leased, Pool
 
 __all__ = [
     "ConfigError",
@@ -172,7 +171,7 @@ class Query:
         return self.rows
 
 
-class Handler:
+class Handler(Leased):
     """A connection of a group of the process-wide pool, for the length of a ``with`` block.
 
     Leaving the block normally commits what is open in an ``autocommit: false`` group; leaving it by an exception rolls
@@ -192,7 +191,6 @@ class Handler:
         slot = self._group.take(now)
         if slot is None or now >= slot.fresh_until:
             slot = self._pool._obtain(self._group, slot, now, self._timeout)
-        slot.holder = sys._getframe(1)
         slot.taken = monotonic()
         self._slot = slot
         return self

@@ -54,22 +54,30 @@ class Holder(NamedTuple):
     since: float
     """Seconds it has been held."""
     where: str
-    """File, line and function: of a ``with`` block where it is now, of `getconn` where it was called."""
+    """File, line and function: inside a ``with`` block the line it is at now, after `getconn` that of the call."""
     thread: str
 
     def __str__(self) -> str:
         return f"{self.where} in {self.thread} for {self.since:.1f} s ({self.connection} on {self.endpoint})"
 
 
-class Lease:
+class Leased:
+    """What has a slot in its hands, for `Pool.holders` to find."""
+
+    __slots__ = ("_slot",)
+    _slot: Slot | None
+
+
+class Lease(Leased):
     """One checkout, as a context manager; made by `Pool.connection`. Not to be shared between threads."""
 
-    __slots__ = ("_group", "_pool", "_slot", "_timeout")
+    __slots__ = ("_group", "_pool", "_timeout")
 
     def __init__(self, pool: Pool, group: Group, timeout: float | None) -> None:
         self._pool = pool
         self._group = group
         self._timeout = timeout
+        self._slot = None
 
     def __enter__(self) -> Connection:
         now = monotonic()
@@ -77,9 +85,6 @@ class Lease:
         if slot is None or now >= slot.fresh_until:
             slot = self._pool._obtain(self._group, slot, now, self._timeout)
             now = monotonic()
-        # The frame of the `with` block lives as long as the lease, so keeping it costs nothing more than finding it;
-        # `give` lets go of it.
-        slot.holder = sys._getframe(1)
         slot.taken = now
         self._slot = slot
         return slot.conn  # type: ignore[no-any-return]
@@ -87,7 +92,7 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        slot = self._slot
+        slot: Slot = self._slot  # type: ignore[assignment]
         now = monotonic()
         slot.uses += 1
         slot.use_time += now - slot.taken
@@ -285,7 +290,7 @@ class Pool:
         slot = found.take(now)
         if slot is None or now >= slot.fresh_until:
             slot = self._obtain(found, slot, now, timeout)
-        slot.holder = Place.of(sys._getframe(1))
+        slot.holder = (_where(sys._getframe(1)), threading.current_thread().name)
         slot.taken = monotonic()
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
@@ -440,53 +445,57 @@ class _Reasons:
         return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
 
 
-class Place(NamedTuple):
-    """Where and by whom a connection was taken that outlives the function which took it."""
-
-    where: str
-    thread: str
-
-    @classmethod
-    def of(cls, frame: FrameType, thread: str | None = None) -> Place:
-        code = frame.f_code
-        where = f"{code.co_filename}:{frame.f_lineno} ({code.co_qualname})"
-        return cls(where, thread or threading.current_thread().name)
+def _where(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
 
 
 def _holders(group: Group, driver: Driver) -> list[Holder]:
     now = monotonic()
-    threads = _threads_by_frame()
+    places = _places()
     found = []
     for lane in group.lanes:
+        idle = set(lane.idle)
         for slot in list(lane.slots):
-            by: FrameType | Place | None = slot.holder
-            if by is None:
+            if slot in idle:
                 continue
-            if isinstance(by, FrameType):
-                by = Place.of(by, threads.get(by, "no running thread"))
+            seen = [slot.holder] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
             found.append(
                 Holder(
                     group=group.name,
                     endpoint=lane.endpoint.label,
                     connection=driver.describe(slot.conn),
                     since=now - slot.taken,
-                    where=by.where,
-                    thread=by.thread,
+                    where=" or ".join(where for where, _ in seen),
+                    thread=" or ".join(thread for _, thread in seen),
                 )
             )
     return sorted(found, key=lambda holder: -holder.since)
 
 
-def _threads_by_frame() -> dict[FrameType, str]:
-    """Every frame that runs now, and the name of its thread."""
+_NOWHERE = ("a place on no thread's stack", "no thread")
+
+
+def _places() -> dict[int, list[tuple[str, str]]]:
+    """Where connections are now, by their id: the outermost function of each thread that has one in a variable.
+
+    Found out when somebody asks, so that a checkout need not write it down. A variable may have outlived its block,
+    so there can be more than one place.
+    """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    threads: dict[FrameType, str] = {}
+    places: dict[int, list[tuple[str, str]]] = {}
     for ident, top in sys._current_frames().items():
+        outermost: dict[int, FrameType] = {}
         frame: FrameType | None = top
         while frame is not None:
-            threads[frame] = names.get(ident, f"thread {ident}")
+            for value in tuple(frame.f_locals.values()):
+                if isinstance(value, Leased):
+                    value = value._slot and value._slot.conn
+                if isinstance(value, psycopg.Connection):
+                    outermost[id(value)] = frame
             frame = frame.f_back
-    return threads
+        for key, frame in outermost.items():
+            places.setdefault(key, []).append((_where(frame), names.get(ident, f"thread {ident}")))
+    return places
 
 
 def _closed_words(group: str) -> str:

@@ -167,15 +167,12 @@ class Group:
         if self.waiters:
             return None
         for tier in self.route:
-            lane = tier.pick()
-            while True:
+            lane: Lane | None = tier.pick()
+            while lane is not None:
                 try:
                     slot = lane.idle.pop()
                 except IndexError:
-                    neighbour = self._neighbour(tier, lane)
-                    if neighbour is None:
-                        break
-                    lane = neighbour
+                    lane = self._neighbour(tier, lane)
                     continue
                 if slot.generation == lane.generation and now < slot.expires:
                     return slot

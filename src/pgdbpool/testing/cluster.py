@@ -130,8 +130,17 @@ class Cluster:
 
     def _create_data(self, node: Node, programs: Programs) -> None:
         data = str(node.data)
-        common = ("--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", f"--username={SUPERUSER}")
-        programs.run("initdb", f"--pgdata={data}", "--no-instructions", *common)
+        programs.run(
+            "initdb",
+            f"--pgdata={data}",
+            f"--username={SUPERUSER}",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "--no-instructions",
+            "--wal-segsize=1",  # MB: each node starts with one segment, and 16 would be a third of the data
+        )
         hba = node.data / "pg_hba.conf"
         hba.write_text(
             # The socket lies in a folder that only we can enter.
@@ -220,7 +229,7 @@ class Cluster:
         goal = self.primary.replayed_position()
         for node in self.standbys:
             if node.is_running and not node.is_frozen:
-                node.wait_replayed(goal, deadline - time.monotonic())
+                node.wait_replayed(goal, max(0.0, deadline - time.monotonic()))
 
     def set_synchronous(self, standbys: int | Iterable[Node | str], timeout: float = 30.0) -> None:
         """Have each commit wait for standbys: for any ``standbys`` of them, or for any one of those named.

@@ -56,6 +56,7 @@ class Impostor(Address):
         #: All attempts so far, oldest first.
         self.attempts: list[Attempt] = []
         self._silent = False
+        self._closed = False
         self.answer(sqlstate, message)
         self._reserved = ReservedPort()
         self._loop = LoopThread("impostor")
@@ -81,9 +82,11 @@ class Impostor(Address):
 
     def close(self) -> None:
         """Close the server and all its connections. The context manager does this. May be called twice."""
-        self._server.close()
-        self._loop.close()
-        self._reserved.release()
+        if not self._closed:
+            self._closed = True
+            self._loop.run(self._stop_listening())
+            self._loop.close()
+            self._reserved.release()
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +100,9 @@ class Impostor(Address):
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._serve, self.host, self.port, backlog=1024, reuse_address=True)
+
+    async def _stop_listening(self) -> None:
+        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

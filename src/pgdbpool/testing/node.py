@@ -33,8 +33,7 @@ class Node(Server, Address):
         self.login = login
         # The node this one replicates from; None: it is, or was, a primary.
         self.following: Node | None = None
-        # When it last became a primary; of two nodes that follow nobody, the later one is the cluster's
-        # primary.
+        # When it last became a primary: of two nodes that follow nobody, the later is the cluster's primary.
         self.promoted_at = 0.0
 
     def __repr__(self) -> str:
@@ -77,9 +76,8 @@ class Node(Server, Address):
         deadline = time.monotonic() + timeout
         self.wait_accepting(timeout)
         if self.following is not None:
-            wait_for(
-                self.is_streaming, f"{self.name} receiving from its primary", deadline - time.monotonic()
-            )
+            left = max(0.0, deadline - time.monotonic())
+            wait_for(self.is_streaming, f"{self.name} receiving from {self.following.name}", left)
 
     # Replication
 
@@ -96,8 +94,11 @@ class Node(Server, Address):
         return [name for (name,) in rows]
 
     def is_streaming(self) -> bool:
-        """Whether the server is connected to its primary and receives from it."""
-        return bool(self._value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"))
+        """Whether the primary that this node follows sends it what is written there."""
+        primary = self.following
+        if primary is None or not primary.is_running or primary.is_frozen:
+            return False
+        return self.name in primary.receivers()
 
     def wal_position(self) -> int:
         """Bytes of write-ahead log that the server has: written by a primary, received by a standby."""
@@ -129,7 +130,13 @@ class Node(Server, Address):
     def wait_drained(self, timeout: float = 30.0) -> None:
         """If the primary of this standby is down, wait until all it had sent has been received (seconds)."""
         if self.following is not None and not self.following.is_running:
-            wait_for(lambda: not self.is_streaming(), f"{self.name} done with its lost primary", timeout)
+            wait_for(
+                lambda: (
+                    not self._value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
+                ),
+                f"{self.name} done with its lost primary",
+                timeout,
+            )
 
     def timeline(self) -> int:
         """The server's timeline: raised by one at each promotion, taken over by the standbys that follow."""
@@ -200,6 +207,8 @@ class Node(Server, Address):
             self.start()
         except ServerStartError:
             return False
+        if not self.is_in_recovery():
+            return False  # somebody promoted it without telling us
         return was_following is primary or replication.history_contains(primary, self)
 
     # Writes and sessions
@@ -233,7 +242,8 @@ class Node(Server, Address):
 
         sql = (
             "SELECT * FROM pg_stat_activity "
-            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND coalesce(application_name = %s, true) ORDER BY backend_start, pid"
+            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+            "AND coalesce(application_name = %s, true) ORDER BY backend_start, pid"
         )
         with self._admin(None, 30.0) as connection, connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(sql, (application_name,)).fetchall()

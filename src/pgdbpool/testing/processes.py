@@ -85,6 +85,8 @@ def send(pid: int, signum: int) -> None:
 def kill(mark: str, limit: float = 30.0) -> None:
     """SIGKILL every process of a server, and return when none is left."""
     deadline = time.monotonic() + limit
+    # Stopped first: those who see another one die would still have time to say goodbye to their clients.
+    freeze(mark, limit)
     while processes := find(mark):
         for process in processes:
             send(process.pid, signal.SIGKILL)

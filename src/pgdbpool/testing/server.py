@@ -32,6 +32,7 @@ DEFAULTS: Mapping[str, Setting] = MappingProxyType(
         "wal_level": "replica",
         "hot_standby": True,
         "max_wal_senders": 10,
+        "wal_init_zero": False,
         "wal_keep_size": "256MB",  # a standby that was away finds what it missed
         "wal_retrieve_retry_interval": "100ms",  # and asks for it again soon
         "wal_receiver_status_interval": "1s",

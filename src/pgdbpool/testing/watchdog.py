@@ -51,6 +51,10 @@ class Watchdog:
         except subprocess.TimeoutExpired:
             raise ClusterTimeout(f"{self._folder} was not cleaned up within {timeout:g} s") from None
 
+    def forget_process(self) -> None:
+        """In a forked child, which is not the watchdog's parent: stop expecting its end."""
+        self._process.poll()
+
     def let_go(self) -> None:
         """Close our end of the pipe."""
         _live.discard(self)
@@ -61,6 +65,7 @@ def _after_fork_in_child() -> None:
     # A child that kept the pipe open would keep the servers of a dead parent alive.
     for watchdog in list(_live):
         watchdog.let_go()
+        watchdog.forget_process()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
