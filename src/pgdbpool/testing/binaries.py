@@ -67,9 +67,7 @@ def server_account() -> Account | None:
             continue
         if entry.pw_uid != 0:
             return Account(entry.pw_uid, entry.pw_gid)
-    raise ClusterError(
-        "PostgreSQL does not run as root, and there is no account `nobody` to run it as; create it"
-    )
+    raise ClusterError("PostgreSQL does not run as root, and there is no account `nobody` to run it as; create it")
 
 
 def reachable(path: Path, account: Account) -> bool:

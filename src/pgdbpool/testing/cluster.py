@@ -51,9 +51,7 @@ class Cluster:
         if standbys < 0:
             raise ValueError(f"standbys: expected 0 or more, got {standbys}")
         if not 0 <= synchronous <= standbys:
-            raise ValueError(
-                f"synchronous: expected 0 to {standbys} (the number of standbys), got {synchronous}"
-            )
+            raise ValueError(f"synchronous: expected 0 to {standbys} (the number of standbys), got {synchronous}")
         if reserved := RESERVED.intersection(settings or ()):
             raise ValueError(f"settings: {', '.join(sorted(reserved))} is decided by the cluster")
         if user == SUPERUSER:
@@ -115,8 +113,7 @@ class Cluster:
         first, *others = self.nodes
         self._create_data(first, programs)
         copies = [
-            programs.spawn("cp", "-R", str(first.data), str(node.data), stdout=subprocess.PIPE)
-            for node in others
+            programs.spawn("cp", "-R", str(first.data), str(node.data), stdout=subprocess.PIPE) for node in others
         ]
         for node, copy in zip(others, copies, strict=True):
             with copy:

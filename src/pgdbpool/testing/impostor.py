@@ -49,9 +49,7 @@ class Impostor(Address):
 
     host = LOOPBACK
 
-    def __init__(
-        self, sqlstate: str = "53300", message: str | None = None, *, login: Login | None = None
-    ) -> None:
+    def __init__(self, sqlstate: str = "53300", message: str | None = None, *, login: Login | None = None) -> None:
         self.login = login or Login()
         #: All attempts so far, oldest first.
         self.attempts: list[Attempt] = []

