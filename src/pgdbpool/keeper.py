@@ -7,7 +7,7 @@ wait on a lock of their own.
 `Inline`: no thread, no lock. The caller opens what it needs; at the limit it is told so at once, since it would wait
 for itself. What falls due is looked at on the way back from a checkout, at most once a second.
 
-Both have the same five methods, so the pool does not ask which one it has.
+Both have the same methods, so the pool does not ask which one it has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .core.group import Group, Waiter
 from .core.slot import Slot
 from .core.topology import Order, Topology
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from .listener import listener
 from .session import Sessions
 
 logger = logging.getLogger("pgdbpool")
@@ -44,6 +45,12 @@ class Keeper(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def opened(self, slot: Slot) -> None:
+        """A connection was opened, and is about to be put to use."""
+
+    def closing(self, slot: Slot) -> None:
+        """A connection is about to be closed."""
 
     def wish(self, group: Group) -> None:
         """Something may have to be opened or closed."""
@@ -81,7 +88,7 @@ class Threaded:
         self._topology = topology
         self._sessions = sessions
         self._timed_out = timed_out
-        self._event = threading.Event()
+        self._listener = listener()
         self._running = False
         self._starting = threading.Lock()
 
@@ -95,10 +102,16 @@ class Threaded:
     def stop(self) -> None:
         """The thread closes what is to be closed, and ends."""
         self._running = False
-        self._event.set()
+        self._listener.wake()
 
     def wish(self, group: Group) -> None:
-        self._event.set()
+        self._listener.wake()
+
+    def opened(self, slot: Slot) -> None:
+        self._listener.add(slot, self._sessions.driver.descriptor(slot.conn))
+
+    def closing(self, slot: Slot) -> None:
+        self._listener.forget(slot)
 
     def tend(self, now: float) -> None: ...
 
@@ -108,7 +121,7 @@ class Threaded:
         try:
             if waiter.slot is None and group.may_grow():
                 self.start()
-                self._event.set()
+                self._listener.wake()
             if not waiter.park(deadline - monotonic()) and not group.abandon(waiter):
                 waiter.park(_HANDOVER_LIMIT)
         except BaseException:  # interrupted: what was handed over goes to the next
@@ -125,9 +138,11 @@ class Threaded:
     # -- the keeper thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        heard: list[Slot] = []
         while True:
-            self._event.clear()
             try:
+                for slot in heard:
+                    self._sessions.heard(slot)
                 due = self._round()
             except Exception:  # a bug must not stop the pool from healing
                 logger.exception("%s: the keeper failed, and goes on", self._name)
@@ -135,7 +150,7 @@ class Threaded:
             if not self._running:
                 self._bury()
                 return
-            self._event.wait(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
+            heard = self._listener.sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
 
     def _round(self) -> float:
         self._bury()
@@ -164,7 +179,7 @@ class Threaded:
             self._sessions.open(order)
             orders = self._topology.plan(monotonic()) if self._running else []
             if not orders:
-                self._event.set()  # what is due may have changed
+                self._listener.wake()  # what is due may have changed
                 return
             order, *others = orders
             for other in others:
@@ -183,6 +198,10 @@ class Inline:
     def start(self) -> None:
         for group in self._topology.groups:
             group.tend_at = 0.0
+
+    def opened(self, slot: Slot) -> None: ...
+
+    def closing(self, slot: Slot) -> None: ...
 
     def stop(self) -> None:
         for group in self._topology.groups:

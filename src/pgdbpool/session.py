@@ -32,6 +32,7 @@ class Sessions:
     def __init__(self, driver: Driver, topology: Topology) -> None:
         self.driver = driver
         self.topology = topology
+        self.closing: Callable[[Slot], None] = lambda slot: None  # set by the keeper's owner
 
     # -- opening ----------------------------------------------------------------------------------------------
 
@@ -284,6 +285,14 @@ class Sessions:
         else:  # it only had something to say
             slot.lane.group.give(slot, monotonic())
 
+    def heard(self, slot: Slot) -> None:
+        """Its server may have said goodbye. If so it will not be handed out again."""
+        if not self.driver.quiet(slot.conn):
+            group = slot.lane.group
+            if group.goodbye(slot):
+                error = "the server closed the connection"
+                self.topology.session_lost(slot, None, error, monotonic())
+
     def _sqlstate(self, error: BaseException | None) -> str | None:
         """The code of the driver's exception, also where the application has wrapped it in its own."""
         seen = 0
@@ -303,6 +312,7 @@ class Sessions:
                 slot, _reason = group.closing.popleft()
             except IndexError:
                 return
+            self.closing(slot)
             self.driver.close(slot.conn)
             group.buried(slot)
 

@@ -166,6 +166,8 @@ class Pool:
             keeper = Inline(self._topology, self._sessions, timed_out, timed_out.holders)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
+        self._topology.born = keeper.opened
+        self._sessions.closing = keeper.closing
         return keeper
 
     # -- life -------------------------------------------------------------------------------------------------

@@ -117,11 +117,16 @@ class Limits(Protocol):
     def tags(self) -> frozenset[str]: ...
 
 
+# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back.
+SURPLUS = 0.0
+BROKEN = -1.0
+
+
 def outlived(slot: Slot) -> str:
     """Why a slot that may no longer be used may not: the reason it is closed for."""
     if slot.generation != slot.lane.generation:
         return "retired"
-    return "lifetime" if slot.expires else "resized"
+    return {SURPLUS: "resized", BROKEN: "broken"}.get(slot.expires, "lifetime")
 
 
 class Group:
@@ -328,6 +333,20 @@ class Group:
         lane.closed_by[reason] += 1
         self.closing.append((slot, reason))
 
+    def goodbye(self, slot: Slot) -> bool:
+        """Its server is gone. Returns whether it was idle; a leased one goes when it comes back."""
+        with self.lock:
+            if slot not in slot.lane.slots:
+                return False
+            try:
+                slot.lane.idle.remove(slot)
+            except ValueError:
+                slot.expires = BROKEN
+                return False
+            self._retire(slot, "broken")
+        self.wish()
+        return True
+
     def buried(self, slot: Slot) -> None:
         """The shell has closed it: its place is free."""
         with self.lock:
@@ -364,7 +383,7 @@ class Group:
                 if surplus > 0:
                     surplus -= self.drop_idle(lane, lambda slot: True, "resized", surplus)
                 for slot in list(lane.slots)[: max(0, surplus)]:
-                    slot.expires = 0.0
+                    slot.expires = SURPLUS
         self.wish()
 
     def tend(self, now: float) -> float:

@@ -81,6 +81,7 @@ class Topology:
         self._lock = lock
         self._random = random
         self._turn = 0
+        self.born: Callable[[Slot], None] = lambda slot: None  # set by the shell: a slot is about to be put to use
         self.closed = True
 
     def attach(self, group: Group, endpoint: Endpoint) -> None:
@@ -156,6 +157,7 @@ class Topology:
             if changed or lane.open == 1:
                 self._reroute()
         if reason is None:
+            self.born(slot)
             group.give(slot, now)
         return reason
 
@@ -367,7 +369,7 @@ class Topology:
             endpoint = lane.endpoint
             if fit(target, endpoint.report) is None:
                 continue
-            unproven = endpoint.fault is not None
+            unproven = endpoint.health is not Health.UP and endpoint.last_error is not None
             while (lane.open + lane.opening < group.min_count or unproven) and lane.may_open(now):
                 orders.append(self._order(lane, now))
                 unproven = False
@@ -385,8 +387,8 @@ class Topology:
                 searching = not group.route and bool(group.waiters or only)
                 for lane in group.lanes:
                     endpoint = lane.endpoint
-                    wanted = searching or endpoint.fault is not None or lane.setup_error is not None
-                    if wanted and lane.room and not endpoint.connecting:
+                    failing = endpoint.fault is not None or lane.setup_error is not None
+                    if (searching or failing) and lane.room and not endpoint.connecting:
                         due = min(due, max(endpoint.next_try, lane.next_try))
         return due
 

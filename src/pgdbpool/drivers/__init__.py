@@ -52,6 +52,9 @@ class Driver(Protocol):
     def abort(self, conn: Any) -> None:
         """From another thread: shut its socket down, so that whoever waits on it gets an error at once."""
 
+    def descriptor(self, conn: Any) -> int:
+        """The descriptor of its socket; -1 if it has none any more."""
+
     def quiet(self, conn: Any) -> bool:
         """Whether its socket is silent, as that of an idle session is. False: a goodbye, or a message. No wait."""
 

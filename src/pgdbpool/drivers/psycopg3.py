@@ -143,6 +143,13 @@ def abort(conn: Connection) -> None:
 # -- asking -------------------------------------------------------------------------------------------------------
 
 
+def descriptor(conn: Connection) -> int:
+    try:
+        return conn.pgconn.socket
+    except psycopg.Error:
+        return -1
+
+
 def quiet(conn: Connection) -> bool:
     try:
         poller = select.poll()
