@@ -41,6 +41,7 @@ Connection = psycopg.Connection[Any]
 POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
 _POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
 _SHOWN_HOLDERS = 10
+_SAY_AGAIN = 0.25  # s for which the same words will do
 _numbers = count(1)
 
 
@@ -163,7 +164,7 @@ class Pool:
         if self._threaded:
             keeper = Threaded(self._name, self._topology, self._sessions, timed_out)
         else:
-            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.holders)
+            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         self._topology.born = keeper.opened
@@ -427,6 +428,7 @@ class _Reasons:
     def __init__(self, topology: Topology, driver: Driver) -> None:
         self._topology = topology
         self._driver = driver
+        self._said: dict[str, tuple[float, str]] = {}
 
     def __call__(self, group: Group, began: float) -> PoolTimeout:
         waited = monotonic() - began
@@ -441,6 +443,15 @@ class _Reasons:
         return PoolTimeout(head + words, group=group.name, waited=waited, reason="exhausted")
 
     def holders(self, group: Group) -> str:
+        """In words. An overloaded pool has better things to do than to look at every stack for every caller."""
+        now = monotonic()
+        said_at, words = self._said.get(group.name, (float("-inf"), ""))
+        if now - said_at >= _SAY_AGAIN:
+            words = self.look_for_holders(group)
+            self._said[group.name] = monotonic(), words
+        return words
+
+    def look_for_holders(self, group: Group) -> str:
         found = _holders(group, self._driver)
         shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
         more = len(found) - _SHOWN_HOLDERS

@@ -298,7 +298,11 @@ class Group:
         """Whether a waiter may hope for a new connection, and not only for one that comes back."""
         if not self.route:
             return True
-        return any(lane.room for tier in self.route for lane in tier.lanes)
+        for tier in self.route:
+            for lane in tier.lanes:
+                if lane.room:
+                    return True
+        return False
 
     def every_slot(self) -> list[Slot]:
         """Idle, leased and closing."""

@@ -137,14 +137,13 @@ class Node(Server, Address):
 
     def timeline(self) -> int:
         """The server's timeline: raised by one at each promotion, taken over by the standbys that follow."""
+        # The first eight hexadecimal digits of the names of WAL files. Of a standby's files some may be left from
+        # older timelines; and what the control file says of a standby is only true at its next restart point.
         return int(
             self._value(
-                "SELECT CASE WHEN pg_is_in_recovery() THEN greatest("
-                "(SELECT received_tli FROM pg_stat_wal_receiver), "
-                "(SELECT timeline_id FROM pg_control_checkpoint()), "
-                "(SELECT min_recovery_end_timeline FROM pg_control_recovery())) "
-                # the first eight hexadecimal digits of a WAL file's name
-                "ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END"
+                "SELECT ('x' || left(name, 8))::bit(32)::int FROM (SELECT CASE WHEN pg_is_in_recovery() "
+                "THEN (SELECT max(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') "
+                "ELSE pg_walfile_name(pg_current_wal_lsn()) END AS name) AS latest"
             )
         )
 
