@@ -25,6 +25,10 @@ add_module_names = False
 # A reference to one of our own names must lead somewhere; what belongs to others is not looked up.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!pgdbpool\.).*")]
+nitpick_ignore = [  # in signatures
+    ("py:class", "pgdbpool.config.settings.Settings"),
+    ("py:class", "pgdbpool.core.group.Group"),
+]
 
 html_theme = "furo"
 html_title = f"pgdbpool {release}"

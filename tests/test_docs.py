@@ -1,0 +1,154 @@
+"""What the README and the manual say is true: their programs run, and the API page has every public name."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pgdbpool
+from pgdbpool.core import stats
+from pgdbpool.testing import Cluster, Node
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.rst")), ROOT / "docs" / "conf.py"]
+ENDPOINT = re.compile(r'\{"host": "db(\d)"[^{}]*\}')
+
+
+def blocks_of(page: str) -> list[tuple[int, str]]:
+    """The Python programs on a page, each with the number of the line before it."""
+    text = (ROOT / page).read_text()
+    if page.endswith(".md"):
+        found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    else:
+        found = re.finditer(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", text, re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)), dedent(match[1])) for match in found]
+
+
+def dedent(code: str) -> str:
+    return re.sub(r"^    ", "", code, flags=re.MULTILINE) if code.startswith("    ") else code
+
+
+def run_page(page: str, nodes: list[Node]) -> None:
+    """Run a page's programs one after the other, as a reader would, with db1, db2, ... replaced by real servers."""
+
+    def real(match: re.Match[str]) -> str:
+        written = ast.literal_eval(match[0])
+        node = nodes[int(match[1]) - 1].endpoint()
+        return repr({key: written[key] for key in written if key not in ("pass", "password")} | node)
+
+    blocks = blocks_of(page)
+    assert blocks, f"{page} has no program"
+    names: dict[str, Any] = {}
+    try:
+        for line, code in blocks:
+            program, count = ENDPOINT.subn(real, code)
+            assert count == code.count('"host"'), f"{page}: an endpoint was not understood"
+            exec(compile("\n" * line + program, str(ROOT / page), "exec"), names)
+    finally:
+        if "pool" in names:
+            names["pool"].close()
+        pgdbpool.Connection.close()
+
+
+@pytest.fixture
+def visits(pg_cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster with the table of the manual's programs."""
+    pg_cluster.primary.execute("drop table if exists visits")
+    pg_cluster.primary.execute("create table visits (path text)")
+    pg_cluster.primary.execute("grant all on visits to public")
+    pg_cluster.wait_for_replication()
+    yield pg_cluster
+    pg_cluster.primary.execute("drop table visits")
+
+
+def paths(cluster: Cluster) -> list[str]:
+    return [path for (path,) in cluster.primary.execute("select path from visits order by path")]
+
+
+def two_of(cluster: Cluster) -> list[Node]:
+    return [cluster.primary, cluster.standbys[0]]
+
+
+def test_the_readmes_program_runs(visits: Cluster) -> None:
+    run_page("README.md", two_of(visits))
+    assert paths(visits) == ["/"]
+
+
+def test_the_readmes_program_does_not_depend_on_the_order_of_the_servers(visits: Cluster) -> None:
+    run_page("README.md", two_of(visits)[::-1])
+    assert paths(visits) == ["/"]
+
+
+def test_the_quickstarts_programs_run(visits: Cluster) -> None:
+    run_page("docs/quickstart.rst", two_of(visits))
+    assert paths(visits) == ["/", "/a", "/b", "/d", "/e"], "and what is said to be rolled back was"
+
+
+def test_the_example_runs(pg_cluster: Cluster) -> None:
+    hosts = ",".join(f"{node.host}:{node.port}" for node in pg_cluster.nodes)
+    example = ROOT / "examples" / "quickstart.py"
+    done = subprocess.run(
+        [sys.executable, example, f"postgresql://app@{hosts}/app"], capture_output=True, text=True, timeout=60
+    )
+    pg_cluster.primary.execute("drop table if exists visits")
+    assert done.returncode == 0, done.stderr
+    assert "visits on the primary: 1\n" in done.stdout
+    assert "reads go to a standby\n" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_configurations_shown_are_accepted() -> None:
+    for _, code in blocks_of("docs/configuration.rst"):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Dict):
+                pgdbpool.Pool(ast.literal_eval(node.args[0]), open=False)
+
+
+def test_every_public_name_is_on_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.rst").read_text()
+    described = set(re.findall(r"^\.\. auto(?:class|exception):: (?:[\w.]+\.)?(\w+)$", page, re.MULTILINE))
+    elsewhere = {"Settings"}  # docs/configuration.rst
+    returned = {name for name, value in vars(stats).items() if isinstance(value, type) and name.endswith("Stats")}
+    assert described >= set(pgdbpool.__all__) - elsewhere | returned
+
+
+def test_every_counter_is_on_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.rst").read_text()
+    for kind in (stats.Counters, stats.GroupStats, stats.LaneStats, stats.EndpointStats, stats.PoolStats):
+        described = page.split(f".. autoclass:: {kind.__name__}\n")[1].split(".. autoclass::")[0]
+        assert [name for name in kind.__struct_fields__ if f"``{name}``" not in described] == []
+
+
+def test_the_errors_are_shown_as_they_are_derived() -> None:
+    page = (ROOT / "docs" / "api.rst").read_text()
+    tree = page.split("    Error\n", 1)[1].split("\n\n", 1)[0]
+    parents: list[type] = [pgdbpool.Error]
+    for line in tree.splitlines():
+        name, *builtin = line.replace("(", " ").replace(")", "").split()
+        depth = (len(line) - len(line.lstrip()) - 4) // 2
+        kind = getattr(pgdbpool, name)
+        assert issubclass(kind, parents[depth - 1])
+        assert [base.__name__ for base in kind.__bases__ if base.__module__ == "builtins"] == builtin
+        parents[depth:] = [kind]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_place_on_somebodys_machine(page: Path) -> None:
+    assert re.findall(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt)/\S*", page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.suffix == ".md"], ids=lambda page: page.name)
+def test_the_files_that_are_linked_exist(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_page_of_the_manual_can_be_reached() -> None:
+    index = (ROOT / "docs" / "index.rst").read_text()
+    pages = {page.stem for page in (ROOT / "docs").glob("*.rst")} - {"index"}
+    assert pages <= set(index.split())
