@@ -20,7 +20,7 @@ from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bench.peers import Limits, Peer, bare
+from bench.peers import Limits, Peer, Psycopg2, bare
 from bench.results import Column, Table
 from bench.setting import Setting
 from bench.turns import Timer, ratio, rotated, take_turns
@@ -54,23 +54,15 @@ def pooled(pool: Peer) -> Timer:
 
 
 def kept(connection: Any) -> Timer:
-    """Times queries on a connection that is kept."""
+    """Times queries on a connection that is kept, sent in the same way."""
+    run = Peer.run if hasattr(connection, "execute") else Psycopg2.run
 
-    def with_psycopg(loops: int) -> float:
+    def timer(loops: int) -> float:
         start = perf_counter()
         for _ in repeat(None, loops):
-            connection.execute(SQL).fetchone()
+            run(connection, SQL)
         return perf_counter() - start
 
-    def with_cursor(loops: int) -> float:
-        start = perf_counter()
-        for _ in repeat(None, loops):
-            with connection.cursor() as cursor:
-                cursor.execute(SQL)
-                cursor.fetchone()
-        return perf_counter() - start
-
-    timer = with_psycopg if hasattr(connection, "execute") else with_cursor
     timer(10)
     return timer
 

@@ -27,9 +27,9 @@ def rotated(items: Sequence[T], by: int) -> list[T]:
 
 
 def calibrate(timer: Timer, seconds: float) -> int:
-    """How many loops take about so long."""
+    """How many loops take about so long; the best of three, since one may have been interrupted."""
     loops = 1
-    while (taken := timer(loops)) < seconds / 4:
+    while (taken := min(timer(loops) for _ in range(3))) < seconds / 4:
         loops = loops * 4 if taken <= 0 else max(loops + 1, min(loops * 4, round(loops * seconds / taken)))
     return max(1, round(loops * seconds / taken))
 
