@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgdbpool.testing import BinariesNotFound, Cluster, ClusterError
+from pgdbpool.testing import BinariesNotFound, Cluster, ClusterError, Node
 from pgdbpool.testing.binaries import Account, find_binaries, reachable, server_account
 
 from .helpers import needs_root
@@ -48,13 +48,12 @@ def test_without_the_wheel_the_error_names_the_fix(monkeypatch: pytest.MonkeyPat
 
 
 @needs_root
-def test_root_runs_the_servers_as_somebody_else() -> None:
+def test_root_runs_the_servers_as_somebody_else(pg_node: Node) -> None:
     account = server_account()
     assert account is not None
     assert account.uid != 0
-    with Cluster(0) as cluster:
-        assert cluster.primary.data.stat().st_uid == account.uid
-        assert cluster.primary.folder.parent.stat().st_mode & 0o077 == 0
+    assert pg_node.data.stat().st_uid == account.uid
+    assert pg_node.folder.parent.stat().st_mode & 0o077 == 0
 
 
 @needs_root

@@ -5,7 +5,7 @@ import threading
 import psycopg
 import pytest
 
-from pgdbpool.testing import Cluster, ClusterError, ClusterTimeout, ServerStartError
+from pgdbpool.testing import Cluster, ClusterError, ClusterTimeout, Node, ServerStartError
 
 from .helpers import DEBIAN, needs_debian
 
@@ -60,14 +60,6 @@ def test_user_database_password_and_settings_can_be_chosen() -> None:
         assert "secret" not in repr(node) + repr(node.login)
 
 
-def test_a_single_server_is_a_cluster_without_standbys() -> None:
-    with Cluster(standbys=0) as cluster:
-        assert cluster.nodes == (cluster.primary,)
-        assert cluster.standbys == ()
-        with pytest.raises(ClusterError, match="no standby is running"):
-            cluster.most_advanced_standby()
-
-
 @needs_debian
 def test_the_cluster_runs_from_the_folder_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGDBPOOL_PG_BIN", str(DEBIAN))
@@ -98,17 +90,19 @@ def test_a_server_that_does_not_start_says_why_in_its_own_words() -> None:
         pass
 
 
-def test_a_server_that_ends_while_starting_shows_the_end_of_its_log() -> None:
-    with Cluster(0) as cluster:
-        node = cluster.primary
-        node.stop()
-        node.configure(shared_preload_libraries="no_such_library")
-        with pytest.raises(ServerStartError, match=r"(?s)node1 ended instead.*no_such_library"):
-            node.start()
+def test_a_server_that_ends_while_starting_shows_the_end_of_its_log(pg_node: Node) -> None:
+    pg_node.stop()
+    pg_node.configure(shared_preload_libraries="no_such_library")
+    with pytest.raises(ServerStartError, match=r"(?s)node1 ended instead.*no_such_library"):
+        pg_node.start()
 
 
-def test_a_cluster_is_started_once_and_may_be_closed_twice() -> None:
-    cluster = Cluster(0).start()
+def test_a_cluster_without_standbys_is_started_once_and_may_be_closed_twice() -> None:
+    cluster = Cluster(standbys=0).start()
+    assert cluster.nodes == (cluster.primary,)
+    assert cluster.standbys == ()
+    with pytest.raises(ClusterError, match="no standby is running"):
+        cluster.most_advanced_standby()
     with pytest.raises(ClusterError, match="started already"):
         cluster.start()
     cluster.close()
@@ -116,10 +110,9 @@ def test_a_cluster_is_started_once_and_may_be_closed_twice() -> None:
     assert cluster.nodes == ()
 
 
-def test_two_clusters_are_different_systems() -> None:
+def test_two_clusters_are_different_systems(pg_cluster: Cluster, pg_node: Node) -> None:
     sql = "SELECT system_identifier FROM pg_control_system()"
-    with Cluster(0) as one, Cluster(0) as other:
-        assert one.primary.execute(sql) != other.primary.execute(sql)
+    assert pg_cluster.primary.execute(sql) != pg_node.execute(sql)
 
 
 def test_the_most_advanced_standby_is_the_one_that_received_most(pg_cluster: Cluster) -> None:

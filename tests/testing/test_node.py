@@ -186,6 +186,19 @@ def test_a_promoted_standby_is_a_primary_on_a_new_timeline(pg_cluster: Cluster) 
     new.execute("CREATE TABLE on_the_new_primary (i int)")
 
 
+def test_a_standby_knows_its_timeline_when_its_primary_is_gone(pg_cluster: Cluster) -> None:
+    for _ in range(2):
+        old = pg_cluster.primary
+        new = pg_cluster.failover()
+        timeline = new.timeline()
+        old.rejoin(new)
+        new.execute("SELECT pg_switch_wal()")
+        pg_cluster.wait_for_replication()
+        new.kill()
+        assert [node.timeline() for node in pg_cluster.standbys] == [timeline, timeline]
+        new.start()
+
+
 def test_a_killed_primary_rejoins_as_a_standby(pg_cluster: Cluster) -> None:
     old = pg_cluster.primary
     new = pg_cluster.failover()

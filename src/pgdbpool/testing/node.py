@@ -137,11 +137,14 @@ class Node(Server, Address):
 
     def timeline(self) -> int:
         """The server's timeline: raised by one at each promotion, taken over by the standbys that follow."""
-        # The first eight hexadecimal digits of the names of WAL files. Of a standby's files some may be left from
-        # older timelines; and what the control file says of a standby is only true at its next restart point.
+        # The first eight hexadecimal digits of the names of WAL files. Some of a standby's files may be left from
+        # older timelines, and the newest has no file before something is written to it. (What the control file of
+        # a standby says is only true at its next restart point.)
         return int(
             self._value(
-                "SELECT ('x' || left(name, 8))::bit(32)::int FROM (SELECT CASE WHEN pg_is_in_recovery() "
+                "SELECT greatest(('x' || left(name, 8))::bit(32)::int, "
+                "(SELECT received_tli FROM pg_stat_wal_receiver)) "
+                "FROM (SELECT CASE WHEN pg_is_in_recovery() "
                 "THEN (SELECT max(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') "
                 "ELSE pg_walfile_name(pg_current_wal_lsn()) END AS name) AS latest"
             )
@@ -181,29 +184,27 @@ class Node(Server, Address):
         if not primary.is_running or primary.is_frozen:
             raise ClusterError(f"{self.name} cannot rejoin {primary.name}, which is not running; start or thaw it")
         self.thaw()
-        if self.following is not None and self._goes_on_from(primary):
+        if self._fits(primary):
+            self.follow(primary)
+            if self.is_running:
+                self.configure()
             try:
+                self.start(timeout=timeout)
                 wait_for(self.is_streaming, f"{self.name} receiving from {primary.name}", min(5.0, timeout))
                 return
-            except ClusterTimeout:
+            except (ServerStartError, ClusterTimeout):
                 pass  # most likely the WAL it needs is gone: copy
         replication.copy_data(self, primary)
         self.start(timeout=timeout)
         self.wait_ready(timeout)
 
-    def _goes_on_from(self, primary: "Node") -> bool:
-        """Point this standby at ``primary`` if its own history is the beginning of that one's."""
-        was_following = self.following
-        self.follow(primary)
-        if self.is_running:
-            self.configure()
-        try:
-            self.start()
-        except ServerStartError:
-            return False
-        if not self.is_in_recovery():
-            return False  # somebody promoted it without telling us
-        return was_following is primary or replication.history_contains(primary, self)
+    def _fits(self, primary: "Node") -> bool:
+        """Whether this node can go on from ``primary`` with the data it has. Asked before it tries to."""
+        if self.following is None or (self.is_running and not self.is_in_recovery()):
+            return False  # it was promoted: by us, or by somebody who did not tell us
+        if self.following is primary:
+            return True
+        return self.is_running and replication.history_contains(primary, self)
 
     # Writes and sessions
 
