@@ -33,7 +33,7 @@ def bench(*arguments: str) -> str:
 def results(tmp_path_factory):
     file = tmp_path_factory.mktemp("bench") / "results.json"
     peers = ("--peer", "pgdbpool", "--peer", "psycopg_pool", "--peer", "psycopg2")
-    printed = bench("--quick", "--scale", "0.1", *peers, "--json", str(file))
+    printed = bench("--quick", "--scale", "0.05", *peers, "--json", str(file))
     return file, json.loads(file.read_text()), printed
 
 
