@@ -1,0 +1,175 @@
+"""A pool without I/O: core, a clock that stands still until told, and servers that are only a few attributes.
+
+`World` does what the shells do, one step at a time, so that a test can stop between any two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import settings
+
+from pgdbpool.core.balance import POLICIES
+from pgdbpool.core.endpoint import Endpoint
+from pgdbpool.core.evidence import Fault, Report, Role
+from pgdbpool.core.group import Group, Lock, Waiter
+from pgdbpool.core.lane import Lane
+from pgdbpool.core.slot import Slot
+from pgdbpool.core.topology import Order, Topology
+
+PRIMARY = Report(Role.PRIMARY)
+STANDBY = Report(Role.STANDBY)
+UNKNOWN = Report(Role.UNKNOWN)
+READ_ONLY_PRIMARY = Report(Role.PRIMARY, read_only=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The settings of an endpoint, as far as core reads them."""
+
+    label: str = "db1:5432"
+    priority: int = 0
+    weight: float = 1
+    tags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The settings of a group, as far as core reads them. Nothing is kept warm and nothing ages unless said."""
+
+    name: str = "g"
+    connection_count: int = 2
+    total_count: int | None = None
+    min_count: int = 0
+    max_waiting: int = 0
+    max_lifetime: float = 0.0
+    max_idle: float = 0.0
+    reconnect_timeout: float = 300.0
+    target_session_attrs: str = "any"
+    spill: bool = False
+    tags: frozenset[str] = frozenset()
+    balance: str = "least-busy"
+
+
+class Caller(Waiter):
+    """A waiter that keeps count of its wake-ups."""
+
+    __slots__ = ("deadline", "group", "on_wake", "woken")
+
+    def __init__(self, since: float = 0.0, deadline: float = float("inf")) -> None:
+        super().__init__(since)
+        self.deadline = deadline
+        self.group: Group | None = None
+        self.on_wake: Callable[[Caller], None] = lambda caller: None
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+        self.on_wake(self)
+
+
+def clean() -> bool:
+    return True
+
+
+@dataclass(repr=False)
+class World:
+    """A topology with everything attached to everything, opened at time `now`."""
+
+    places: Sequence[Place] = (Place(),)
+    rules: Sequence[Rules] = (Rules(),)
+    lock: Lock = field(default_factory=nullcontext)
+    random: Callable[[], float] = lambda: 0.5
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.endpoints = [Endpoint(place, lambda: self.random()) for place in self.places]
+        self.groups = [Group(rule, POLICIES[rule.balance], self.lock, lambda: self.random()) for rule in self.rules]
+        self.topology = Topology(self.endpoints, self.groups, self.lock, lambda: self.random())
+        self.wishes: list[str] = []
+        for group in self.groups:
+            group.wish = lambda group=group: self.wishes.append(group.name)
+            for endpoint in self.endpoints:
+                self.topology.attach(group, endpoint)
+        self.topology.open()
+
+    # the first of each, since most tests have only one
+
+    @property
+    def group(self) -> Group:
+        return self.groups[0]
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.endpoints[0]
+
+    @property
+    def lane(self) -> Lane:
+        return self.group.lanes[0]
+
+    # what the shells do
+
+    def plan(self, **more: Any) -> list[Order]:
+        return self.topology.plan(self.now, **more)
+
+    def places_of(self, orders: Sequence[Order]) -> list[str]:
+        return [order.lane.endpoint.label for order in orders]
+
+    def order(self, lane: Lane | None = None) -> Order:
+        """One connection to open on this lane, wherever the plan might want it."""
+        return self.topology._order(lane or self.lane, self.now)
+
+    def opened(self, order: Order, report: Report = UNKNOWN) -> str | None:
+        return self.topology.opened(order, object(), clean, report, self.now)
+
+    def failed(self, order: Order, fault: Fault, words: str = "no") -> list[Group]:
+        return self.topology.open_failed(order, fault, words, self.now)
+
+    def grow(self, lane: Lane | None = None, count: int = 1, report: Report = UNKNOWN) -> list[Slot]:
+        """Idle connections on this lane."""
+        lane = lane or self.lane
+        grown = []
+        for _ in range(count):
+            before = set(lane.slots)
+            assert self.opened(self.order(lane), report) is None
+            grown.extend(lane.slots - before)
+        return grown
+
+    def take(self, group: Group | None = None) -> Slot | None:
+        return (group or self.group).take(self.now)
+
+    def lease(self, group: Group | None = None) -> Slot:
+        slot = self.take(group)
+        assert slot is not None
+        return slot
+
+    def give(self, slot: Slot) -> None:
+        slot.lane.group.give(slot, self.now)
+
+    def wait(self, group: Group | None = None, *, first: bool = False) -> Caller:
+        caller = Caller(self.now)
+        (group or self.group).enqueue(caller, first=first)
+        return caller
+
+    def bury(self) -> list[tuple[Slot, str]]:
+        buried = []
+        for group in self.groups:
+            while group.closing:
+                slot, reason = group.closing.popleft()
+                group.buried(slot)
+                buried.append((slot, reason))
+        return buried
+
+    def route(self, group: Group | None = None) -> list[list[str]]:
+        return [[lane.endpoint.label for lane in tier.lanes] for tier in (group or self.group).route]
+
+
+def places(*labels: str, **more: Any) -> list[Place]:
+    return [Place(label, **more) for label in labels]
+
+
+# The same examples in every run: a test that fails here fails everywhere.
+quick = settings(derandomize=True, deadline=None, max_examples=200)

@@ -1,0 +1,420 @@
+"""Checkout, return, waiting, and taking connections out of the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pgdbpool.core.evidence import Fault
+from pgdbpool.core.group import BROKEN, Waiter
+from pgdbpool.errors import PoolClosed, TooManyWaiting
+
+from .harness import Caller, Place, Rules, World, places
+
+INF = float("inf")
+
+# -- taking and giving ------------------------------------------------------------------------------------------
+
+
+def test_the_connection_used_last_is_taken_first():
+    world = World(rules=[Rules(connection_count=3)])
+    world.grow(count=3)
+    slots = [world.lease() for _ in range(3)]
+    for slot in slots:
+        world.give(slot)
+    assert [world.take() for _ in range(4)] == [*reversed(slots), None]
+
+
+def test_nobody_is_served_before_those_who_wait():
+    world = World()
+    world.wait()
+    slot = world.grow()[0]
+    assert world.take() is None
+    assert slot not in world.lane.idle
+
+
+def test_a_connection_rests_from_the_moment_it_comes_back():
+    world = World()
+    slot = world.grow()[0]
+    world.lease().holder = "somebody"
+    world.now += 7
+    world.give(slot)
+    assert (slot.rested, slot.fresh_until, slot.holder) == (107, 107.5, None)
+
+
+def test_a_connection_whose_life_is_over_is_not_handed_out():
+    world = World(rules=[Rules(max_lifetime=60)])
+    slot = world.grow()[0]
+    world.now = slot.expires
+    assert world.take() is None
+    assert world.bury() == [(slot, "lifetime")]
+    assert world.wishes == ["g"]
+
+
+def test_a_connection_whose_life_ended_in_use_goes_when_it_comes_back():
+    world = World(rules=[Rules(max_lifetime=60)])
+    world.grow()
+    slot = world.lease()
+    world.now = slot.expires
+    world.give(slot)
+    assert world.bury() == [(slot, "lifetime")]
+
+
+@pytest.mark.parametrize(("draw", "life"), [(0.0, 100.0), (1.0, 90.0)])
+def test_a_life_ends_up_to_a_tenth_early(draw: float, life: float):
+    world = World(rules=[Rules(max_lifetime=100)], random=lambda: draw)
+    assert world.grow()[0].expires == pytest.approx(world.now + life)
+
+
+def test_without_max_lifetime_a_connection_lives_for_ever():
+    assert World().grow()[0].expires == INF
+
+
+def test_an_old_connection_left_in_the_stack_is_passed_over():
+    world = World()
+    old, new = world.grow(count=2)
+    world.lane.idle.clear()
+    world.lane.idle.extend([new, old])
+    old.generation -= 1
+    assert world.take() is new
+    assert world.bury() == [(old, "retired")]
+
+
+def test_the_neighbours_are_asked_until_one_has_something():
+    world = World(places("a", "b", "c"))
+    slots = world.grow(world.group.lanes[2], 2)
+    taken = {world.take(), world.take()}
+    assert taken == set(slots)
+    assert world.take() is None
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------
+
+
+def test_first_come_first_served():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    first, second = world.wait(), world.wait()
+    world.give(slot)
+    assert (first.slot, second.slot) == (slot, None)
+    world.give(slot)
+    assert second.slot is slot
+
+
+def test_one_that_drew_a_dead_connection_goes_to_the_front():
+    world = World()
+    world.wait()
+    unlucky = world.wait(first=True)
+    assert world.group.waiters[0] is unlucky
+
+
+def test_one_that_goes_to_the_front_is_let_in_though_too_many_wait():
+    world = World(rules=[Rules(max_waiting=1)])
+    world.wait()
+    world.wait(first=True)
+    with pytest.raises(TooManyWaiting):
+        world.wait()
+
+
+def test_too_many_waiters_are_turned_away_and_counted():
+    world = World(rules=[Rules(max_waiting=2)])
+    world.wait()
+    world.wait()
+    with pytest.raises(TooManyWaiting, match=r"group 'g': 2 callers wait already \(max_waiting = 2\)"):
+        world.wait()
+    assert (world.group.rejections, len(world.group.waiters)) == (1, 2)
+
+
+def test_one_who_joins_looks_once_more():
+    world = World()
+    slot = world.grow()[0]
+    assert world.wait().slot is slot
+
+
+def test_one_who_left_gets_nothing_and_loses_nothing():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    leaver, other = world.wait(), world.wait()
+    assert world.group.abandon(leaver)
+    world.give(slot)
+    assert (leaver.slot, leaver.woken) == (None, 0)
+    assert other.slot is slot
+
+
+def test_one_who_was_served_cannot_leave():
+    world = World()
+    caller = world.wait()
+    slot = world.grow()[0]
+    assert not world.group.abandon(caller)
+    assert caller.slot is slot
+    assert caller.woken == 1
+
+
+def test_one_who_leaves_while_a_giver_holds_them_has_left():
+    world = World()
+    caller = world.wait()
+    world.group.waiters.popleft()  # the giver's first step
+    assert world.group.abandon(caller)
+    assert not caller.claim()
+
+
+def test_a_giver_passes_over_those_who_left_meanwhile():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    gone = world.wait()
+    assert gone.claim()  # about to leave the queue
+    world.give(slot)
+    assert list(world.lane.idle) == [slot]
+    assert gone.slot is None
+
+
+def test_a_slot_nobody_wanted_in_the_end_goes_back_to_the_stack():
+    world = World()
+    slot = world.grow()[0]
+    gone = Caller()
+    gone.claim()
+    world.group.enqueue(gone)
+    assert list(world.lane.idle) == [slot]
+
+
+def test_every_wait_can_be_ended_with_an_error_of_its_own():
+    world = World()
+    first, gone, second = world.wait(), world.wait(), world.wait()
+    gone.claim()
+    world.group.fail_waiters(lambda: PoolClosed("closed"))
+    assert isinstance(first.error, PoolClosed)
+    assert isinstance(second.error, PoolClosed)
+    assert first.error is not second.error
+    assert (gone.error, gone.woken) == (None, 0)
+    assert not world.group.waiters
+
+
+def test_nobody_waits_for_a_closed_group():
+    world = World()
+    world.topology.close()
+    with pytest.raises(PoolClosed, match="group 'g' hands out no connection"):
+        world.wait()
+
+
+def test_a_waiter_is_claimed_once():
+    waiter = Waiter(0.0)
+    assert [waiter.claim(), waiter.claim()] == [True, False]
+
+
+def test_a_group_may_grow_while_there_is_room_on_its_route_or_no_route():
+    world = World([Place("a"), Place("b", priority=1)], [Rules(connection_count=1)])
+    assert world.group.may_grow()
+    world.grow()
+    assert not world.group.may_grow()
+    world.group.paused = True
+    world.topology.reroute()
+    assert world.group.may_grow()
+
+
+# -- between two steps of somebody else -------------------------------------------------------------------------
+
+
+class Moment(float):
+    """A time at whose comparison with the end of a slot's life something happens: the middle of `give` or `take`."""
+
+    def __new__(cls, at: float, happens: Callable[[], object]) -> Moment:
+        moment = super().__new__(cls, at)
+        moment.happens = happens
+        return moment
+
+    happens: Callable[[], object]
+
+    def __ge__(self, other: float) -> bool:
+        self.happens()
+        return float(self) >= other
+
+
+def test_a_waiter_who_joins_in_the_middle_of_a_return_is_served():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    callers: list[Caller] = []
+    world.group.give(slot, Moment(world.now, lambda: callers.append(world.wait())))
+    assert callers[0].slot is slot
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a return in the middle of which the pool is closed leaves its slot on the stack"
+)
+def test_a_connection_returned_in_the_middle_of_close_is_closed():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    world.group.give(slot, Moment(world.now, world.topology.close))
+    assert [slot for slot, _ in world.bury()] == [slot]
+    assert world.group.total == 0
+
+
+# -- taking out -------------------------------------------------------------------------------------------------
+
+
+def test_a_retired_connection_keeps_its_place_until_it_is_buried():
+    world = World()
+    slot = world.grow()[0]
+    world.lease()
+    world.group.retire(slot, "broken")
+    assert (world.lane.open, world.lane.closing, world.lane.total) == (0, 1, 1)
+    world.bury()
+    assert world.lane.total == 0
+
+
+def test_a_connection_is_retired_once():
+    world = World()
+    slot = world.grow()[0]
+    world.lease()
+    world.group.retire(slot, "broken")
+    world.group.retire(slot, "broken")
+    assert world.lane.closing == 1
+    assert world.lane.closed_by == {"broken": 1}
+
+
+def test_a_goodbye_takes_an_idle_connection_out_at_once():
+    world = World()
+    slot = world.grow()[0]
+    assert world.group.goodbye(slot)
+    assert world.bury() == [(slot, "broken")]
+    assert world.wishes == ["g"]
+    assert not world.group.goodbye(slot)
+
+
+def test_a_goodbye_takes_a_leased_connection_out_when_it_comes_back():
+    world = World()
+    slot = world.grow()[0]
+    world.lease()
+    assert not world.group.goodbye(slot)
+    assert slot.expires == BROKEN
+    world.give(slot)
+    assert world.bury() == [(slot, "broken")]
+
+
+def test_draining_replaces_idle_connections_now_and_leased_ones_when_they_come_back():
+    world = World()
+    idle, leased = world.grow(count=2)
+    if world.lease() is idle:
+        idle, leased = leased, idle
+    world.group.retire_lane(world.lane, "drained")
+    assert world.bury() == [(idle, "drained")]
+    world.give(leased)
+    assert world.bury() == [(leased, "retired")]
+
+
+def test_somebody_may_take_a_slot_in_the_moment_it_is_to_be_dropped():
+    world = World()
+    kept, taken = world.grow(count=2)
+
+    def unwanted(slot: object) -> bool:
+        if taken in world.lane.idle:
+            assert world.take() is taken
+        return True
+
+    assert world.group.drop_idle(world.lane, unwanted, "idle") == 1
+    assert world.bury() == [(kept, "idle")]
+    assert world.lane.slots == {taken}
+
+
+# -- resizing ---------------------------------------------------------------------------------------------------
+
+
+def test_a_smaller_size_closes_the_surplus_among_the_idle_longest_rested_first():
+    world = World(rules=[Rules(connection_count=3)])
+    slots = world.grow(count=3)
+    old = list(world.lane.idle)[:2]
+    world.group.resize(1, 0)
+    assert world.bury() == [(slot, "resized") for slot in old]
+    assert world.lane.slots == set(slots) - set(old)
+    assert world.wishes == ["g"]
+
+
+def test_a_smaller_size_closes_the_surplus_among_the_leased_when_they_come_back():
+    world = World(rules=[Rules(connection_count=3)])
+    world.grow(count=3)
+    leased = [world.lease() for _ in range(3)]
+    world.group.resize(2, 0)
+    for slot in leased:
+        world.give(slot)
+    assert [reason for _, reason in world.bury()] == ["resized"]
+    assert len(world.lane.idle) == 2
+
+
+def test_a_larger_size_gives_room():
+    world = World(rules=[Rules(connection_count=1)])
+    world.grow()
+    assert not world.lane.room
+    world.group.resize(2, 2)
+    assert world.lane.room
+    assert world.places_of(world.plan()) == ["db1:5432"]
+
+
+# -- tending ----------------------------------------------------------------------------------------------------
+
+
+def test_what_rested_too_long_is_closed_down_to_min_count():
+    world = World(rules=[Rules(connection_count=4, min_count=1, max_idle=10)])
+    world.grow(count=4)
+    oldest_first = list(world.lane.idle)
+    assert world.group.tend(world.now) == world.now + 10
+    world.now += 10
+    assert world.group.tend(world.now) == INF
+    assert world.bury() == [(slot, "idle") for slot in oldest_first[:3]]
+
+
+def test_what_rested_a_shorter_time_stays():
+    world = World(rules=[Rules(connection_count=2, max_idle=10)])
+    world.grow(count=2)
+    world.lease()
+    slot = world.lease()
+    world.now += 6
+    world.give(slot)
+    world.now += 6
+    assert world.group.tend(world.now) == 116
+    assert world.bury() == []
+
+
+def test_without_max_idle_nothing_rests_too_long():
+    world = World()
+    world.grow(count=2)
+    world.now += 1e6
+    assert world.group.tend(world.now) == INF
+    assert world.lane.open == 2
+
+
+def test_tending_closes_idle_connections_at_the_end_of_their_life_whatever_min_count():
+    world = World(rules=[Rules(min_count=2, max_lifetime=100)])
+    slots = world.grow(count=2)
+    assert world.group.tend(world.now) == slots[0].expires
+    world.now = slots[0].expires
+    assert world.group.tend(world.now) == INF
+    assert [reason for _, reason in world.bury()] == ["lifetime", "lifetime"]
+
+
+def test_tending_leaves_leased_connections_alone():
+    world = World(rules=[Rules(max_lifetime=100, max_idle=1)])
+    world.grow()
+    world.lease()
+    world.now += 1000
+    assert world.group.tend(world.now) == INF
+    assert world.lane.open == 1
+
+
+# -- failover ---------------------------------------------------------------------------------------------------
+
+
+def test_a_waiter_is_served_by_the_next_endpoint_when_the_first_dies():
+    world = World(places("a", "b"), [Rules(connection_count=1)])
+    world.grow()
+    world.lease()
+    caller = world.wait()
+    world.failed(world.order(world.group.lanes[0]), Fault.REFUSED)
+    for order in world.plan():
+        world.opened(order)
+    assert caller.slot is not None
+    assert caller.slot.lane.endpoint.label == "b"
