@@ -150,6 +150,7 @@ class Pool:
         for settings in self._settings.groups.values():
             policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
             group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
+            group.closed = True  # until `open`
             groups.append(group)
         topology = Topology(endpoints, groups, lock, self._random)
         for group in groups:
