@@ -116,6 +116,7 @@ class Endpoint:
         self.last_error_at = now
         if fault is Fault.REFUSED or (fault is Fault.TIMEOUT and not self.open):
             self.health = Health.DOWN
+            self.report = Report(Role.UNKNOWN)  # it may come back as something else
         elif self.health is Health.UP and fault in (Fault.TIMEOUT, Fault.STARTING):
             self.health = Health.SUSPECT
 
@@ -123,6 +124,7 @@ class Endpoint:
         """An open session got no answer: the server or the way to it is frozen."""
         self.connect_failed(Fault.TIMEOUT, error, now)
         self.health = Health.DOWN
+        self.report = Report(Role.UNKNOWN)
 
     def session_lost(self, error: str, now: float) -> None:
         """A session ended in somebody's hands."""

@@ -150,8 +150,9 @@ class Group:
         self.min_count = settings.min_count
         self.wish: Callable[[], None] = lambda: None  # set by the shell: somebody should look at the plan
         self.tend_at = float("inf")  # when a caller on its way back should look after the pool; set by the shell
+        self.on_empty: Callable[[], None] = lambda: None  # set by the topology; called with the lock held
         self.paused = False
-        self.closed = False
+        self.closed = True
         self.reset(lock, random)
 
     def reset(self, lock: Lock, random: Callable[[], float]) -> None:
@@ -207,6 +208,8 @@ class Group:
         if waiters and lane.live and self.hand(slot):
             return
         lane.idle.append(slot)  # from here on it is somebody else's
+        if slot.generation != lane.generation:
+            self.sweep(lane)
         if waiters:
             self.match()
 
@@ -336,6 +339,8 @@ class Group:
         lane.rollbacks += slot.rollbacks
         lane.closed_by[reason] += 1
         self.closing.append((slot, reason))
+        if lane.live and not lane.usable:  # this was the last, and no other can be opened now
+            self.on_empty()
 
     def goodbye(self, slot: Slot) -> bool:
         """Its server is gone. Returns whether it was idle; a leased one goes when it comes back."""
@@ -356,11 +361,19 @@ class Group:
         with self.lock:
             if slot.lane.closing:
                 slot.lane.closing -= 1
+        if self.waiters:
+            self.wish()
 
     def retire_lane(self, lane: Lane, reason: str) -> None:  # lock held
         """No connection of this lane may be used again: idle ones go now, leased ones when they come back."""
         lane.generation += 1
         self.drop_idle(lane, lambda slot: True, reason)
+
+    def sweep(self, lane: Lane) -> None:
+        """The lane was retired while somebody returned a slot to it: drop what came too late."""
+        with self.lock:
+            self.drop_idle(lane, lambda slot: slot.generation != lane.generation, "retired")
+        self.wish()
 
     def drop_idle(self, lane: Lane, unwanted: Callable[[Slot], bool], reason: str, most: int = -1) -> int:
         """Retire idle slots, the longest rested first. Lock held. Returns how many."""

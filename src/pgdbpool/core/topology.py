@@ -83,6 +83,8 @@ class Topology:
         self._turn = 0
         self.born: Callable[[Slot], None] = lambda slot: None  # set by the shell: a slot is about to be put to use
         self.closed = True
+        for group in self.groups:
+            group.on_empty = self._reroute
 
     def attach(self, group: Group, endpoint: Endpoint) -> None:
         """Let a group use an endpoint. Before `open`."""
@@ -280,7 +282,9 @@ class Topology:
                 group.route = tuple(Tier(tier, group.policy) for tier in tiers)
             if tiers:
                 for lane in group.lanes:
-                    lane.searches = 0
+                    if lane.searches:
+                        lane.searches = 0
+                        lane.next_try = 0.0
             group.refusal = self._refusal(group)
             if group.refusal is not None and not tiers and not group.paused:
                 group.fail_waiters(partial(DBOfflineError, group.refusal))
@@ -340,9 +344,18 @@ class Topology:
         while demand > 0 and not group.paused:
             lane = self._lane_to_open(group, now)
             if lane is None:
+                self._make_room(group, demand)
                 return
             orders.append(self._order(lane, now))
             demand -= 1
+
+    def _make_room(self, group: Group, demand: int) -> None:
+        """Where `total_count` is used up by connections that rest off the route, close as many as are wanted."""
+        if group.total_limit is None or group.total < group.total_limit or not group.route:
+            return
+        for lane in group.lanes:
+            if demand > 0 and not lane.live:
+                demand -= group.drop_idle(lane, lambda slot: True, "displaced", demand)
 
     def _lane_to_open(self, group: Group, now: float) -> Lane | None:
         """Where the next connection for a waiter should be opened; None: nowhere at this moment."""
@@ -363,16 +376,24 @@ class Topology:
         return lane
 
     def _keep_warm(self, group: Group, orders: list[Order], now: float) -> None:
-        """Up to `min_count` where the group may go, and one try on an endpoint that may have come back."""
+        """Open what is wanted though nobody waits; where `total_count` is scarce, the preferred endpoints first."""
         target = group.settings.target_session_attrs
-        for lane in group.lanes:
-            endpoint = lane.endpoint
-            if fit(target, endpoint.report) is None:
-                continue
-            unproven = endpoint.health is not Health.UP and endpoint.last_error is not None
-            while (lane.open + lane.opening < group.min_count or unproven) and lane.may_open(now):
+        for lane in sorted(
+            group.lanes, key=lambda lane: (fit(target, lane.endpoint.report) or 0, lane.endpoint.priority)
+        ):
+            while self._wanted(lane) and lane.may_open(now):
                 orders.append(self._order(lane, now))
-                unproven = False
+
+    def _wanted(self, lane: Lane) -> bool:
+        """Whether a connection is wanted though nobody waits: to keep warm, or to see whether it can be had again."""
+        endpoint, group = lane.endpoint, lane.group
+        if fit(group.settings.target_session_attrs, endpoint.report) is None:
+            return False
+        if lane.open + lane.opening < group.min_count:
+            return True
+        failing = endpoint.fault is not None or lane.setup_error is not None
+        suspect = endpoint.health is not Health.UP and endpoint.last_error is not None
+        return (failing or suspect) and not lane.opening
 
     def _order(self, lane: Lane, now: float) -> Order:
         lane.opening += 1
@@ -384,11 +405,10 @@ class Topology:
         due = float("inf")
         with self._lock:
             for group in self.groups if only is None else [only]:
-                searching = not group.route and bool(group.waiters or only)
+                searching = not group.route and not group.paused and bool(group.waiters or only)
                 for lane in group.lanes:
                     endpoint = lane.endpoint
-                    failing = endpoint.fault is not None or lane.setup_error is not None
-                    if (searching or failing) and lane.room and not endpoint.connecting:
+                    if (searching or self._wanted(lane)) and lane.room and not endpoint.connecting:
                         due = min(due, max(endpoint.next_try, lane.next_try))
         return due
 
