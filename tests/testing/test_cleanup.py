@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from pgdbpool.testing import Cluster, Node
+from pgdbpool.testing import Cluster, ClusterError, Node
 from pgdbpool.testing.binaries import server_account
+from pgdbpool.testing.place import temporary_folder
 from pgdbpool.testing.processes import find
 from pgdbpool.testing.waiting import wait_for
 
@@ -102,14 +104,18 @@ def test_a_forked_child_neither_ends_the_cluster_nor_keeps_it_alive() -> None:
             os.kill(int(child), signal.SIGKILL)
 
 
-def test_a_failed_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    for folder in (tmp_path, *tmp_path.parents[:-1]):
-        if folder.stat().st_uid == os.geteuid() and folder != Path("/tmp"):
-            folder.chmod(folder.stat().st_mode | 0o011)
-    with pytest.raises(Exception, match="nonsense"), Cluster(0, settings={"max_connections": "nonsense"}):
+def test_a_failed_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def remember() -> Path:
+        made.append(temporary_folder())
+        return made[-1]
+
+    monkeypatch.setattr("pgdbpool.testing.cluster.temporary_folder", remember)
+    with pytest.raises(ClusterError, match="nonsense"), Cluster(0, settings={"max_connections": "nonsense"}):
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert len(made) == 1
+    assert gone(made[0])
 
 
 @needs_root
@@ -140,3 +146,29 @@ def test_a_server_is_not_a_child_of_the_terminal(pg_node: Node) -> None:
     command = ["ps", "-o", "sess=", "-p", ",".join(pids)]
     sessions = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert str(os.getsid(0)) not in sessions
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_files_lie_where_the_user_says_else_in_memory_if_there_is_room(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as other:
+        os.chmod(other, 0o755)
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            monkeypatch.delenv(name, raising=False)
+        if told:
+            monkeypatch.setenv("TMPDIR", other)
+        monkeypatch.setattr("tempfile.tempdir", None)  # its memory of an earlier answer
+        monkeypatch.setattr("pgdbpool.testing.place.MEMORY", Path(other if not told else "/dev/shm"))
+        monkeypatch.setattr("pgdbpool.testing.place.ENOUGH_MEMORY", 0)
+        folder = temporary_folder()
+        assert folder.parent == Path(other).resolve()
+        assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_the_servers_cannot_use_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 100)
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "x" * 100)
+    folder = temporary_folder()
+    folder.rmdir()
+    assert folder.parent == Path("/tmp").resolve()

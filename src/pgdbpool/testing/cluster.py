@@ -6,18 +6,17 @@ the same time, and no base backup is taken.
 """
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pgdbpool.testing import healing
 from pgdbpool.testing.address import Login
-from pgdbpool.testing.binaries import Programs, reachable, server_account
+from pgdbpool.testing.binaries import Programs
 from pgdbpool.testing.errors import ClusterError, PortTaken
 from pgdbpool.testing.node import SUPERUSER, Node
+from pgdbpool.testing.place import temporary_folder
 from pgdbpool.testing.server import RESERVED, Setting, quote_identifier, quote_literal
 from pgdbpool.testing.waiting import wait_for
 from pgdbpool.testing.watchdog import Watchdog
@@ -103,7 +102,7 @@ class Cluster:
         self.close()
 
     def _build(self) -> None:
-        folder = _temporary_folder()
+        folder = temporary_folder()
         self._watchdog = Watchdog(folder)  # from here on nothing can be left behind
         programs = Programs(folder, self._bin_folder)
         names = [f"node{number}" for number in range(1, self._standby_count + 2)]
@@ -217,13 +216,12 @@ class Cluster:
         return new
 
     def wait_for_replication(self, timeout: float = 30.0) -> None:
-        """Wait until all that is written on the primary now can be read on all standbys that run and are not
-        frozen.
+        """Wait until all that is committed on the primary now can be read on its standbys.
 
-        ``timeout`` in seconds; raises `ClusterTimeout`.
+        Standbys that are down or frozen are not waited for. ``timeout`` in seconds; raises `ClusterTimeout`.
         """
         deadline = time.monotonic() + timeout
-        goal = self.primary.replayed_position()
+        goal = self.primary.wal_position()
         for node in self.standbys:
             if node.is_running and not node.is_frozen:
                 node.wait_replayed(goal, max(0.0, deadline - time.monotonic()))
@@ -271,13 +269,3 @@ def _any(count: int, names: Iterable[str]) -> str:
     """A value for synchronous_standby_names."""
     # A node among its own standbys does no harm, and spares us to tell each node its own list.
     return f"ANY {count} ({', '.join(names)})" if count else ""
-
-
-def _temporary_folder() -> Path:
-    """A new folder for one cluster: where temporary files belong, unless servers could not use it there."""
-    base = Path(tempfile.gettempdir())
-    account = server_account()
-    unusable = account is not None and not reachable(base / "x", account)
-    if unusable or len(str(base)) > 60:  # the path of a Unix socket may have about 100 bytes
-        base = Path("/tmp")
-    return Path(tempfile.mkdtemp(prefix="pgdbpool-", dir=base)).resolve()

@@ -100,23 +100,19 @@ class Node(Server, Address):
         return self.name in primary.receivers()
 
     def wal_position(self) -> int:
-        """Bytes of write-ahead log that the server has: written by a primary, received by a standby."""
+        """Bytes of write-ahead log that the server has: made durable by a primary, received by a standby."""
+        # Not a primary's insert position: behind a page's header nothing comes before the next record is written.
         return int(
             self._value(
                 "SELECT CASE WHEN pg_is_in_recovery() "
                 "THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) "
-                "ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn"
+                "ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn"
             )
         )
 
     def replayed_position(self) -> int:
-        """Up to where the server's data can be seen in queries, in bytes of the write-ahead log."""
-        return int(
-            self._value(
-                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() "
-                "ELSE pg_current_wal_insert_lsn() END - '0/0'::pg_lsn"
-            )
-        )
+        """Bytes of write-ahead log that a standby's queries can see."""
+        return int(self._value("SELECT pg_last_wal_replay_lsn() - '0/0'::pg_lsn"))
 
     def wait_replayed(self, position: int, timeout: float = 30.0) -> None:
         """Wait until what was written up to ``position`` can be read here (seconds)."""
