@@ -224,7 +224,7 @@ class Group:
                 waiter.receive(slot)
                 return True
 
-    def match(self) -> None:
+    def match(self, *, locked: bool = False) -> None:
         """Bring idle slots and waiters together, until there is none of one of them."""
         while self.waiters:
             slot = self._pop_idle()
@@ -232,6 +232,9 @@ class Group:
                 return
             if not self.hand(slot):
                 slot.lane.idle.append(slot)
+                # As in `give`. With the lock held nothing can have been retired meanwhile.
+                if not locked and slot.generation != slot.lane.generation:
+                    self.sweep(slot.lane)
 
     def _pop_idle(self) -> Slot | None:
         for tier in self.route:

@@ -139,6 +139,7 @@ class Topology:
             endpoint.connected()
             self._set_poll_after(endpoint)
             changed |= self._believe(endpoint, report)
+            changed |= lane.setup_error is not None
             if self.closed:
                 reason = "closed"
             elif fit(group.settings.target_session_attrs, report) is None:
@@ -288,7 +289,7 @@ class Topology:
             group.refusal = self._refusal(group)
             if group.refusal is not None and not tiers and not group.paused:
                 group.fail_waiters(partial(DBOfflineError, group.refusal))
-            group.match()
+            group.match(locked=True)
 
     def _tiers(self, group: Group) -> list[list[Lane]]:
         ranked = sorted(
@@ -353,6 +354,7 @@ class Topology:
         """Where `total_count` is used up by connections that rest off the route, close as many as are wanted."""
         if group.total_limit is None or group.total < group.total_limit or not group.route:
             return
+        demand -= sum(lane.closing for lane in group.lanes)  # on their way already
         for lane in group.lanes:
             if demand > 0 and not lane.live:
                 demand -= group.drop_idle(lane, lambda slot: True, "displaced", demand)
