@@ -124,6 +124,14 @@ def test_every_counter_is_on_the_api_page() -> None:
         assert [name for name in kind.__struct_fields__ if f"``{name}``" not in described] == []
 
 
+def test_every_reason_to_close_is_on_the_api_page() -> None:
+    page = (ROOT / "docs" / "api.rst").read_text()
+    calls = r'(?:retire|retire_lane|drop_idle|_raise_generation)\(.*"(\w+)"'
+    reasons = {why for file in (ROOT / "src").rglob("*.py") for why in re.findall(calls, file.read_text())}
+    assert {"broken", "role", "idle"} <= reasons
+    assert {why for why in reasons if f"``{why}``" not in page} == set()
+
+
 def test_the_errors_are_shown_as_they_are_derived() -> None:
     page = (ROOT / "docs" / "api.rst").read_text()
     tree = page.split("    Error\n", 1)[1].split("\n\n", 1)[0]
