@@ -117,8 +117,8 @@ class Threaded:
 
     def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         waiter = Parked(began)
-        group.enqueue(waiter, first=first)
         try:
+            group.enqueue(waiter, first=first)
             if waiter.slot is None and group.may_grow():
                 self.start()
                 self._listener.wake()
@@ -169,9 +169,9 @@ class Threaded:
     def _start_opener(self, order: Order) -> None:
         try:
             threading.Thread(target=self._open, args=(order,), name=f"{self._name} opener", daemon=True).start()
-        except BaseException:
+        except Exception:  # no more threads to be had, say; the next round tries again
+            logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
             self._topology.cancelled(order)
-            raise
 
     def _open(self, order: Order) -> None:
         """Carry out an order, and whatever the plan says next."""

@@ -10,6 +10,7 @@ with dbpool.Handler("read") as db:
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
@@ -94,6 +95,13 @@ class Connection:
             old.close(timeout)
 
 
+def _after_fork() -> None:
+    Connection._lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class Row(tuple[Any, ...]):
     """One row: by position, by column name, or unpacked like any tuple. Where names repeat, the first one counts."""
 
@@ -144,13 +152,14 @@ def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
 class Query:
     """The outcome of one statement: its rows, if it has any, and how many it touched."""
 
-    __slots__ = ("columns", "rowcount", "rows", "status")
+    __slots__ = ("_next", "columns", "rowcount", "rows", "status")
 
     def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
         self.rows: list[Row] = cursor.fetchall() if cursor.description is not None else []
         self.columns = [column.name for column in cursor.description or ()]
         self.rowcount: int = cursor.rowcount
         self.status = cursor.statusmessage
+        self._next = 0
         cursor.close()
 
     def __iter__(self) -> Iterator[Row]:
@@ -163,12 +172,17 @@ class Query:
         return self.rows[position]
 
     def fetchone(self) -> Row | None:
-        """The first row, or None."""
-        return self.rows[0] if self.rows else None
+        """The next row, or None after the last."""
+        if self._next >= len(self.rows):
+            return None
+        self._next += 1
+        return self.rows[self._next - 1]
 
     def fetchall(self) -> list[Row]:
-        """All rows."""
-        return self.rows
+        """All rows that `fetchone` has not returned."""
+        rest = self.rows[self._next :]
+        self._next = len(self.rows)
+        return rest
 
 
 class Handler(Leased):

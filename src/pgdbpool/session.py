@@ -159,9 +159,9 @@ class Sessions:
                 else:
                     self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
         except BaseException as error:
-            group.retire(slot, "broken")
             if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
                 self._lost(slot, error)
+            group.retire(slot, "broken")
             if not isinstance(error, Exception):
                 raise
             return False
@@ -184,8 +184,8 @@ class Sessions:
                     self.topology.reported(slot.lane.endpoint, report)
             slot.clean = self._watch(conn, group.settings)  # type: ignore[arg-type]
         except Exception as error:
-            group.retire(slot, "broken")
             self._lost(slot, error)
+            group.retire(slot, "broken")
             return False
         if slot.generation != slot.lane.generation:
             group.retire(slot, "role")
@@ -217,8 +217,8 @@ class Sessions:
                     how.reset(conn)
                     self._end_transaction(conn, "reset", how.autocommit)
         except OutcomeUnknown as unknown:
-            group.retire(slot, "broken")
             self._lost(slot, unknown.__cause__ or unknown)
+            group.retire(slot, "broken")
             raise
         except BaseException as failure:
             status = driver.status(conn)
@@ -252,15 +252,18 @@ class Sessions:
     def _close(self, slot: Slot, status: Status, error: BaseException | None) -> None:
         group = slot.lane.group
         if status is Status.BROKEN:
-            group.retire(slot, "broken")
             self._lost(slot, error)
+            group.retire(slot, "broken")
             return
         if status is Status.IDLE:  # its reset callable failed
             logger.warning("group %r: reset failed, connection closed: %s", group.name, _words(error))
         group.retire(slot, "reset" if status is Status.IDLE else status.value)
 
     def _lost(self, slot: Slot, error: BaseException | None) -> None:
-        """A session is gone. Have a look at those that rest beside it: a read of their sockets, no round trip."""
+        """A session is gone. Have a look at those that rest beside it: a read of their sockets, no round trip.
+
+        To be called before the slot is retired: that wakes the keeper, which should see the new belief.
+        """
         now = monotonic()
         if isinstance(error, DriverTimeout):
             self.topology.silent(slot.lane.endpoint, str(error), now)
@@ -290,8 +293,8 @@ class Sessions:
         if not self.driver.quiet(slot.conn):
             group = slot.lane.group
             if group.goodbye(slot):
-                error = "the server closed the connection"
-                self.topology.session_lost(slot, None, error, monotonic())
+                self.topology.session_lost(slot, None, "the server closed the connection", monotonic())
+                group.wish()
 
     def _sqlstate(self, error: BaseException | None) -> str | None:
         """The code of the driver's exception, also where the application has wrapped it in its own."""

@@ -32,7 +32,7 @@ from .core.slot import Slot
 from .core.stats import EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver, psycopg3
-from .errors import PoolClosed, PoolTimeout, UnconfiguredGroupError
+from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
 from .keeper import Inline, Keeper, Threaded
 from .session import Sessions
 
@@ -81,6 +81,8 @@ class Lease(Leased):
         self._slot = None
 
     def __enter__(self) -> Connection:
+        if self._slot is not None:
+            raise Error(f"this lease of group {self._group.name!r} is in use: ask the pool for another")
         now = monotonic()
         slot = self._group.take(now)
         if slot is None or now >= slot.fresh_until:
@@ -94,6 +96,7 @@ class Lease(Leased):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         slot: Slot = self._slot  # type: ignore[assignment]
+        self._slot = None
         now = monotonic()
         slot.uses += 1
         slot.use_time += now - slot.taken
@@ -364,6 +367,8 @@ class Pool:
             raise ValueError(f"connection_count: expected 1 or more, got {connection_count}")
         if not 0 <= least <= connection_count:
             raise ValueError(f"min_count: expected 0 to connection_count ({connection_count}), got {least}")
+        if found.total_limit is not None and least > found.total_limit:
+            raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
         found.resize(connection_count, least)
         self._topology.reroute()
 
@@ -377,7 +382,11 @@ class Pool:
             each.wish()
 
     def pause(self, group: str | None = None) -> None:
-        """Hand out nothing until `resume`: callers wait, within their deadlines; leases go on."""
+        """Hand out nothing until `resume`; leases go on.
+
+        Callers wait, within their deadlines. In the non-threaded model they get PoolTimeout at once, since nobody could
+        resume while they wait.
+        """
         for each in self._chosen(group):
             each.paused = True
         self._topology.reroute()

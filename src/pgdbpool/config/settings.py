@@ -65,7 +65,7 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Config key `pass`. A callable is asked at each connect. None: libpq's passfile and environment."""
     ssl: SslMode = "prefer"
     connect_timeout: float = 10.0
-    """Seconds one attempt to connect may take, all of it: name lookup, TLS and login."""
+    """Seconds one attempt to connect may take, TLS and login included. The system's name lookup has its own limit."""
     query_timeout: int | None = None
     """Milliseconds a statement may run (`statement_timeout`); 0: no limit. None: the server's own."""
     session_tmp_buffer: int | None = None

@@ -73,7 +73,6 @@ class Endpoint:
         self.failing_since: float | None = None
         self.told: set[str] = set()  # groups whose `reconnect_failed` knows of this outage
         self.next_try = 0.0
-        self.generation = 0
         self.reset(random)
 
     def reset(self, random: Callable[[], float]) -> None:

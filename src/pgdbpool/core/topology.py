@@ -250,7 +250,6 @@ class Topology:
         return True
 
     def _raise_generation(self, endpoint: Endpoint, reason: str) -> None:
-        endpoint.generation += 1
         for lane in endpoint.lanes:
             lane.group.retire_lane(lane, reason)
 
