@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +26,16 @@ PROGRAMS = {"postgres", "initdb", "pg_basebackup"}
 
 
 class Process(NamedTuple):
+    """A living process. ``born`` tells it from a later one with the same number."""
+
     pid: int
-    stopped: bool
+    born: bytes
+    state: bytes
+
+    @property
+    def stopped(self) -> bool:
+        """Whether SIGSTOP has taken effect."""
+        return self.state in (b"T", b"t")
 
 
 def find(mark: str) -> list[Process]:
@@ -51,13 +60,31 @@ def _from_proc() -> list[tuple[Process, str]]:
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             command = Path("/proc", pid, "cmdline").read_bytes()
-            if not command:  # a kernel thread, or a zombie: it holds nothing any more
-                continue
-            state = Path("/proc", pid, "stat").read_bytes().rpartition(b")")[2].split()[0]
+            process = _look_at(int(pid))
         except OSError:  # gone in the meantime
             continue
-        found.append((Process(int(pid), state in (b"T", b"t")), command.decode(errors="replace")))
+        if command:  # else a kernel thread, or a process that is ending
+            found.append((process, command.decode(errors="replace")))
     return found
+
+
+def _look_at(pid: int) -> Process:
+    fields = Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
+    return Process(pid, fields[19], fields[0])
+
+
+def is_gone(process: Process) -> bool:
+    """Whether a process has given back all it held: it is a zombie, or there is no such process any more.
+
+    A process that is ending loses its command line well before its sockets.
+    """
+    if sys.platform != "linux":
+        return all(process.pid != living.pid for living, _ in _from_ps())
+    try:
+        now = _look_at(process.pid)
+    except OSError:
+        return True
+    return now.born != process.born or now.state in (b"Z", b"X")
 
 
 def _from_ps() -> list[tuple[Process, str]]:
@@ -66,7 +93,7 @@ def _from_ps() -> list[tuple[Process, str]]:
     for line in listing.stdout.splitlines():
         pid, state, command = (*line.split(None, 2), "")[:3]
         if not state.startswith("Z"):
-            found.append((Process(int(pid), state.startswith("T")), command))
+            found.append((Process(int(pid), b"", state[:1].encode()), command))
     return found
 
 
@@ -78,16 +105,23 @@ def send(pid: int, signum: int) -> None:
         pass
 
 
-def kill(mark: str, limit: float = 30.0) -> None:
-    """SIGKILL every process of a server, and return when none is left."""
+def kill(mark: str, limit: float = 30.0) -> set[int]:
+    """SIGKILL every process of a server, wait until none is left, and return their numbers."""
     deadline = time.monotonic() + limit
     # Stopped first: those who see another one die would still have time to say goodbye to their clients.
     freeze(mark, limit)
-    while processes := find(mark):
-        for process in processes:
+    killed: set[int] = set()
+    ending: set[Process] = set()
+    while True:
+        living = find(mark)
+        for process in living:
             send(process.pid, signal.SIGKILL)
+            killed.add(process.pid)
+        ending = {process for process in ending.union(living) if not is_gone(process)}
+        if not ending:
+            return killed
         if time.monotonic() > deadline:
-            raise TimeoutError(f"processes of {mark} survive SIGKILL: {[process.pid for process in processes]}")
+            raise TimeoutError(f"processes of {mark} survive SIGKILL: {[process.pid for process in ending]}")
         time.sleep(0.002)
 
 
@@ -111,27 +145,31 @@ def thaw(mark: str) -> None:
         send(process.pid, signal.SIGCONT)
 
 
-def remove_shared_memory(data: Path) -> None:
-    """Remove the System V segment that a killed server leaves behind, as told by its postmaster.pid."""
+def remove_shared_memory(data: Path, killed: Collection[int] = ()) -> None:
+    """Remove the System V segments that a server leaves behind when it cannot do so itself.
+
+    They are those made by the processes ``killed``, and the one told by the postmaster.pid in ``data``.
+    """
+    creators, told = set(killed), []
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
-        postmaster, (key, shmid) = int(lines[0]), map(int, lines[6].split())
+        creators.add(int(lines[0]))
+        told = [int(lines[6].split()[1])]
     except (OSError, ValueError, IndexError):
-        return
-    if sys.platform == "linux" and not _segment_is(postmaster, key, shmid):
-        return
-    ipc_rmid = 0
-    ctypes.CDLL(None).shmctl(shmid, ipc_rmid, None)
+        pass  # it had not come that far
+    for shmid in _segments_of(creators) if sys.platform == "linux" else told:
+        ipc_rmid = 0
+        ctypes.CDLL(None).shmctl(shmid, ipc_rmid, None)
 
 
-def _segment_is(postmaster: int, key: int, shmid: int) -> bool:
-    """Whether the segment is still the one this postmaster made, and nobody uses it."""
+def _segments_of(creators: Collection[int]) -> list[int]:
+    """The segments made by these processes that nobody uses any more."""
+    found = []
     for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
-        found_key, found_id, _, _, creator, _, attached = map(int, line.split()[:7])
-        # The key is unsigned in one place and signed in the other.
-        if (found_id, creator, attached) == (shmid, postmaster, 0) and (found_key - key) % 2**32 == 0:
-            return True
-    return False
+        _, shmid, _, _, creator, _, attached = map(int, line.split()[:7])
+        if creator in creators and attached == 0:
+            found.append(shmid)
+    return found
 
 
 def clean_up(folder: Path) -> None:
@@ -139,9 +177,9 @@ def clean_up(folder: Path) -> None:
     mark = folder.name + "/"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        kill(mark)
+        killed = kill(mark)
         for data in folder.glob("*/data"):
-            remove_shared_memory(data)
+            remove_shared_memory(data, killed)
         shutil.rmtree(folder, ignore_errors=True)
         # A program that was just being started may have written once more.
         if not folder.exists() and not find(mark):

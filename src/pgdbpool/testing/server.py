@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -124,8 +124,7 @@ class Server:
             if self._owner != os.getpid():
                 raise ClusterError(f"{self.name} can only be started by the process that made the cluster")
             # Helpers of a server that died alone may still be there, and its lock file may name a reused pid.
-            processes.kill(self._mark)
-            self._forget_lock_file()
+            self._forget_lock_file(processes.kill(self._mark))
             self.write_configuration()
             self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
             with self.log_file.open("ab") as log:
@@ -184,14 +183,14 @@ class Server:
 
         When this returns all its sockets are closed; the port stays reserved and refuses connections.
         """
-        processes.kill(self._mark)
+        killed = processes.kill(self._mark)
         if self._process is not None:
             self._process.wait()  # in a forked child this returns at once
         self._frozen = False
-        self._forget_lock_file()
+        self._forget_lock_file(killed)
 
-    def _forget_lock_file(self) -> None:
-        processes.remove_shared_memory(self.data)
+    def _forget_lock_file(self, killed: Collection[int]) -> None:
+        processes.remove_shared_memory(self.data, killed)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def freeze(self) -> None:
