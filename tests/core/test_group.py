@@ -242,9 +242,6 @@ def test_a_waiter_who_joins_in_the_middle_of_a_return_is_served():
     assert callers[0].slot is slot
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a return in the middle of which the pool is closed leaves its slot on the stack"
-)
 def test_a_connection_returned_in_the_middle_of_close_is_closed():
     world = World()
     world.grow()

@@ -600,7 +600,6 @@ def test_nobody_waits_so_connections_off_the_route_stay():
     assert world.bury() == []
 
 
-@pytest.mark.xfail(strict=True, reason="those closed by the last plan, and not yet buried, are not counted")
 def test_a_second_look_before_room_is_made_closes_no_more():
     world = left_behind()
     world.wait()

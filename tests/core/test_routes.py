@@ -392,7 +392,6 @@ def test_a_full_server_with_nothing_open_is_left_for_another():
 
 
 @pytest.mark.parametrize("fault", [Fault.FULL, Fault.TIMEOUT, Fault.MISCONFIGURED, Fault.STARTING])
-@pytest.mark.xfail(strict=True, reason="the last session of a lane goes without a new route")
 def test_an_endpoint_with_a_fault_is_left_when_its_last_session_goes(fault: Fault):
     world = World([Place("a"), Place("b", priority=1)])
     world.grow()
