@@ -129,24 +129,24 @@ class Row(tuple[Any, ...]):
         return {name: self[name] for name in self._index}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_row, (tuple(self._index), tuple(self))
+        return _make_row, (self._index, tuple(self))
 
 
-def _make_row(names: Sequence[str], values: Sequence[Any]) -> Row:
-    return _row_type(names)(values)
+def _make_row(index: dict[str, int], values: Sequence[Any]) -> Row:
+    return _row_type(index)(values)
 
 
-def _row_type(names: Sequence[str]) -> type[Row]:
-    index: dict[str, int] = {}
-    for position, name in enumerate(names):
-        index.setdefault(name, position)
+def _row_type(index: dict[str, int]) -> type[Row]:
     return type("Row", (Row,), {"_index": index, "__slots__": (), "__module__": __name__})
 
 
 def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
     if cursor.description is None:
         return no_result
-    return _row_type([column.name for column in cursor.description])
+    index: dict[str, int] = {}
+    for position, column in enumerate(cursor.description):
+        index.setdefault(column.name, position)
+    return _row_type(index)
 
 
 class Query:
