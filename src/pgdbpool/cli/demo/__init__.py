@@ -45,9 +45,6 @@ def _run(console: Console, duration: float, standbys: int, as_json: bool) -> int
         measure = Measure(load.GROUPS)
         with Pool(load.config(cluster)) as pool:
             pool.wait(10)
-        with pool.connection("WRITE") as conn:
-            conn.execute(load.SCHEMA)
-        cluster.wait_for_replication()
             scenario = Scenario(cluster, measure, duration)
             display = (Screen if console.is_terminal else Lines)(console, cluster, pool, measure, scenario)
             with display, load.Load(pool, measure):
