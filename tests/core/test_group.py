@@ -251,6 +251,19 @@ def test_a_connection_returned_in_the_middle_of_close_is_closed():
     assert world.group.total == 0
 
 
+def test_a_drain_in_the_middle_of_a_hand_off_to_one_who_leaves_closes_the_connection():
+    class Leaving(Caller):
+        def claim(self) -> bool:
+            world.group.retire_lane(world.lane, "drained")
+            return False
+
+    world = World()
+    slot = world.grow()[0]
+    world.group.enqueue(Leaving())
+    assert [slot for slot, _ in world.bury()] == [slot]
+    assert world.group.total == 0
+
+
 # -- taking out -------------------------------------------------------------------------------------------------
 
 

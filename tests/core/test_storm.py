@@ -1,7 +1,8 @@
 """The lock-free hand-off under real threads, with impatient callers.
 
-Each session knows who holds it, so that a slot in two hands is seen by whoever comes second. The threads meet at
-random places because the interpreter is told to switch between them as often as it can.
+Each session knows who holds it, so that a slot in two hands is seen by whoever comes second. The containers that core
+shares between threads without a lock are replaced by ones that let another thread run, every now and then, before or
+after each of their atomic operations: there the threads meet at all the places where they can.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import random
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
+from time import sleep
+from typing import Any
 
 import pytest
 
@@ -33,6 +37,51 @@ def switch_often() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+chance = random.Random(1)
+
+
+def let_others_run() -> None:
+    if chance.random() < 0.25:
+        sleep(0)  # only gives the interpreter away
+
+
+class Jumpy(deque[Any]):
+    """A deque around whose operations other threads like to run."""
+
+    def __bool__(self) -> bool:
+        let_others_run()
+        answer = len(self) > 0
+        let_others_run()
+        return answer
+
+    def append(self, item: object) -> None:
+        let_others_run()
+        super().append(item)
+        let_others_run()
+
+    def pop(self) -> Any:
+        let_others_run()
+        item = super().pop()
+        let_others_run()
+        return item
+
+    def popleft(self) -> Any:
+        let_others_run()
+        item = super().popleft()
+        let_others_run()
+        return item
+
+
+class Impatient(Parked):
+    """A parked thread around whose claim other threads like to run."""
+
+    def claim(self) -> bool:
+        let_others_run()
+        mine = super().claim()
+        let_others_run()
+        return mine
+
+
 class Session:
     def __init__(self) -> None:
         self.holders: list[int] = []
@@ -45,7 +94,9 @@ class Storm:
         labels = [f"db{i}" for i in range(endpoints)]
         self.world = World(places(*labels), [Rules(connection_count=slots)], lock=threading.Lock())
         self.group = self.world.group
+        self.group.waiters = Jumpy()
         for lane in self.group.lanes:
+            lane.idle = Jumpy()
             for _ in range(slots):
                 self.open(lane)
         self.slots = self.group.total
@@ -62,7 +113,7 @@ class Storm:
         slot = group.take(self.world.now)
         if slot is not None:
             return slot
-        waiter = Parked(self.world.now)
+        waiter = Impatient(self.world.now)
         group.enqueue(waiter)
         if not waiter.park(patience):
             if group.abandon(waiter):
@@ -77,6 +128,7 @@ class Storm:
         holders = slot.conn.holders
         holders.append(me)
         assert holders == [me], "a slot in two hands"
+        sleep(0)
         assert slot not in slot.lane.idle
         assert holders == [me], "a slot in two hands"
         holders.pop()
@@ -84,8 +136,11 @@ class Storm:
         next(self.served)
 
     def run(self, threads: int, body: Callable[[int, random.Random], None]) -> None:
+        together = threading.Barrier(threads)
+
         def guarded(me: int) -> None:
             try:
+                together.wait(LIMIT)
                 body(me, random.Random(me))
             except BaseException as error:
                 self.errors.append(error)
@@ -112,7 +167,7 @@ def test_impatient_callers_lose_nothing_and_share_nothing():
     storm = Storm(slots=2, endpoints=1)
 
     def body(me: int, chance: random.Random) -> None:
-        for _ in range(300):
+        for _ in range(200):
             slot = storm.obtain(storm.group, chance.choice([0.0, 0.0, 0.00002, 0.0002]))
             if slot is not None:
                 storm.hold(slot, me)
@@ -139,7 +194,7 @@ def test_patient_callers_are_all_served():
     storm = Storm(slots=1)
 
     def body(me: int, chance: random.Random) -> None:
-        for _ in range(150):
+        for _ in range(100):
             slot = storm.obtain(storm.group, LIMIT)
             assert slot is not None
             storm.hold(slot, me)
@@ -155,7 +210,7 @@ def test_giving_up_in_the_moment_of_the_hand_off_loses_nothing():
     storm = Storm(slots=1, endpoints=1)
     slot = storm.group.take(storm.world.now)
     assert slot is not None
-    rounds = 3000
+    rounds = 1500
     accepted = count()
 
     def body(me: int, chance: random.Random) -> None:
@@ -195,7 +250,7 @@ def test_draining_and_pausing_in_the_midst_of_it_lose_nothing():
 
     def body(me: int, chance: random.Random) -> None:
         if me == 0:
-            for _ in range(60):
+            for _ in range(150):
                 with group.lock:
                     group.retire_lane(group.lanes[chance.randrange(2)], "drained")
                 group.paused = chance.random() < 0.3
