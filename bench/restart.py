@@ -25,10 +25,13 @@ AFTERWARDS = 20
 """So many more operations, to find the stale connections that are still left."""
 REST = 0.7
 """Longer than the half second within which pgdbpool trusts a connection that has just been used."""
+DOWN = 1.0
+"""Long enough for a pool to notice by itself, to try to connect, and to be told that nobody is there."""
 SHORT = 5.0
-"""Patience with connections that were just used: who always asks the server is the same in both cases."""
+"""Patience in the other cases than that of idle connections: who always asks the server is the same in all."""
 COLUMNS = [
     Column("first", "first answer after ms", "{:,.1f}"),
+    Column("slowest", "slowest round ms", "{:,.1f}"),
     Column("failed", "failed before it", "{:.0f}"),
     Column("later", "failed later", "{:.0f}"),
     Column("longest", "longest wait ms", "{:,.1f}"),
@@ -45,11 +48,23 @@ class Recovery:
     longest: float
 
 
-def recovery(pool: Peer, node: Node, rest: float, patience: float) -> Recovery:
+@dataclass(frozen=True)
+class Case:
+    """One way to restart. Times in seconds: how long the connections rest before, and the server is down."""
+
+    table: Table
+    rest: float
+    down: float
+    patience: float
+
+
+def recovery(pool: Peer, node: Node, case: Case) -> Recovery:
     """Restart the server under an open pool and use the pool until it answers."""
+    patience = case.patience
     pool.warm(CONNECTIONS)
-    time.sleep(rest)
+    time.sleep(case.rest)
     node.stop("fast")
+    time.sleep(case.down)
     node.start()
     failed = later = 0
     first = None
@@ -84,21 +99,18 @@ def succeeds(pool: Peer) -> bool:
 def measure(setting: Setting) -> list[Table]:
     from pgdbpool.testing import Cluster
 
-    effort = setting.effort
-    cases = (
-        (
-            Table("restart_rested", f"After a restart, {CONNECTIONS} idle connections", COLUMNS),
-            REST,
-            effort.patience,
-        ),
-        (
-            Table("restart_used", f"After a restart, {CONNECTIONS} connections used just before it", COLUMNS),
-            0.0,
-            min(SHORT, effort.patience),
-        ),
-    )
+    patience = setting.effort.patience
+    short = min(SHORT, patience)
+    titles = {
+        "restart_rested": f"After a quick restart, {CONNECTIONS} idle connections",
+        "restart_used": f"After a quick restart, {CONNECTIONS} connections used just before it",
+        "restart_down": f"After the server was down for {DOWN:g} s, {CONNECTIONS} connections",
+    }
+    rested, used, down = (Table(key, title, COLUMNS) for key, title in titles.items())
+    cases = [Case(rested, REST, 0.0, patience), Case(used, 0.0, 0.0, short), Case(down, 0.0, DOWN, short)]
     with Cluster(standbys=0) as cluster:
-        for table, rest, patience in cases:
+        for case in cases:
+            table, patience = case.table, case.patience
             table.missing.update(setting.absent)
             table.missing.update({peer.name: peer.blind for peer in setting.peers if peer.blind})
             table.notes = [
@@ -108,9 +120,9 @@ def measure(setting: Setting) -> list[Table]:
                 "Median of the rounds; a pool that needed a second or more gets one round.",
                 f"A pool may take {patience:g} s for a checkout (its timeout) and for the first answer.",
             ]
-            if rest:
-                table.notes.append(f"The connections had rested for {rest:g} s before the restart.")
-            recoveries = all_rounds(setting, table, cluster.nodes[0], rest, patience)
+            if case.rest:
+                table.notes.append(f"The connections had rested for {case.rest:g} s before the restart.")
+            recoveries = all_rounds(setting, case, cluster.nodes[0])
             for name, of in recoveries.items():
                 answered = [one.first for one in of if one.first is not None]
                 if len(answered) < len(of):
@@ -119,16 +131,18 @@ def measure(setting: Setting) -> list[Table]:
                     {
                         "peer": name,
                         "first": median(answered) * 1e3 if len(answered) == len(of) else None,
+                        "slowest": max(answered) * 1e3 if len(answered) == len(of) else None,
                         "failed": max(one.failed for one in of),
                         "later": max(one.later for one in of),
-                        "longest": median(one.longest for one in of) * 1e3,
+                        "longest": max(one.longest for one in of) * 1e3,
                     }
                 )
-    return [table for table, *_ in cases]
+    return [case.table for case in cases]
 
 
-def all_rounds(setting: Setting, table: Table, node: Node, rest: float, patience: float) -> dict[str, list[Recovery]]:
+def all_rounds(setting: Setting, case: Case, node: Node) -> dict[str, list[Recovery]]:
     """The recoveries of each peer, in turns."""
+    table = case.table
     recoveries: dict[str, list[Recovery]] = {}
     for number in range(setting.effort.restart_rounds):
         setting.say(f"{table.title}, round {number + 1} of {setting.effort.restart_rounds}")
@@ -137,9 +151,9 @@ def all_rounds(setting: Setting, table: Table, node: Node, rest: float, patience
             if peer.name in table.missing or any(one.longest >= 1 for one in before):
                 continue
             try:
-                pool = peer([node], Limits(CONNECTIONS, CONNECTIONS, patience))
+                pool = peer([node], Limits(CONNECTIONS, CONNECTIONS, case.patience))
                 try:
-                    recoveries.setdefault(peer.name, []).append(recovery(pool, node, rest, patience))
+                    recoveries.setdefault(peer.name, []).append(recovery(pool, node, case))
                 finally:
                     pool.close()
             except Exception as error:

@@ -19,6 +19,7 @@ MEASURES = {
     "growth",
     "restart_rested",
     "restart_used",
+    "restart_down",
 }
 
 
