@@ -46,6 +46,9 @@ class Keeper(Protocol):
 
     def stop(self) -> None: ...
 
+    def abandon(self) -> None:
+        """Nobody knows the pool any more: close everything. Called by the garbage collector, so anywhere."""
+
     def opened(self, slot: Slot) -> None:
         """A connection was opened, and is about to be put to use."""
 
@@ -90,6 +93,7 @@ class Threaded:
         self._timed_out = timed_out
         self._listener = listener()
         self._running = False
+        self._abandoned = False
         self._starting = threading.Lock()
 
     def start(self) -> None:
@@ -103,6 +107,11 @@ class Threaded:
         """The thread closes what is to be closed, and ends."""
         self._running = False
         self._listener.wake()
+
+    def abandon(self) -> None:
+        # The collector may have interrupted us while we hold the lock: the thread will take it, not the collector.
+        self._abandoned = True
+        self.stop()
 
     def wish(self, group: Group) -> None:
         self._listener.wake()
@@ -125,8 +134,11 @@ class Threaded:
             if not waiter.park(deadline - monotonic()) and not group.abandon(waiter):
                 waiter.park(_HANDOVER_LIMIT)
         except BaseException:  # interrupted: what was handed over goes to the next
-            if not group.abandon(waiter) and waiter.park(_HANDOVER_LIMIT) and waiter.slot is not None:
-                group.give(waiter.slot, monotonic())
+            if not group.abandon(waiter):
+                if waiter.slot is None and waiter.error is None:
+                    waiter.park(_HANDOVER_LIMIT)
+                if waiter.slot is not None:
+                    group.give(waiter.slot, monotonic())
             raise
         if waiter.slot is not None:
             return waiter.slot
@@ -148,6 +160,8 @@ class Threaded:
                 logger.exception("%s: the keeper failed, and goes on", self._name)
                 due = monotonic() + _LONGEST_SLEEP
             if not self._running:
+                if self._abandoned:
+                    self._topology.close()
                 self._bury()
                 return
             heard = self._listener.sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
@@ -206,6 +220,10 @@ class Inline:
     def stop(self) -> None:
         for group in self._topology.groups:
             self._sessions.bury(group)
+
+    def abandon(self) -> None:
+        self._topology.close()
+        self.stop()
 
     def wish(self, group: Group) -> None:
         self._sessions.bury(group)

@@ -31,7 +31,7 @@ from .core.group import Group
 from .core.slot import Slot
 from .core.stats import EndpointStats, PoolStats
 from .core.topology import Topology
-from .drivers import Driver, psycopg3
+from .drivers import Driver, Status, psycopg3
 from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
 from .keeper import Inline, Keeper, Threaded
 from .session import Sessions
@@ -193,7 +193,7 @@ class Pool:
         if self._finalizer is not None:
             self._finalizer.detach()
         # A pool nobody knows any more stops its thread and closes its connections.
-        self._finalizer = finalize(self, _shut, self._topology, self._keeper)
+        self._finalizer = finalize(self, self._keeper.abandon)
         self._finalizer.atexit = False
 
     def wait(self, timeout: float = 30.0) -> None:
@@ -274,6 +274,9 @@ class Pool:
     def _at_exit(self) -> None:
         if not self._closed:
             self.close(timeout=0.0)
+        for slot in [slot for group in self._topology.groups for slot in group.every_slot()]:
+            if self._driver.status(slot.conn) is not Status.BUSY:  # else a daemon thread is still in it
+                self._driver.close(slot.conn)
 
     # -- checkout -----------------------------------------------------------------------------------------------
 
@@ -523,9 +526,3 @@ def _places() -> dict[int, list[tuple[str, str]]]:
 
 def _closed_words(group: str) -> str:
     return f"the pool was closed while the caller waited for group {group!r}"
-
-
-def _shut(topology: Topology, keeper: Keeper) -> None:
-    """What is left to do for a pool that was dropped without `close`."""
-    topology.close()
-    keeper.stop()
