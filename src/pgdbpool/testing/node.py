@@ -26,12 +26,18 @@ SUPERUSER = "postgres"
 
 
 class Node(Server, Address):
-    """A server of a `Cluster`. Made by the cluster, not by hand."""
+    """A server of a `Cluster`, which makes it.
+
+    - ``name``: "node1", "node2", ...
+    - ``host``, ``port``: where it listens, 127.0.0.1 and a free port, which stays the same.
+    - ``socket_dir``: the folder of its Unix socket, which works as ``host`` too.
+    - ``data``: its data folder.
+    - ``following``: the node it replicates from; None if it is, or was, a primary.
+    """
 
     def __init__(self, name: str, programs: Programs, settings: Mapping[str, Setting], login: Login) -> None:
         super().__init__(name, programs, settings)
         self.login = login
-        # The node this one replicates from; None: it is, or was, a primary.
         self.following: Node | None = None
         # When it last became a primary: of two nodes that follow nobody, the later is the cluster's primary.
         self.promoted_at = 0.0

@@ -41,7 +41,7 @@ class Proxy(Address):
         self.login = target.login
         #: How many connections have been accepted so far.
         self.accepted = 0
-        self.delay = 0.0
+        self.delay = 0.0  # seconds, in each direction
         self.stalled = False
         self.dropping = False
         self.links: set[_Link] = set()
