@@ -558,6 +558,7 @@ def test_the_books_are_right_after_endpoints_have_come_and_gone(pg_cluster, open
         dice = random.Random(7)
         for _ in range(8):
             proxy = dice.choice(proxies)
+            wait_for(lambda: stats(pool).opening == 0)
             proxy.refuse()
             proxy.reset()
             held = hold(pool, 3)
