@@ -17,4 +17,4 @@ def main() -> None:
         if (error.name or "").startswith("pgdbpool"):
             raise  # a mistake of ours
         sys.exit(MISSING.format(error.name))
-    app()
+    app(prog_name="pgdbpool")

@@ -60,12 +60,11 @@ class Lines:
             rate = pace[port].rate if port in pace else 0.0
             endpoints.append(f"{self._names[port]} {endpoint.role} {endpoint.health} {rate:.0f}/s")
         stats = self._pool.stats().groups
-        groups = [f"{name} {self._done(name)}/s {stats[name].waiting} waiting" for name in GROUPS]
+        groups = [f"{name} {self._done(name):.0f}/s {stats[name].waiting} waiting" for name in GROUPS]
         return " | ".join(endpoints) + " || " + " | ".join(groups)
 
-    def _done(self, group: str) -> int:
-        """Operations done in the last whole second."""
-        return self._measure.groups[group].per_second[int(self._measure.elapsed()) - 1]
+    def _done(self, group: str) -> float:
+        return self._measure.groups[group].rate(self._measure.elapsed())
 
     def _write(self, line: str) -> None:
         self._file.write(line + "\n")

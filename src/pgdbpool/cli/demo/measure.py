@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+STEP = 0.5  # s that are counted together
 WINDOW = 2.0  # s of answers that "now" means
 
 
@@ -31,8 +32,14 @@ class Tally:
     stall: float = 0.0
     stalled_at: float = 0.0
     """When the longest stall began."""
-    per_second: Counter[int] = field(default_factory=Counter)
-    """Operations done in each second since the start."""
+    per_step: Counter[int] = field(default_factory=Counter)
+    """Operations done in each `STEP` since the start."""
+
+    def rate(self, now: float) -> float:
+        """Operations done per second, in the last whole second."""
+        last = int(now / STEP)
+        steps = int(1 / STEP)
+        return sum(self.per_step[step] for step in range(last - steps, last)) / (steps * STEP)
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Measure:
             if outcome is Outcome.DONE:
                 self._stalled(tally, now)
                 tally.last_done = now
-                tally.per_second[int(now)] += 1
+                tally.per_step[int(now / STEP)] += 1
             elif error is not None:
                 words = str(error).strip().splitlines() or [""]
                 self.errors[f"{group}: {type(error).__name__}: {words[0]}"] += 1

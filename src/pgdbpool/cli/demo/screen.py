@@ -1,7 +1,7 @@
 """The live display for a terminal: what the pool believes, what it does, and what was done to the servers.
 
 Fits 80 columns and 24 lines. The small bars at the right of a group show the operations done in each of the last
-seconds, each second against the group's best one: a failover is a gap in them.
+seconds, each half second against the group's best one: a failover is a gap in them.
 """
 
 from types import TracebackType
@@ -18,7 +18,7 @@ from pgdbpool import Pool
 from pgdbpool.testing import Cluster
 
 from .load import GROUPS
-from .measure import Measure, Outcome, Pace, Tally
+from .measure import STEP, Measure, Outcome, Pace, Tally
 from .scenario import Scenario
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -92,8 +92,8 @@ class Screen:
         table = _table("group")
         for name in ("in use", "idle", "waiting", "done/s", "failed"):
             table.add_column(name, justify="right", no_wrap=True)
-        width = max(16, min(60, self._console.width - 62))
-        table.add_column(f"done, last {width} s", no_wrap=True, min_width=width)
+        width = max(20, min(60, self._console.width - 58))
+        table.add_column(f"done, last {width * STEP:.0f} s", no_wrap=True, min_width=width)
         stats = self._pool.stats().groups
         for name, tally in self._tallies().items():
             group = stats[name]
@@ -103,16 +103,16 @@ class Screen:
                 str(group.leased),
                 str(group.idle),
                 Text(str(group.waiting), "bold yellow" if group.waiting else ""),
-                str(tally.per_second[int(self._measure.elapsed()) - 1]),
+                f"{tally.rate(self._measure.elapsed()):.0f}",
                 Text(str(failed), "red" if failed else "dim"),
                 Text(self._history(tally, width), "green"),
             )
         return table
 
     def _history(self, tally: Tally, width: int) -> str:
-        now = int(self._measure.elapsed())
-        best = max(tally.per_second.values(), default=1)
-        values = [tally.per_second[second] for second in range(max(0, now - width), now)]
+        now = int(self._measure.elapsed() / STEP)
+        best = max(tuple(tally.per_step.values()), default=1)
+        values = [tally.per_step[step] for step in range(max(0, now - width), now)]
         return "".join(BARS[-(-value * (len(BARS) - 1) // best)] for value in values)
 
     def _events(self) -> RenderableType:

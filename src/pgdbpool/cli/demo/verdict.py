@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
+from rich.table import Table
 
 from pgdbpool.testing import Cluster
 
@@ -126,8 +127,9 @@ def lines(summary: Summary) -> list[tuple[str, str, bool]]:
 def show(console: Console, summary: Summary) -> None:
     """Print the summary."""
     console.print("\n[bold]Counted in the database[/]", highlight=False)
+    table = Table.grid(padding=(0, 1))
     for name, value, good in lines(summary):
-        mark = "[green]✓[/]" if good else "[bold red]✗[/]"
-        console.print(f"  {mark} {name:<27}{value}", highlight=False, soft_wrap=True)
+        table.add_row(" ", "[green]✓[/]" if good else "[bold red]✗[/]", name, value)
+    console.print(table, highlight=False)
     words = "[bold green]nothing acknowledged was lost[/]" if summary.ok else "[bold red]not as it should be[/]"
     console.print(words, highlight=False)
