@@ -139,6 +139,11 @@ class Proxy(Address):
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
+            # What has been accepted already must find its server still open, or nobody would own it.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             # Not wait_closed(): that waits for the open connections too, and they may go on.
             self._server.close()
             self._server = None
