@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 
 from pgdbpool.core.evidence import Fault
 from pgdbpool.core.group import BROKEN, Waiter
+from pgdbpool.core.slot import Slot
 from pgdbpool.errors import PoolClosed, TooManyWaiting
 
 from .harness import Caller, Place, Rules, World, places
@@ -240,6 +242,36 @@ def test_a_waiter_who_joins_in_the_middle_of_a_return_is_served():
     callers: list[Caller] = []
     world.group.give(slot, Moment(world.now, lambda: callers.append(world.wait())))
     assert callers[0].slot is slot
+
+
+class Stack(deque[Slot]):
+    """An idle stack at whose push something happens just before."""
+
+    happens: Callable[[], object]
+
+    def append(self, slot: Slot) -> None:
+        self.happens()
+        super().append(slot)
+
+
+def test_a_waiter_who_joins_just_before_the_push_is_served():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    callers: list[Caller] = []
+    world.lane.idle = Stack()
+    world.lane.idle.happens = lambda: callers.append(world.wait())
+    world.give(slot)
+    assert callers[0].slot is slot
+
+
+def test_a_newcomer_does_not_pass_those_who_wait_though_something_is_idle():
+    world = World()
+    slot = world.grow()[0]
+    world.group.waiters.append(Caller())  # has joined, and not yet looked again
+    assert world.take() is None
+    world.group.match()
+    assert slot not in world.lane.idle
 
 
 def test_a_connection_returned_in_the_middle_of_close_is_closed():

@@ -80,6 +80,10 @@ class Pool(RuleBasedStateMachine):
         self.servers[self.world.endpoint].report = PRIMARY
         self.unready: set[Group] = set()  # groups whose `configure` raises
         self.forget()
+        for pick in (0, 1):
+            self.a_crowd_comes(pick)
+        self.the_keeper_does_its_round()
+        self.the_keeper_does_its_round()
 
     def forget(self) -> None:
         """As at the beginning of a process."""
@@ -280,6 +284,29 @@ class Pool(RuleBasedStateMachine):
     @rule()
     def plan(self) -> None:
         self.planned()
+
+    @rule()
+    def the_keeper_does_its_round(self) -> None:
+        """All that is to be done, at once: so that the machine gets far, and not only into trouble."""
+        self.begin_to_close()
+        self.end_of_closing()
+        self.planned()
+        self.world.now += 1 / 64
+        while self.orders:
+            self.answer(self.orders.pop())
+        while self.handed:
+            self.accept(self.handed.pop())
+
+    @rule()
+    def everybody_returns_what_they_have(self) -> None:
+        self.world.now += 1 / 8
+        while self.hands:
+            self.a_connection_comes_back(0)
+
+    @rule(pick=PICK)
+    def a_crowd_comes(self, pick: int) -> None:
+        for _ in range(3):
+            self.checkout(pick, 64.0)
 
     def planned(self) -> list[Order]:
         before = {endpoint: endpoint.connecting for endpoint in self.world.endpoints}
