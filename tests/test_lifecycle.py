@@ -318,8 +318,17 @@ def test_a_pool_dropped_while_its_server_is_down_is_collected(pg_node):
         pytest.param(
             "from pgdbpool import pool; pool.Connection.init(config); pool.Handler().__enter__()", id="process-wide"
         ),
-        pytest.param(
-            """
+    ],
+)
+def test_the_end_of_the_interpreter_is_silent_and_quick(pg_node, model, program):
+    process = start(program + "\nprint(time.time(), flush=True)\n", config(pg_node, type=model, min_count=2))
+    left = float(output(process))
+    assert time.time() - left < 2.0
+    wait_for(lambda: not backends(pg_node))
+
+
+def test_the_end_of_the_interpreter_is_silent_and_quick_while_daemon_threads_are_at_work(pg_node):
+    program = """
 pool = Pool(config)
 def use():
     while True:
@@ -333,16 +342,9 @@ def quiet():
 for _ in range(4):
     threading.Thread(target=quiet, daemon=True).start()
 time.sleep(0.1)
-""",
-            id="daemon threads at work",
-        ),
-    ],
-)
-def test_the_end_of_the_interpreter_is_silent_and_quick(pg_node, model, program):
-    if model == "non-threaded" and "threading" in program:
-        pytest.skip("one thread only")
-    process = start(program + "\nprint(time.time(), flush=True)\n", config(pg_node, type=model, min_count=2))
-    left = float(output(process))
+print(time.time(), flush=True)
+"""
+    left = float(output(start(program, config(pg_node))))
     assert time.time() - left < 2.0
     wait_for(lambda: not backends(pg_node))
 
