@@ -66,6 +66,12 @@ def start(function: Callable[..., Any], *args: Any, **more: Any) -> "Future[Any]
     return future
 
 
+def in_turn(*steps: Callable[[], Any]) -> None:
+    """One after the other, as one statement."""
+    for step in steps:
+        step()
+
+
 def hold(pool: Pool, count: int, group: str = "default", timeout: float = LIMIT) -> list[psycopg.Connection[Any]]:
     """So many connections at the same time."""
     return [pool.getconn(group, timeout=timeout) for _ in range(count)]
@@ -115,14 +121,18 @@ class Wire(Address):
     def port(self) -> int:
         return int(self._port)
 
+    def reset(self) -> None:
+        """Break all open connections. New ones are accepted as before."""
+        for each in list(self._sockets):
+            self._shut(each)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._closed = True
         self._shut(self._listener)
-        for each in list(self._sockets):
-            self._shut(each)
+        self.reset()
         for thread in self._threads:
             thread.join(LIMIT)
         self._listener.close()
