@@ -537,9 +537,7 @@ def test_mistakes_in_params(key: str, value: Any, expected: str) -> None:
     assert problems(load, config({"params": {key: value}})) == [f"db[0].params.{key}: {expected}"]
 
 
-@pytest.mark.parametrize(
-    "key", ["sslrootcert", "application_name", "options", "hostaddr", "service", "passfile"]
-)
+@pytest.mark.parametrize("key", ["sslrootcert", "application_name", "options", "hostaddr", "service", "passfile"])
 def test_params_of_libpq_are_accepted(key: str) -> None:
     assert load(config({"params": {key: "x"}})).db[0].params == {key: "x"}
 
@@ -802,9 +800,7 @@ def test_query_of_a_url() -> None:
 
 def test_a_url_alone_gives_one_group() -> None:
     settings = load_url("postgresql://h")
-    assert settings == Settings(
-        db=(EndpointSettings(host="h"),), groups={"default": GroupSettings(name="default")}
-    )
+    assert settings == Settings(db=(EndpointSettings(host="h"),), groups={"default": GroupSettings(name="default")})
 
 
 def test_a_url_with_groups() -> None:
@@ -1180,9 +1176,7 @@ ENTRIES = st.dictionaries(KEYS, ANYTHING, max_size=5).map(with_password)
 NEARLY = st.fixed_dictionaries(
     {"db": ENTRIES | st.lists(ENTRIES, max_size=3) | ANYTHING},
     optional={
-        "groups": st.dictionaries(
-            st.text(max_size=4), st.dictionaries(KEYS, ANYTHING, max_size=5), max_size=3
-        ),
+        "groups": st.dictionaries(st.text(max_size=4), st.dictionaries(KEYS, ANYTHING, max_size=5), max_size=3),
         "type": ANYTHING,
     },
 )
@@ -1218,9 +1212,7 @@ def test_any_text_given_to_load_url_is_answered(text: str) -> None:
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_bytes_in_a_toml_file_are_answered(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_in_a_toml_file_are_answered(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     file = tmp_path_factory.getbasetemp() / "any.toml"
     file.write_bytes(content)
     answer(load_toml, file)

@@ -47,9 +47,7 @@ def test_the_warning_is_no_error() -> None:
 
 
 def test_all_names_are_listed() -> None:
-    public = {
-        name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__
-    }
+    public = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
     assert {name for name in public if not name.startswith("_")} <= set(errors.__all__)
 
 
