@@ -240,9 +240,8 @@ def test_nothing_is_lost_by_thousands_of_timeouts(pg_node, open_pool):
             timeouts[number] += 1
 
     with Watcher(pg_node) as watcher, Storm(32, work) as storm:
-        wait_for(lambda: timeouts.total() >= 20_000 or storm.over.is_set())
+        wait_for(lambda: storm.over.is_set() or (timeouts.total() > 10_000 and register.leases > 300))
     assert watcher.most <= 4
-    assert register.leases > 100
     assert pool.stats().groups["default"].counters.timeouts == timeouts.total()
     assert_whole(pool, pg_node, 4)
 
