@@ -13,7 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pgdbpool.testing.address import Address, Login
-from pgdbpool.testing.loop import LoopThread
+from pgdbpool.testing.loop import LoopThread, stop_listening
 from pgdbpool.testing.ports import LOOPBACK, ReservedPort
 
 CANCEL, SSL, GSSAPI = 80877102, 80877103, 80877104
@@ -82,7 +82,7 @@ class Impostor(Address):
         """Close the server and all its connections. The context manager does this. May be called twice."""
         if not self._closed:
             self._closed = True
-            self._loop.run(self._stop_listening())
+            self._loop.run(stop_listening(self._server))
             self._loop.close()
             self._reserved.release()
 
@@ -98,9 +98,6 @@ class Impostor(Address):
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._serve, self.host, self.port, backlog=1024, reuse_address=True)
-
-    async def _stop_listening(self) -> None:
-        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

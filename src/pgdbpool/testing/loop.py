@@ -42,3 +42,14 @@ class LoopThread:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)  # transports that were closed close their sockets in the next round
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close a server's listening sockets; its open connections go on."""
+    # What has been accepted already must find its server still open, or nobody would own it.
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    # Not wait_closed(): that waits for the open connections too.
+    server.close()

@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 
 from pgdbpool.testing.address import Address
 from pgdbpool.testing.errors import ClusterError
-from pgdbpool.testing.loop import LoopThread
+from pgdbpool.testing.loop import LoopThread, stop_listening
 from pgdbpool.testing.ports import LOOPBACK, ReservedPort
 
 END = b""  # in a queue: the sender has nothing more to say
@@ -139,14 +139,8 @@ class Proxy(Address):
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
-            # What has been accepted already must find its server still open, or nobody would own it.
-            for listening in self._server.sockets:
-                asyncio.get_running_loop().remove_reader(listening)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            # Not wait_closed(): that waits for the open connections too, and they may go on.
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            await stop_listening(server)
 
     async def _break_links(self, with_reset: bool) -> None:
         while self.links:
