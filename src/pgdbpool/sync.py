@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 from os import PathLike
 from time import monotonic
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any, NamedTuple
 from weakref import finalize
 
@@ -300,8 +300,10 @@ class Pool:
         slot = found.take(now)
         if slot is None or now >= slot.fresh_until:
             slot = self._obtain(found, slot, now, timeout)
-        slot.holder = (_where(sys._getframe(1)), threading.current_thread().name)
-        slot.taken = monotonic()
+            now = monotonic()
+        frame = sys._getframe(1)
+        slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
+        slot.taken = now
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
 
@@ -471,6 +473,16 @@ class _Reasons:
         return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
 
 
+def _said_by_getconn(code: CodeType, lasti: int, ident: int) -> tuple[str, str]:
+    lines = [line for start, end, line in code.co_lines() if start <= lasti < end and line is not None]
+    line = lines[0] if lines else code.co_firstlineno
+    return f"{code.co_filename}:{line} ({code.co_qualname})", _thread_names().get(ident, "a thread that has ended")
+
+
+def _thread_names() -> dict[int | None, str]:
+    return {thread.ident: thread.name for thread in threading.enumerate()}
+
+
 def _where(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
 
@@ -484,7 +496,7 @@ def _holders(group: Group, driver: Driver) -> list[Holder]:
         for slot in list(lane.slots):
             if slot in idle:
                 continue
-            seen = [slot.holder] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
+            seen = [_said_by_getconn(*slot.holder)] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
             found.append(
                 Holder(
                     group=group.name,
@@ -507,7 +519,7 @@ def _places() -> dict[int, list[tuple[str, str]]]:
     Found out when somebody asks, so that a checkout need not write it down. A variable may have outlived its block,
     so there can be more than one place.
     """
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    names = _thread_names()
     places: dict[int, list[tuple[str, str]]] = {}
     for ident, top in sys._current_frames().items():
         outermost: dict[int, FrameType] = {}

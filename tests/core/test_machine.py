@@ -94,6 +94,7 @@ class Pool(RuleBasedStateMachine):
         self.left: list[Caller] = []
         self.hands: list[Slot] = []
         self.burying: list[Slot] = []
+        self.old: set[Slot] = set()  # drained
         self.counts: dict[Group, Counter[str]] = {group: Counter() for group in self.world.groups}
         self.closed: dict[Group, Counter[str]] = {group: Counter() for group in self.world.groups}
         self.most: dict[Lane, int] = {}
@@ -184,6 +185,7 @@ class Pool(RuleBasedStateMachine):
         return True
 
     def hold(self, slot: Slot) -> None:
+        assert slot not in self.old, "an old generation was handed out to be used"
         slot.taken = self.now
         self.hands.append(slot)
 
@@ -455,6 +457,7 @@ class Pool(RuleBasedStateMachine):
     def drain(self, pick: int) -> None:
         group = self.group(pick)
         for lane in group.lanes:
+            self.old |= lane.slots
             group.retire_lane(lane, "drained")
 
     @precondition(lambda self: not self.topology.closed)

@@ -32,6 +32,11 @@ BACKOFF = {
 }
 BACKOFF_ELSE = (0.05, 1.0)
 
+# While somebody waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at
+# most so long: it costs next to nothing, and a server that came back should not wait for the end of a long backoff.
+URGENT = 0.05
+_QUICK_TO_SAY_NO = frozenset({Fault.REFUSED, Fault.STARTING, Fault.FULL})
+
 
 class Address(Protocol):
     """What an endpoint needs to know of its settings; see `pgdbpool.config.EndpointSettings` for the meaning."""
@@ -73,6 +78,7 @@ class Endpoint:
         self.failing_since: float | None = None
         self.told: set[str] = set()  # groups whose `reconnect_failed` knows of this outage
         self.next_try = 0.0
+        self.urgent_try = 0.0  # the same while somebody waits and nothing is believed usable
         self.reset(random)
 
     def reset(self, random: Callable[[], float]) -> None:
@@ -89,24 +95,26 @@ class Endpoint:
         """Connections open to this endpoint, over all groups."""
         return sum(lane.open for lane in self.lanes)
 
-    def may_connect(self, now: float) -> bool:
+    def may_connect(self, now: float, *, urgent: bool = False) -> bool:
         """Whether one more connect may be started now."""
         most = MAX_CONNECTING if self.health is Health.UP and self.fault is None else 1
-        return self.connecting < most and now >= self.next_try
+        return self.connecting < most and now >= (self.urgent_try if urgent else self.next_try)
 
     def connected(self) -> None:
         """A connect succeeded: whatever was wrong with the way in is over."""
         self.failures = 0
         self.failing_since = None
         self.told.clear()
-        self.next_try = 0.0
+        self.next_try = self.urgent_try = 0.0
         self.fault = None
         self.health = Health.UP
 
     def connect_failed(self, fault: Fault, error: str, now: float) -> None:
         """A connect failed. Sessions already open are the topology's concern."""
         first, longest = BACKOFF.get(fault, BACKOFF_ELSE)
-        self.next_try = now + backoff(first, longest, self.failures, self._random)
+        self.next_try = self.urgent_try = now + backoff(first, longest, self.failures, self._random)
+        if fault in _QUICK_TO_SAY_NO:
+            self.urgent_try = min(self.next_try, now + backoff(URGENT, URGENT, 0, self._random))
         self.failures += 1
         if self.failing_since is None:
             self.failing_since = now

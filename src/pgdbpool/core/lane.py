@@ -108,6 +108,6 @@ class Lane:
         """Whether a new connection is turned away for a reason that no retry mends."""
         return self.endpoint.fault is Fault.MISCONFIGURED or self.setup_error is not None
 
-    def may_open(self, now: float) -> bool:
+    def may_open(self, now: float, *, urgent: bool = False) -> bool:
         """Whether a connection may be opened here now."""
-        return self.room and now >= self.next_try and self.endpoint.may_connect(now)
+        return self.room and now >= self.next_try and self.endpoint.may_connect(now, urgent=urgent)

@@ -32,7 +32,7 @@ from .group import Group, Lock, Tier
 from .lane import Lane
 from .slot import Slot
 
-SEARCH_EVERY = (0.1, 0.5)  # s: between two looks at one endpoint's role, from the first to the longest
+SEARCH_EVERY = 0.1  # s, at most: between two looks at one endpoint while nothing is believed usable
 
 
 def fit(target: str, report: Report) -> int | None:
@@ -368,11 +368,11 @@ class Topology:
             return None
         # Nothing is believed usable: ask each endpoint in turn, the likeliest first.
         target = group.settings.target_session_attrs
-        able = [lane for lane in group.lanes if lane.may_open(now) and not lane.opening]
+        able = [lane for lane in group.lanes if lane.may_open(now, urgent=True) and not lane.opening]
         if not able:
             return None
         lane = min(able, key=lambda lane: (lane.next_try, fit(target, lane.endpoint.report) or 0))
-        lane.next_try = now + backoff(*SEARCH_EVERY, lane.searches, self._random)
+        lane.next_try = now + backoff(SEARCH_EVERY, SEARCH_EVERY, 0, self._random)
         lane.searches += 1
         return lane
 
@@ -410,7 +410,8 @@ class Topology:
                 for lane in group.lanes:
                     endpoint = lane.endpoint
                     if (searching or self._wanted(lane)) and lane.room and not endpoint.connecting:
-                        due = min(due, max(endpoint.next_try, lane.next_try))
+                        next_try = endpoint.urgent_try if searching else endpoint.next_try
+                        due = min(due, max(next_try, lane.next_try))
         return due
 
     def unreachable(self, group: Group) -> str:
