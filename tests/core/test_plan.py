@@ -251,7 +251,6 @@ def test_a_search_asks_the_endpoints_in_turn_and_each_at_its_own_pace():
         assert len(times) > 5
         assert 0.05 <= gaps[0] <= 0.1
         assert max(gaps) <= SEARCH_EVERY
-        assert gaps[-1] > gaps[0]
 
 
 def test_nobody_waits_so_nobody_searches():
