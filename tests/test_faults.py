@@ -165,6 +165,19 @@ def test_a_callable_password_that_gives_no_text_fails_callers(guarded, open_pool
     assert stats(pool).leased == 0
 
 
+def test_sessions_that_are_open_go_on_when_the_password_has_changed(guarded, open_pool):
+    words = iter([SECRET])
+    place = guarded.endpoint(ssl="disable", **{"pass": lambda: next(words, "expired")})
+    pool = open_pool(config(place, connection_count=2))
+    with pool.connection() as conn:
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.3)
+        assert pool.endpoints()[0].fault == "misconfigured"
+        assert one(conn, "select 1") == 1
+    with pool.connection(timeout=0) as again:
+        assert again is conn
+
+
 # -- servers with no room, or not ready -----------------------------------------------------------------------------
 
 

@@ -164,7 +164,7 @@ def test_an_answer_left_unread_costs_the_connection_and_nothing_else(pg_node, op
     pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
     with pool.connection() as conn:
         conn.pgconn.send_query(b"select generate_series(1, 10000000)")
-    assert conn.closed
+    wait_for(lambda: conn.closed)
     with pool.connection(timeout=LIMIT) as conn:
         assert one(conn, "select 1") == 1
     assert stats(pool).counters.closed == {"busy": 1}

@@ -9,7 +9,8 @@ from conftest import LIMIT, backends, config, wait_for
 from support import Wire, grow, hold, one, pid, put, start, stats
 from support import tidy as tidy
 
-from pgdbpool import Pool, PoolClosed, PoolTimeout, TooManyWaiting, UnconfiguredGroupError
+from pgdbpool import DBOfflineError, Pool, PoolClosed, PoolTimeout, TooManyWaiting, UnconfiguredGroupError
+from pgdbpool.testing import Impostor
 
 # -- how many -------------------------------------------------------------------------------------------------------
 
@@ -470,6 +471,24 @@ def test_what_connection_handed_out_is_not_returned_by_putconn(pg_node, open_poo
         assert again is conn
 
 
+def test_a_connection_may_be_returned_by_another_thread(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    conn = start(pool.getconn).result(LIMIT)
+    assert "support.py" in pool.holders()[0].where
+    pool.putconn(conn)
+    with pool.connection(timeout=0) as again:
+        assert again is conn
+
+
+def test_a_connection_closed_by_its_user_can_be_returned(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    conn = pool.getconn()
+    conn.close()
+    pool.putconn(conn)
+    with pool.connection(timeout=LIMIT) as other:
+        assert one(other, "select 1") == 1
+
+
 def test_putconn_rolls_back_what_is_open(pg_node, open_pool):
     pg_node.execute("drop table if exists pool_put")
     pg_node.execute("create table pool_put (i int); grant all on pool_put to app")
@@ -617,6 +636,33 @@ def test_a_connection_leased_while_the_pool_closes_is_closed_when_it_comes_back(
         assert one(conn, "select 1") == 1
     assert conn.closed
     wait_for(lambda: not backends(pg_node))
+
+
+def test_a_connection_of_an_earlier_life_of_the_pool_is_closed_when_it_comes_back(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    old = pool.getconn()
+    pool.close(timeout=0)
+    pool.open()
+    pool.putconn(old)
+    with pool.connection(timeout=LIMIT) as conn:
+        assert conn is not old
+        assert one(conn, "select 1") == 1
+    wait_for(lambda: old.closed)
+    assert stats(pool).open == 1
+
+
+def test_wait_ends_in_time_where_nobody_answers_and_takes_no_connection(pg_node, open_pool):
+    with Impostor("57P03") as server:
+        pool = open_pool(config(pg_node, groups={"a": {}, "b": {}}) | {"db": [server.endpoint(ssl="disable")]})
+        with pytest.raises(PoolTimeout, match="the database system is starting up"):
+            pool.wait(0.3)
+        assert stats(pool, "a").leased == stats(pool, "b").leased == 0
+
+
+def test_wait_says_at_once_what_no_waiting_mends(pg_node, open_pool):
+    pool = open_pool(config(pg_node.endpoint(ssl="disable", name="nowhere")))
+    with pytest.raises(DBOfflineError, match="nowhere"):
+        pool.wait(LIMIT)
 
 
 def test_those_who_wait_hear_that_the_pool_is_closed(pg_node, open_pool):
