@@ -312,13 +312,16 @@ class Pool(RuleBasedStateMachine):
 
     def planned(self) -> list[Order]:
         before = {endpoint: endpoint.connecting for endpoint in self.world.endpoints}
+        searching = {group for group in self.world.groups if not group.route and self.queue[group]}
         orders = self.topology.plan(self.now)
         self.orders += orders
         for endpoint, connecting in before.items():
             most = 2 if endpoint.health is Health.UP and endpoint.fault is None else 1
             assert endpoint.connecting <= max(connecting, most), "too many connects at a time"
         for order in orders:
-            assert order.lane.endpoint.next_try <= self.now, "a connect before the end of its backoff"
+            endpoint = order.lane.endpoint
+            next_try = endpoint.urgent_try if order.lane.group in searching else endpoint.next_try
+            assert next_try <= self.now, "a connect before the end of its backoff"
         return orders
 
     @rule(pick=PICK)
@@ -387,7 +390,8 @@ class Pool(RuleBasedStateMachine):
         if self.planned():
             return
         due = self.topology.due(self.now)
-        assert due > self.now, "asks for a look at once when there is nothing to see"
+        under_way = any(group.opening for group, queue in self.queue.items() if queue and not group.route)
+        assert due > self.now or under_way, "asks for a look at once when there is nothing to see"
         if self.now + seconds < due:
             then = self.topology.plan(self.now + seconds)
             assert not then, f"said {due}, and at {self.now + seconds} opens {then}"
