@@ -135,6 +135,7 @@ class Wire(Address):
         self.reset()
         for thread in self._threads:
             thread.join(LIMIT)
+            assert not thread.is_alive()
         self._listener.close()
         for each in list(self._sockets):
             each.close()
@@ -143,6 +144,11 @@ class Wire(Address):
         thread = threading.Thread(target=function, args=args, name="wire", daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def _keep(self, sock: socket.socket) -> None:
+        self._sockets.add(sock)
+        if self._closed:  # and `reset` may have come too early for this one
+            self._shut(sock)
 
     @staticmethod
     def _shut(sock: socket.socket) -> None:
@@ -157,7 +163,7 @@ class Wire(Address):
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self._sockets.add(client)
+            self._keep(client)
             self._spawn(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:
@@ -168,7 +174,7 @@ class Wire(Address):
             if packet is None:
                 return
             server = socket.create_connection((self.target.host, self.target.port))
-            self._sockets.add(server)
+            self._keep(server)
             lost = threading.Event()
             self._spawn(self._answer, server, client, lost)
             server.sendall(packet)
