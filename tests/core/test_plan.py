@@ -407,7 +407,6 @@ def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():
     assert keepers_rounds(world, 600) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a connect that hangs counts as the waiter's, and b's next try is overdue")
 def test_a_connect_that_hangs_gives_no_cause_to_look_at_the_others_in_vain():
     world = searching()
     assert world.places_of(world.plan()) == ["a"]  # which lets us wait

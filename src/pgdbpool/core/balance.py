@@ -11,7 +11,7 @@ appears in proportion to its weight, spread out evenly (nginx's "smooth weighted
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count, cycle
+from itertools import cycle
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def weighted_cycle(weights: Sequence[float]) -> tuple[int, ...]:
     least = min(weights)
     shares = [min(weight / least, _LARGEST_SHARE) for weight in weights]
     # The shortest cycle that is exact to one part in a hundred, or else the longest allowed.
-    for scale in count(1):
+    scale = 0
+    while True:
+        scale += 1
         counts = [max(1, round(share * scale)) for share in shares]
         exact = all(abs(n - s * scale) <= 0.01 * s * scale for n, s in zip(counts, shares, strict=True))
         if exact or sum(counts) >= _LONGEST_CYCLE:

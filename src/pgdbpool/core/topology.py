@@ -329,7 +329,9 @@ class Topology:
             start = self._turn % len(self.groups)
             groups = self.groups[start:] + self.groups[:start]
             for group in groups:
-                self._serve(group, len(group.waiters) - group.opening, orders, now)
+                # A search asks every endpoint: the one asked first may never answer.
+                under_way = group.opening if group.route else 0
+                self._serve(group, len(group.waiters) - under_way, orders, now)
             for group in groups:
                 for lane in group.lanes:
                     if lane.wished:
