@@ -96,18 +96,36 @@ def test_an_explicit_transaction_left_open_in_an_autocommit_group_is_rolled_back
         assert idle(again)
 
 
-@BOTH
-def test_a_failed_transaction_is_ended_and_the_connection_used_again(autocommit, pg_node, open_pool, table):
-    pool = open_pool(config(pg_node, connection_count=1, autocommit=autocommit))
+def use_and_swallow_an_error(conn):
+    conn.execute("insert into groups_t values (1)")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        conn.execute("select 1 / 0")
+
+
+def test_a_failed_transaction_in_an_autocommit_group_is_ended_and_the_connection_used_again(pg_node, open_pool, table):
+    pool = open_pool(config(pg_node, connection_count=1))
     with pool.connection() as conn:
-        conn.execute("begin") if autocommit else None
-        conn.execute("insert into groups_t values (1)")
-        with pytest.raises(psycopg.errors.DivisionByZero):
-            conn.execute("select 1 / 0")
+        conn.execute("begin")
+        use_and_swallow_an_error(conn)
     assert table() == 0
     with pool.connection() as again:
         assert again is conn
         assert one(again, "select 1") == 1
+
+
+def test_a_block_whose_transaction_failed_does_not_end_as_if_it_had_been_committed(pg_node, open_pool, table):
+    pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
+
+    def swallow():
+        with pool.connection() as conn:
+            use_and_swallow_an_error(conn)
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction, match="nothing was committed"):
+        swallow()
+    assert table() == 0
+    with pool.connection() as again:
+        assert one(again, "select 1") == 1
+    assert stats(pool).counters.closed == {}
 
 
 @BOTH

@@ -270,6 +270,16 @@ def test_after_a_failed_query_a_transaction_can_be_rolled_back_and_goes_on(node,
     assert node.execute("select id from handler_t order by id") == [(1,), (2,), (4,)]
 
 
+def test_commit_of_a_transaction_that_has_failed_is_an_error(node, db):
+    with dbpool.Handler("write") as handler:
+        with pytest.raises(dbpool.DBQueryError):
+            handler.query("select 1 / 0")
+        with pytest.raises(dbpool.DBQueryError, match="nothing was committed") as caught:
+            handler.commit()
+        assert caught.value.sqlstate == "25P02"
+        assert handler.query("select 1")[0][0] == 1
+
+
 def test_a_group_that_does_not_exist_is_an_error_with_a_hint(db):
     with pytest.raises(dbpool.UnconfiguredGroupError, match="did you mean 'read'") as caught:
         dbpool.Handler("raed")

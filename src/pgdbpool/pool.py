@@ -251,7 +251,7 @@ class Handler(Leased):
             return
         before = self._pool._driver.status(slot.conn)
         try:
-            slot.conn.commit()
+            self._pool._driver.commit(slot.conn)
         except psycopg.Error as error:
             if before is Status.IN_TRANSACTION and self._pool._driver.status(slot.conn) is not Status.IDLE:
                 raise OutcomeUnknown(

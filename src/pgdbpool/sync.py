@@ -286,7 +286,8 @@ class Pool:
         Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
         exception rolls back; then the connection goes back to the pool. `timeout` in seconds, default the group's
         `acquire_timeout`. Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; leaving raises
-        OutcomeUnknown if the connection dies during COMMIT.
+        OutcomeUnknown if the connection dies during COMMIT, and the driver's exception if the server refuses it or an
+        error inside the block, though caught there, has made the transaction fail.
         """
         try:
             return Lease(self, self._groups[group], timeout)

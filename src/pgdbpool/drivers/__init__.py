@@ -83,7 +83,8 @@ class Driver(Protocol):
 
     def set_autocommit(self, conn: Any, on: bool) -> None: ...
 
-    def commit(self, conn: Any) -> None: ...
+    def commit(self, conn: Any) -> None:
+        """Commit what is open. A transaction that has failed is rolled back, and that is an error of the driver's."""
 
     def rollback(self, conn: Any) -> None: ...
 

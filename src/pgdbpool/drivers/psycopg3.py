@@ -254,6 +254,12 @@ def watch(conn: Connection, autocommit: bool, writes: bool) -> Callable[[], bool
 
 
 def commit(conn: Connection) -> None:
+    if conn.pgconn.transaction_status == pq.TransactionStatus.INERROR:
+        # The server would answer COMMIT with ROLLBACK and call it a success.
+        conn.rollback()
+        raise psycopg.errors.InFailedSqlTransaction(
+            "a statement of this transaction failed before: it was rolled back, nothing was committed"
+        )
     conn.commit()
 
 
