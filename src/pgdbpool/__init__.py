@@ -15,8 +15,9 @@ from .errors import (
     TooManyWaiting,
     UnconfiguredGroupError,
 )
+from .holders import Holder
 from .pool import Connection, Handler, Query, Row
-from .sync import Holder, Lease, Pool
+from .sync import Lease, Pool
 
 __version__ = "2.0.0.dev0"
 

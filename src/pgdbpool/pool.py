@@ -36,7 +36,8 @@ from .errors import (
     TooManyWaiting,
     UnconfiguredGroupError,
 )
-from .sync import Leased, Pool
+from .holders import Leased
+from .sync import Pool
 
 __all__ = [
     "ConfigError",

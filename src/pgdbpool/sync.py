@@ -16,8 +16,8 @@ from functools import partial
 from itertools import count
 from os import PathLike
 from time import monotonic
-from types import CodeType, FrameType, TracebackType
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any
 from weakref import finalize
 
 import psycopg
@@ -33,6 +33,7 @@ from .core.stats import EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver, Status, psycopg3
 from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
+from .holders import Holder, Leased, holders
 from .keeper import Inline, Keeper, Threaded
 from .session import Sessions
 
@@ -43,30 +44,6 @@ _POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
 _SHOWN_HOLDERS = 10
 _SAY_AGAIN = 0.25  # s for which the same words will do
 _numbers = count(1)
-
-
-class Holder(NamedTuple):
-    """Who has a connection, and since when."""
-
-    group: str
-    endpoint: str
-    connection: str
-    """Which backend of the server it is."""
-    since: float
-    """Seconds it has been held."""
-    where: str
-    """File, line and function: inside a ``with`` block the line it is at now, after `getconn` that of the call."""
-    thread: str
-
-    def __str__(self) -> str:
-        return f"{self.where} in {self.thread} for {self.since:.1f} s ({self.connection} on {self.endpoint})"
-
-
-class Leased:
-    """What has a slot in its hands, for `Pool.holders` to find."""
-
-    __slots__ = ("_slot",)
-    _slot: Slot | None
 
 
 class Lease(Leased):
@@ -435,7 +412,7 @@ class Pool:
 
     def holders(self, group: str | None = None) -> list[Holder]:
         """Who holds connections, the longest first."""
-        return [holder for each in self._chosen(group) for holder in _holders(each, self._driver)]
+        return [holder for each in self._chosen(group) for holder in holders(each, self._driver)]
 
 
 class _Reasons:
@@ -468,73 +445,10 @@ class _Reasons:
         return words
 
     def look_for_holders(self, group: Group) -> str:
-        found = _holders(group, self._driver)
+        found = holders(group, self._driver)
         shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
         more = len(found) - _SHOWN_HOLDERS
         return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
-
-
-def _said_by_getconn(code: CodeType, lasti: int, ident: int) -> tuple[str, str]:
-    lines = [line for start, end, line in code.co_lines() if start <= lasti < end and line is not None]
-    line = lines[0] if lines else code.co_firstlineno
-    return f"{code.co_filename}:{line} ({code.co_qualname})", _thread_names().get(ident, "a thread that has ended")
-
-
-def _thread_names() -> dict[int | None, str]:
-    return {thread.ident: thread.name for thread in threading.enumerate()}
-
-
-def _where(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
-
-
-def _holders(group: Group, driver: Driver) -> list[Holder]:
-    now = monotonic()
-    places = _places()
-    found = []
-    for lane in group.lanes:
-        idle = set(lane.idle)
-        for slot in list(lane.slots):
-            if slot in idle:
-                continue
-            seen = [_said_by_getconn(*slot.holder)] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
-            found.append(
-                Holder(
-                    group=group.name,
-                    endpoint=lane.endpoint.label,
-                    connection=driver.describe(slot.conn),
-                    since=now - slot.taken,
-                    where=" or ".join(where for where, _ in seen),
-                    thread=" or ".join(thread for _, thread in seen),
-                )
-            )
-    return sorted(found, key=lambda holder: -holder.since)
-
-
-_NOWHERE = ("a place on no thread's stack", "no thread")
-
-
-def _places() -> dict[int, list[tuple[str, str]]]:
-    """Where connections are now, by their id: the outermost function of each thread that has one in a variable.
-
-    Found out when somebody asks, so that a checkout need not write it down. A variable may have outlived its block,
-    so there can be more than one place.
-    """
-    names = _thread_names()
-    places: dict[int, list[tuple[str, str]]] = {}
-    for ident, top in sys._current_frames().items():
-        outermost: dict[int, FrameType] = {}
-        frame: FrameType | None = top
-        while frame is not None:
-            for value in tuple(frame.f_locals.values()):
-                if isinstance(value, Leased):
-                    value = value._slot and value._slot.conn
-                if isinstance(value, psycopg.Connection):
-                    outermost[id(value)] = frame
-            frame = frame.f_back
-        for key, frame in outermost.items():
-            places.setdefault(key, []).append((_where(frame), names.get(ident, f"thread {ident}")))
-    return places
 
 
 def _closed_words(group: str) -> str:
