@@ -21,8 +21,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 from .core.group import Group, Waiter
-from .core.slot import Slot
-from .core.topology import Order, Topology
+from .core.lane import Slot
+from .core.plan import Order
+from .core.topology import Topology
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
 from .listener import listener
 from .session import Sessions
@@ -174,7 +175,7 @@ class Threaded:
                 self._start_opener(order)
         due = min(group.tend(now) for group in self._topology.groups)
         self._bury()
-        return min(due, self._topology.due(now))
+        return min(due, self._topology.tend(now), self._topology.due(now))
 
     def _bury(self) -> None:
         for group in self._topology.groups:
@@ -260,6 +261,7 @@ class Inline:
             group.tend_at = now + _TEND_EVERY
             group.tend(now)
             self._sessions.bury(group)
+        self._topology.tend(now)
         for order in self._topology.plan(now):
             began = monotonic()
             self._sessions.open(order, began + _INLINE_LIMIT)

@@ -21,7 +21,7 @@ import psycopg
 from psycopg.rows import no_result
 
 from .config import Settings
-from .core.slot import Slot
+from .core.lane import Slot
 from .drivers import Status
 from .errors import (
     ConfigError,

@@ -14,8 +14,9 @@ from typing import Any
 from .config import EndpointSettings, GroupSettings, conninfo, session_settings
 from .core.evidence import Fault
 from .core.group import Group, outlived
-from .core.slot import Slot
-from .core.topology import Order, Topology
+from .core.lane import Slot
+from .core.plan import Order
+from .core.topology import Topology
 from .drivers import ConnectFailed, Driver, DriverTimeout, Status
 from .errors import OutcomeUnknown
 
@@ -38,7 +39,7 @@ class Sessions:
 
     def open(self, order: Order, deadline: float = float("inf")) -> None:
         """Carry out one order of the plan, and report how it went. Never raises an `Exception`."""
-        group, endpoint = order.lane.group, order.lane.endpoint
+        group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
         began = monotonic()
@@ -150,12 +151,12 @@ class Sessions:
             return False
         if now < slot.fresh_until:
             return True
-        check = group.settings.check  # type: ignore[attr-defined]
+        check = group.settings.check
         try:
             if check != "auto" or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
                     check(slot.conn)
-                    self._end_transaction(slot.conn, "check", group.settings.autocommit)  # type: ignore[attr-defined]
+                    self._end_transaction(slot.conn, "check", group.settings.autocommit)
                 else:
                     self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
         except BaseException as error:
@@ -165,7 +166,7 @@ class Sessions:
             if not isinstance(error, Exception):
                 raise
             return False
-        if not slot.clean() and group.settings.reset is None:  # type: ignore[attr-defined]
+        if not slot.clean() and group.settings.reset is None:
             # What it heard while it rested: its server has another role now, say.
             return self._catch_up(slot, deadline)
         return True
@@ -181,8 +182,8 @@ class Sessions:
                     # Its user's own doing. The next one shall find a session like any other.
                     self.driver.run(conn, "RESET default_transaction_read_only", limit)
                 else:
-                    self.topology.reported(slot.lane.endpoint, report)
-            slot.clean = self._watch(conn, group.settings)  # type: ignore[arg-type]
+                    self.topology.reported(slot.lane.endpoint, report, monotonic())
+            slot.clean = self._watch(conn, group.settings)
         except Exception as error:
             self._lost(slot, error)
             group.retire(slot, "broken")
@@ -202,7 +203,7 @@ class Sessions:
         exception if the server refuses to commit.
         """
         driver, group, conn = self.driver, slot.lane.group, slot.conn
-        how: GroupSettings = group.settings  # type: ignore[assignment]
+        how: GroupSettings = group.settings
         try:
             if driver.status(conn) is Status.IN_TRANSACTION:
                 if commit and error is None and not how.autocommit:
@@ -270,7 +271,7 @@ class Sessions:
             return
         if not self.topology.session_lost(slot, self._sqlstate(error), _words(error), now):
             return
-        for lane in slot.lane.endpoint.lanes:
+        for lane in self.topology.lanes(slot.lane.endpoint):
             for other in tuple(lane.idle):
                 if not self.driver.quiet(other.conn):
                     self._look_closer(other)

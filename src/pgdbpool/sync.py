@@ -28,7 +28,7 @@ from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
 from .core.group import Group
-from .core.slot import Slot
+from .core.lane import Slot
 from .core.stats import EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver, Status, psycopg3
@@ -353,7 +353,7 @@ class Pool:
         if found.total_limit is not None and least > found.total_limit:
             raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
         found.resize(connection_count, least)
-        self._topology.reroute()
+        self._topology.reroute(monotonic())
 
     def drain(self, group: str | None = None) -> None:
         """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
@@ -372,13 +372,13 @@ class Pool:
         """
         for each in self._chosen(group):
             each.paused = True
-        self._topology.reroute()
+        self._topology.reroute(monotonic())
 
     def resume(self, group: str | None = None) -> None:
         """End `pause`."""
         for each in self._chosen(group):
             each.paused = False
-        self._topology.reroute()
+        self._topology.reroute(monotonic())
         for each in self._chosen(group):
             each.wish()
 

@@ -32,8 +32,7 @@ from typing import Any, Protocol
 
 from ..errors import DBOfflineError, PoolClosed, TooManyWaiting
 from .balance import Policy
-from .lane import Lane
-from .slot import Slot
+from .lane import Lane, Slot
 
 Lock = AbstractContextManager[Any]
 
@@ -334,6 +333,7 @@ class Group:
             return
         lane.slots.remove(slot)
         lane.open -= 1
+        lane.endpoint.open -= 1
         lane.closing += 1
         lane.uses += slot.uses
         lane.use_time += slot.use_time
