@@ -24,6 +24,7 @@ from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
 from .core.topology import Topology
+from .drivers.blocking import run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
 from .listener import listener
 from .session import Sessions
@@ -191,7 +192,7 @@ class Threaded:
     def _open(self, order: Order) -> None:
         """Carry out an order, and whatever the plan says next."""
         while True:
-            self._sessions.open(order)
+            run(self._sessions.open(order))
             orders = self._topology.plan(monotonic()) if self._running else []
             if not orders:
                 self._listener.wake()  # what is due may have changed
@@ -236,7 +237,7 @@ class Inline:
             now = monotonic()
             orders = self._topology.plan(now, only=group, demand=1)
             if orders:
-                self._sessions.open(orders[0], deadline)
+                run(self._sessions.open(orders[0], deadline))
             slot = group.take(monotonic())
             if slot is not None:
                 return slot
@@ -264,7 +265,7 @@ class Inline:
         self._topology.tend(now)
         for order in self._topology.plan(now):
             began = monotonic()
-            self._sessions.open(order, began + _INLINE_LIMIT)
+            run(self._sessions.open(order, began + _INLINE_LIMIT))
             endpoint = order.lane.endpoint
             if endpoint.fault is not None:
                 spent = monotonic() - began

@@ -23,7 +23,7 @@ from weakref import finalize
 import psycopg
 
 from . import lifecycle
-from .config import GroupSettings, Settings, load, load_toml, load_url
+from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
 from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
@@ -31,7 +31,8 @@ from .core.group import Group
 from .core.lane import Slot
 from .core.stats import EndpointStats, PoolStats
 from .core.topology import Topology
-from .drivers import Driver, Status, psycopg3
+from .drivers import Driver, Status, blocking
+from .drivers.blocking import run
 from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
 from .holders import Holder, Leased, holders
 from .keeper import Inline, Keeper, Threaded
@@ -80,7 +81,7 @@ class Lease(Leased):
         if error is None and slot.clean():
             self._group.give(slot, now)
         else:
-            self._pool._sessions.settle(slot, error, commit=True)
+            run(self._pool._sessions.settle(slot, error, commit=True))
         if now >= self._group.tend_at:
             self._pool._keeper.tend(now)
 
@@ -101,7 +102,7 @@ class Pool:
         self._threaded = self._settings.type == "threaded"
         self._lock: AbstractContextManager[Any] = threading.Lock() if self._threaded else nullcontext()
         self._random = random.Random().random
-        self._driver: Driver = psycopg3
+        self._driver: Driver = blocking
         self._topology = self._make_topology(self._lock)
         self._groups = {group.name: group for group in self._topology.groups}
         self._sessions = Sessions(self._driver, self._topology)
@@ -125,14 +126,15 @@ class Pool:
         return cls(load_url(url), open=open)
 
     def _make_topology(self, lock: AbstractContextManager[Any]) -> Topology:
-        endpoints = [Endpoint(settings, self._random) for settings in self._settings.db]
+        monitor = self._settings.monitor or MonitorSettings()
+        endpoints = [Endpoint(settings, self._random, monitor.slow_start) for settings in self._settings.db]
         groups = []
         for settings in self._settings.groups.values():
             policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
             group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
             group.closed = True  # until `open`
             groups.append(group)
-        topology = Topology(endpoints, groups, lock, self._random)
+        topology = Topology(endpoints, groups, lock, self._random, monitor.fall)
         for group in groups:
             for endpoint in endpoints:
                 if not group.settings.tags or group.settings.tags & endpoint.settings.tags:
@@ -304,7 +306,7 @@ class Pool:
         if error is None and slot.clean():
             slot.lane.group.give(slot, now)
         else:
-            self._sessions.settle(slot, error, commit=commit)
+            run(self._sessions.settle(slot, error, commit=commit))
         if now >= slot.lane.group.tend_at:
             self._keeper.tend(now)
 
@@ -317,7 +319,7 @@ class Pool:
             if slot is None:
                 waited = True
                 slot = self._keeper.wait(group, began, deadline, first)
-            if self._sessions.verify(slot, deadline):
+            if run(self._sessions.verify(slot, deadline)):
                 break
             slot, first = None, True
             if not group.waiters:
@@ -392,7 +394,7 @@ class Pool:
                     except ValueError:  # taken meanwhile
                         continue
                     slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
-                    if self._sessions.verify(slot, float("inf")):
+                    if run(self._sessions.verify(slot, float("inf"))):
                         group.give(slot, monotonic())
 
     def stats(self) -> PoolStats:
