@@ -22,13 +22,16 @@ T = TypeVar("T")
 LIMIT = 30.0  # s: generous, since it is only ever reached when something is wrong
 
 
-def config(*places: Any, type: str = "threaded", groups: Any = None, **group: Any) -> dict[str, Any]:
+def config(
+    *places: Any, type: str = "threaded", groups: Any = None, monitor: Any = True, **group: Any
+) -> dict[str, Any]:
     """A configuration: `places` are nodes, proxies or entries of `db`; `group` are the keys of the group "default".
 
-    With `groups` there are those instead. `ssl` is off, since the servers have none.
+    With `groups` there are those instead. `ssl` is off, since the servers have none. `monitor` is off where a test
+    counts what is said or how often the pool itself connects.
     """
     db = [place if isinstance(place, dict) else place.endpoint(ssl="disable") for place in places]
-    return {"type": type, "db": db, "groups": {"default": group} if groups is None else groups}
+    return {"type": type, "monitor": monitor, "db": db, "groups": {"default": group} if groups is None else groups}
 
 
 def wait_for(condition: Callable[[], T], limit: float = LIMIT) -> T:

@@ -78,7 +78,7 @@ def test_a_wrong_login_fails_callers_with_the_servers_words_and_no_storm(change,
             assert words in str(error)
             assert f"127.0.0.1:{wire.port}" in str(error)
         assert len(wire.startups) <= 3
-    assert pool.endpoints()[0].fault == "misconfigured"
+        assert pool.endpoints()[0].fault == "misconfigured"
 
 
 def test_a_role_that_does_not_exist_is_said_to_callers(pg_node, open_pool):
@@ -140,7 +140,7 @@ def test_a_callable_password_is_asked_at_each_connect(guarded, open_pool):
         calls.append(next(asked))
         return SECRET
 
-    pool = open_pool(config(guarded.endpoint(ssl="disable", **{"pass": token}), connection_count=3))
+    pool = open_pool(config(guarded.endpoint(ssl="disable", **{"pass": token}), connection_count=3, monitor=False))
     grow(pool, 3)
     assert len(calls) == 3
     pool.drain()
@@ -187,7 +187,7 @@ def test_sessions_that_are_open_go_on_when_the_password_has_changed(guarded, ope
 )
 def test_a_server_that_has_no_place_now_is_asked_again_without_a_storm(code, words, open_pool):
     with Impostor(code) as server:
-        pool = open_pool(config(server, connection_count=5))
+        pool = open_pool(config(server, connection_count=5, monitor=False))
         waiting = [start(pool.getconn, timeout=1.0) for _ in range(10)]
         for each in waiting:
             with pytest.raises(PoolTimeout, match=words) as caught:

@@ -68,9 +68,9 @@ class Sessions:
             return
         except ConnectFailed as error:
             if error.fault is Fault.TIMEOUT and hurried:
-                self.topology.cancelled(order)
+                self.topology.given_up(order, monotonic())
             else:
-                await self._open_failed(order, error.fault, str(error))
+                self.topology.open_failed(order, error.fault, str(error), monotonic())
             return
         except BaseException as error:
             if conn is not None:
@@ -79,10 +79,10 @@ class Sessions:
                 self.topology.cancelled(order)
                 raise
             if hurried and isinstance(error, DriverTimeout):
-                self.topology.cancelled(order)
+                self.topology.given_up(order, monotonic())
                 return
             fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.REFUSED
-            await self._open_failed(order, fault, _words(error))
+            self.topology.open_failed(order, fault, _words(error), monotonic())
             return
         try:
             await self._make_ready(conn, how, deadline)
@@ -97,13 +97,15 @@ class Sessions:
         self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)
 
-    async def _open_failed(self, order: Order, fault: Fault, error: str) -> None:
-        endpoint = order.lane.endpoint
-        for group in self.topology.open_failed(order, fault, error, monotonic()):
-            tell = group.settings.reconnect_failed  # type: ignore[attr-defined]
+    async def tell_outages(self) -> None:
+        """Call the `reconnect_failed` of the groups that bear an outage no longer."""
+        outages = self.topology.outages
+        while outages:
+            group, endpoint, error = outages.popleft()
+            tell = group.settings.reconnect_failed
             if tell is not None:
                 try:
-                    await _outcome(tell(endpoint.label, error))
+                    await _outcome(tell(endpoint, error))
                 except Exception:
                     logger.exception("group %r: reconnect_failed raised", group.name)
 
@@ -191,13 +193,16 @@ class Sessions:
                     await self._end_transaction(slot.conn, "check", group.settings.autocommit)
                 else:
                     await self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
-        except BaseException as error:
-            if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
-                await self._lost(slot, error)
-            group.retire(slot, "broken")
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:
+            try:
+                if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
+                    await self._lost(slot, error)
+            finally:
+                group.retire(slot, "broken")
             return False
+        except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
+            group.retire(slot, "broken")
+            raise
         if not slot.clean() and group.settings.reset is None:
             # What it heard while it rested: its server has another role now, say.
             return await self._catch_up(slot, deadline)
@@ -222,12 +227,15 @@ class Sessions:
             elif refused:
                 self.topology.write_refused(slot.lane.endpoint, report, monotonic())
             slot.clean = self._watch(conn, group.settings)
-        except BaseException as error:
-            await self._lost(slot, error)
-            group.retire(slot, "broken")
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:
+            try:
+                await self._lost(slot, error)
+            finally:
+                group.retire(slot, "broken")
             return False
+        except BaseException:
+            group.retire(slot, "broken")
+            raise
         if slot.generation != slot.lane.generation:
             group.retire(slot, "role")
             return False
@@ -258,8 +266,10 @@ class Sessions:
                     await _outcome(how.reset(conn))
                     await self._end_transaction(conn, "reset", how.autocommit)
         except OutcomeUnknown as unknown:
-            await self._lost(slot, unknown.__cause__ or unknown)
-            group.retire(slot, "broken")
+            try:
+                await self._lost(slot, unknown.__cause__ or unknown)
+            finally:
+                group.retire(slot, "broken")
             raise
         except BaseException as failure:
             status = driver.status(conn)
@@ -303,8 +313,10 @@ class Sessions:
     async def _close(self, slot: Slot, status: Status, error: BaseException | None) -> None:
         group = slot.lane.group
         if status is Status.BROKEN:
-            await self._lost(slot, error)
-            group.retire(slot, "broken")
+            try:
+                await self._lost(slot, error)
+            finally:
+                group.retire(slot, "broken")
             return
         if status is Status.IDLE:  # its reset callable failed
             logger.warning("group %r: reset failed, connection closed: %s", group.name, _words(error))
@@ -360,6 +372,14 @@ class Sessions:
         return None
 
     # -- closing ------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """End the calls in flight on servers that are dead."""
+        aborts = self.topology.aborts
+        while aborts:
+            slot = aborts.popleft()
+            if slot.generation != slot.lane.generation and slot in slot.lane.slots:
+                self.driver.abort(slot.conn)
 
     def bury(self, group: Group) -> None:
         """Close what core has taken out of the pool."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import count
@@ -27,6 +27,7 @@ from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, l
 from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
+from .core.events import Event
 from .core.group import Group
 from .core.lane import Slot
 from .core.stats import EndpointStats, PoolStats
@@ -34,8 +35,10 @@ from .core.topology import Topology
 from .drivers import Driver, Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
+from .herald import Herald
 from .holders import Holder, Leased, holders
 from .keeper import Inline, Keeper, Threaded
+from .probe import death_of
 from .session import Sessions
 
 Connection = psycopg.Connection[Any]
@@ -106,6 +109,7 @@ class Pool:
         self._topology = self._make_topology(self._lock)
         self._groups = {group.name: group for group in self._topology.groups}
         self._sessions = Sessions(self._driver, self._topology)
+        self._herald = Herald(self._name)
         self._keeper = self._make_keeper()
         self._marks: stats.Marks = {}
         self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
@@ -145,9 +149,14 @@ class Pool:
         timed_out = _Reasons(self._topology, self._driver)
         keeper: Keeper
         if self._threaded:
-            keeper = Threaded(self._name, self._topology, self._sessions, timed_out)
+            keeper = Threaded(
+                self._name, self._topology, self._sessions, timed_out, self._herald, self._settings.monitor
+            )
         else:
-            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders)
+            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders, self._herald)
+        if self._settings.monitor is None or not self._threaded:
+            how = self._settings.monitor or MonitorSettings()
+            self._sessions.check = partial(death_of, self._topology, how=how)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         self._topology.born = keeper.opened
@@ -411,6 +420,14 @@ class Pool:
         """What is believed of each endpoint now."""
         with self._lock:
             return stats.endpoints(self._topology)
+
+    def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:
+        """Have `listener` called with every `Event` from now on. Returns a callable that ends this.
+
+        It is called by a thread of the pool, in the non-threaded model by whoever uses the pool next, and should not
+        take long. What it raises is logged.
+        """
+        return self._herald.tell(listener)
 
     def holders(self, group: str | None = None) -> list[Holder]:
         """Who holds connections, the longest first."""

@@ -128,7 +128,11 @@ class World:
         return self.topology.opened(order, object(), clean, report, self.now)
 
     def failed(self, order: Order, fault: Fault, words: str = "no") -> list[Group]:
-        return self.topology.open_failed(order, fault, words, self.now)
+        """Returns the groups whose `reconnect_failed` is to be called."""
+        self.topology.open_failed(order, fault, words, self.now)
+        groups = [group for group, *_ in self.topology.outages]
+        self.topology.outages.clear()
+        return groups
 
     def grow(self, lane: Lane | None = None, count: int = 1, report: Report = UNKNOWN) -> list[Slot]:
         """Idle connections on this lane."""

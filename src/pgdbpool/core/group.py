@@ -307,6 +307,8 @@ class Group:
             for lane in tier.lanes:
                 if lane.room:
                     return True
+                if lane.total < self.limit and any(other.idle and not other.live for other in self.lanes):
+                    return True  # `total_count` is used up by connections that rest off the route: they give way
         return False
 
     def every_slot(self) -> list[Slot]:

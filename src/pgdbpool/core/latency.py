@@ -2,8 +2,8 @@
 
 Twitter's Finagle calls it *peak EWMA*: a slower sample counts at once, a faster one only by and by, so a server that
 gets worse loses its share in the moment, and gets it back over `DECAY` seconds. Samples are the calls on the pool's
-own connections and the probes. Of the calls the shortest of the last three counts: one long query among short ones
-says something about the query, three in a row about the server.
+own connections and the probes. Of three calls in a row, and of three probes, the shortest counts: one long query among
+short ones says something about the query, three about the server.
 
 Written without a lock: two samples at the same moment may cost one of them.
 """
@@ -19,22 +19,24 @@ UNKNOWN = 0.001  # s, until something has been measured
 class Latency:
     """One lane's estimate: `cost`, in seconds."""
 
-    __slots__ = ("_at", "_before", "_last", "cost")
+    __slots__ = ("_at", "_calls", "_probes", "cost")
 
     def __init__(self) -> None:
         self.cost = UNKNOWN
         self._at: float | None = None
-        self._last = self._before = 0.0  # the two calls before
+        # The last of each kind, the newest first.
+        self._calls: tuple[float, ...] = ()
+        self._probes: tuple[float, ...] = ()
 
     def observe_call(self, seconds: float, now: float) -> None:
         """A call of a user's took so long."""
-        least = min(seconds, self._last, self._before)
-        self._last, self._before = seconds, self._last
-        self._observe(least or seconds, now)
+        self._calls = seconds, *self._calls[:2]
+        self._observe(min(self._calls), now)
 
     def observe_probe(self, seconds: float, now: float) -> None:
         """A probe took so long."""
-        self._observe(seconds, now)
+        self._probes = seconds, *self._probes[:2]
+        self._observe(min(self._probes), now)
 
     def _observe(self, seconds: float, now: float) -> None:
         at, self._at = self._at, now

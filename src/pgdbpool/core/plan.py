@@ -76,15 +76,20 @@ class Planner:
         while demand > 0 and not group.paused:
             lane = self._lane_to_open(group, now)
             if lane is None:
-                self._make_room(group, demand)
+                self._make_room(group, demand, now)
                 return
             orders.append(self.order(group, lane, now))
             demand -= 1
 
-    def _make_room(self, group: Group, demand: int) -> None:
-        """Where `total_count` is used up by connections that rest off the route, close as many as are wanted."""
+    def _make_room(self, group: Group, demand: int, now: float) -> None:
+        """Where `total_count` is used up by connections that rest off the route, close as many as are wanted.
+
+        Not if that would not help: then the next look at what to keep warm would open them again.
+        """
         if group.total_limit is None or group.total < group.total_limit or not group.route:
             return
+        able = [lane for lane in group.lanes if lane.live and now >= lane.next_try and lane.endpoint.may_connect(now)]
+        demand = min(demand, sum(max(0, group.limit - lane.total) for lane in able))
         demand -= sum(lane.closing for lane in group.lanes)  # on their way already
         for lane in group.lanes:
             if demand > 0 and not lane.live:
@@ -118,6 +123,8 @@ class Planner:
     def _wanted(self, group: Group, lane: Lane) -> bool:
         """Whether a connection is wanted though nobody waits: to keep warm, or to see whether it can be had again."""
         endpoint = lane.endpoint
+        if group.refusal is not None and lane.refused:  # callers are sent away: nobody else would ask again
+            return not lane.opening
         if suits(group.settings.target_session_attrs, endpoint) is None:
             return False
         if self.monitored and endpoint.health is Health.DOWN:

@@ -30,11 +30,11 @@ from typing import Any
 
 from ..errors import DBOfflineError
 from . import routes
-from .endpoint import BACKOFF, Endpoint, backoff
+from .endpoint import BACKOFF, URGENT, Endpoint, backoff
 from .events import Event, EventKind
 from .evidence import Fault, Health, Identity, Report, Role, Sighting, session_fault
 from .group import Group, Lock, Tier
-from .lane import Lane, Slot
+from .lane import Lane, Owner, Slot
 from .plan import Order, Planner
 from .routes import suits
 
@@ -65,6 +65,7 @@ class Topology:
         self.alarm: Callable[[], None] = lambda: None
         self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
         self.events: deque[Event] = deque()  # for the shell to deliver
+        self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
         self._primaries: dict[Endpoint, None] = {}  # those that take writes; a dictionary for its order
         self._failing_over: tuple[float, tuple[Endpoint, ...]] | None = None  # since when, who is missing
         self._missing_since: float | None = None  # a group has had no route since
@@ -116,8 +117,8 @@ class Topology:
         self._random = random
         self._planner.random = random
         self._planner.monitored = False
-        self.aborts.clear()
-        self.events.clear()
+        for queue in (self.aborts, self.events, self.outages):
+            queue.clear()
         for group in self.groups:
             group.reset(lock, random)
             for lane in group.lanes:
@@ -174,36 +175,37 @@ class Topology:
             group.give(slot, now)
         return reason
 
-    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> list[Group]:
-        """A connection could not be opened. Returns the groups whose `reconnect_failed` is to be called now."""
+    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> None:
+        """A connection could not be opened."""
         lane, endpoint = order.lane, order.lane.endpoint
         with self._lock:
             lane.opening -= 1
             lane.failures += 1
             endpoint.connecting -= 1
             self._connect_failed(endpoint, fault, error, now)
-            tell = self._to_tell(endpoint, now)
-        self.alarm()
-        return tell
+        self._stir()
 
     def _connect_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
         self._update(endpoint, now, partial(endpoint.connect_failed, fault, error, now))
         if fault is Fault.REFUSED:
             self._raise_generation(endpoint, "broken")
         self._reroute(now)
+        self._note_outage(endpoint, error, now)
 
-    def _to_tell(self, endpoint: Endpoint, now: float) -> list[Group]:
-        """Groups for which the endpoint has failed for longer than they bear, each once in an outage."""
+    def _note_outage(self, endpoint: Endpoint, error: str, now: float) -> None:
+        """Find the groups for which the endpoint has failed for longer than they bear, each once in an outage."""
         failing = now - (now if endpoint.failing_since is None else endpoint.failing_since)
-        groups = [
-            group
-            for group in self.groups
-            if any(lane.endpoint is endpoint for lane in group.lanes)
-            and failing >= group.settings.reconnect_timeout
-            and group.name not in endpoint.told
-        ]
-        endpoint.told.update(group.name for group in groups)
-        return groups
+        for lane in self.lanes(endpoint):
+            name, patience = lane.group.name, lane.group.settings.reconnect_timeout
+            if failing >= patience and name not in endpoint.told:
+                endpoint.told.add(name)
+                self.outages.append((lane.group, endpoint.label, error))
+
+    def _stir(self) -> None:
+        """There may be connections to close or to open, and something to find out."""
+        for group in self.groups:
+            group.wish()
+        self.alarm()
 
     def setup_failed(self, order: Order, error: str, now: float) -> None:
         """The server let us in, but the connection could not be made ready for its group."""
@@ -225,6 +227,12 @@ class Topology:
             order.lane.opening -= 1
             order.lane.endpoint.connecting -= 1
 
+    def given_up(self, order: Order, now: float) -> None:
+        """Its caller was in a hurry: no evidence, but the next one in a hurry shall not dial again at once."""
+        self.cancelled(order)
+        with self._lock:
+            order.lane.next_try = max(order.lane.next_try, now + backoff(URGENT, URGENT, 0, self._random))
+
     # -- evidence from sessions -----------------------------------------------------------------------------------
 
     def reported(self, endpoint: Endpoint, report: Report, now: float) -> None:
@@ -234,7 +242,7 @@ class Topology:
             if changed:
                 self._reroute(now)
         if changed:
-            self.alarm()
+            self._stir()
 
     def write_refused(self, endpoint: Endpoint, report: Report, now: float) -> None:
         """A statement was refused with 25006, and `report` is what its session says of the server since."""
@@ -246,7 +254,7 @@ class Topology:
             if changed:
                 self._reroute(now)
         if changed:
-            self.alarm()
+            self._stir()
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
         """A session broke. Returns whether the idle sessions of the endpoint should be looked at."""
@@ -259,7 +267,7 @@ class Topology:
             if fault is Fault.CRASHED:
                 self._raise_generation(endpoint, "broken")
                 self._reroute(now)
-        self.alarm()
+        self._stir()
         return fault is not Fault.CRASHED
 
     def silent(self, endpoint: Endpoint, error: str, now: float) -> None:
@@ -270,15 +278,15 @@ class Topology:
             self._update(endpoint, now, partial(tell, error, now))
             self._raise_generation(endpoint, "broken")
             self._reroute(now)
-        self.alarm()
+        self._stir()
 
     # -- evidence from probes -------------------------------------------------------------------------------------
 
-    def probed(self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float) -> None:
-        """A probe was answered, after so many seconds."""
+    def probed(self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float) -> bool:
+        """A probe was answered, after so many seconds. Returns whether it changed anything."""
         with self._lock:
             if self.closed:
-                return
+                return False
             changed = endpoint.health is not Health.UP or endpoint.fault is not None
             self._update(endpoint, now, partial(endpoint.answered, seconds, now))
             if sighting.position is not None:
@@ -288,6 +296,7 @@ class Topology:
             changed |= self._believe(endpoint, sighting.report, sighting.identity, now)
             if changed:
                 self._reroute(now)
+            return changed
 
     def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
         """A probe failed: with `TIMEOUT` it was not answered, else a connection for it could not be had."""
@@ -303,6 +312,7 @@ class Topology:
                 self._update(endpoint, now, partial(endpoint.silent, error, now))
                 self._raise_generation(endpoint, "broken")
                 self._reroute(now)
+                self._note_outage(endpoint, error, now)
             else:
                 self._update(endpoint, now, partial(endpoint.suspected, error, now))
             if dead:
@@ -330,7 +340,7 @@ class Topology:
             lasted = now - down_since if down_since is not None and endpoint.health is Health.UP else None
             words = f"{endpoint.label} is {endpoint.health.value}"
             if endpoint.health is not Health.UP:
-                words += f": {endpoint.last_error}"
+                words += f": {' '.join((endpoint.last_error or '').split())}"
             elif lasted is not None:
                 words += f" again after {lasted:.1f} s"
             # That all begin as suspect is no news.

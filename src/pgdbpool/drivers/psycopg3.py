@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import pq
 
-from . import Patience, Status
+from . import Patience, Status, steps
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -81,15 +81,8 @@ def _readable(pgconn: pq.abc.PGconn) -> bool:
 
 
 def disown(conn: Connection) -> None:
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-        try:
-            os.dup2(null, conn.fileno())
-        finally:
-            os.close(null)
-    except (psycopg.Error, OSError):  # closed already
-        return
-    conn.pgconn.finish()
+    if steps.disown(conn.pgconn):
+        conn.pgconn.finish()
 
 
 def abort(conn: Connection) -> None:

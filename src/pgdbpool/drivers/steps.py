@@ -57,15 +57,23 @@ def connecting(conninfo: bytes) -> Steps[pq.abc.PGconn]:
         _half_open.discard(pgconn)
 
 
+def disown(pgconn: pq.abc.PGconn) -> bool:
+    """In a forked child: point what is the parent's at the null device. False: it has no socket, or no more."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.dup2(null, pgconn.socket)
+        finally:
+            os.close(null)
+    except (psycopg.Error, OSError):
+        return False
+    return True
+
+
 def _forget_half_open() -> None:
     """In a forked child: what the parent was opening is the parent's."""
     for pgconn in tuple(_half_open):
-        try:
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, pgconn.socket)
-            os.close(null)
-        except (psycopg.Error, OSError):  # no socket yet, or no more
-            pass
+        disown(pgconn)
     _half_open.clear()
 
 
