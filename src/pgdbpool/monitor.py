@@ -223,7 +223,8 @@ class Monitor:
         finally:
             for watch, task in self._watches.values():
                 self._stop(watch, task)
-            self._loop.run_until_complete(asyncio.gather(*self._stopping, return_exceptions=True))
+            if self._stopping:
+                self._loop.run_until_complete(asyncio.wait(self._stopping))
             self._loop.close()
 
     def add(self, subscription: Subscription) -> None:  # in the thread
