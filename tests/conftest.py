@@ -48,10 +48,14 @@ def backends(node: Any, group: str = "default") -> set[int]:
     return {row["pid"] for row in node.backends(f"pgdbpool:{group}")}
 
 
+# Tests that run in the background have Ctrl-C ignored, and a child would inherit that.
+_HEAD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def python(code: str, *args: Any) -> "subprocess.Popen[str]":
     """Run a little program in a process of its own, all warnings being errors; stdout and stderr are piped."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-X", "faulthandler", "-c", textwrap.dedent(code), *map(str, args)],
+        [sys.executable, "-W", "error", "-X", "faulthandler", "-c", _HEAD + textwrap.dedent(code), *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
