@@ -117,7 +117,7 @@ class _Child:
         self._count = len(task.callers)
         self._note = note
         self._closed = False
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
         self._process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "bench.failover.worker"],
             cwd=ROOT,

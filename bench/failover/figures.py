@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import Any
 
 from bench.failover.ops import Caller, Kind, Op
@@ -16,6 +17,7 @@ from bench.failover.story import Story
 from bench.turns import quantile
 
 WINDOW = 2.0  # s over which a returning standby's share is looked at
+NEVER = "never"  # infinity, where it is written down
 FAIR = 0.4  # of the reads of the two standbys
 
 
@@ -25,13 +27,17 @@ class Figures:
 
     peer: str
     operations: int
+    callers: int
     before: int
     """Failures before anything was done to a server."""
-    failed: int
-    """Failures from the first blow on."""
     failed_writes: int
-    in_flight: int
-    """Callers that had an operation under way while a blow fell, added up over the blows."""
+    """Failures from the first blow on."""
+    failed_reads: int
+    failed_on_return: int
+    """Failures from the moment on at which the standby of the story was of use again."""
+    writes_in_flight: int
+    """Callers that had a write under way while a blow fell, added up over the blows."""
+    reads_in_flight: int
     hung: int
     longest: float
     longest_read: float
@@ -52,11 +58,26 @@ class Figures:
     twice: int
     phantoms: int
     """Writes that are there although the caller was told that they failed."""
+    seconds: float
+    """From the first blow to the end."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """What the callers were told, and how often."""
 
+    @property
+    def failed(self) -> int:
+        return self.failed_writes + self.failed_reads
+
+    @property
+    def in_flight(self) -> int:
+        return self.writes_in_flight + self.reads_in_flight
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: NEVER if value == inf else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Figures:
+        values: dict[str, Any] = {key: inf if value == NEVER else value for key, value in content.items()}
+        return cls(**values)
 
 
 def figures(
@@ -67,13 +88,18 @@ def figures(
     after = [op for op in ops if op.ended >= blow]
     failures = [op for op in after if op.outcome != "done"]
     calm = [op for op in ops if op.outcome == "done" and story.calm[0] <= op.ended <= story.calm[1]]
+    calm_reads = [op for op in calm if op.kind == "read"]
+    writes = [op for op in ops if op.kind == "write"]
     return Figures(
         peer=peer,
         operations=len(ops),
+        callers=len(callers),
         before=sum(op.outcome != "done" for op in ops) - len(failures),
-        failed=len(failures),
         failed_writes=sum(op.kind == "write" for op in failures),
-        in_flight=in_flight(ops, hung, story),
+        failed_reads=sum(op.kind == "read" for op in failures),
+        failed_on_return=sum(op.ended >= story.returned for op in failures) if story.returned else 0,
+        writes_in_flight=in_flight("write", callers, ops, hung, story),
+        reads_in_flight=in_flight("read", callers, ops, hung, story),
         hung=len(hung),
         longest=longest(("read", "write"), callers, after, hung, story),
         longest_read=longest(("read",), callers, after, hung, story),
@@ -82,23 +108,26 @@ def figures(
         first_read=first_success("read", ops, story),
         reads=by_server("read", calm, story),
         writes=by_server("write", calm, story),
-        share=share([op for op in calm if op.kind == "read"], story),
+        share=share(calm_reads, story),
         fair_after=fair_after(ops, story),
-        p99_ratio=p99_ratio([op for op in calm if op.kind == "read"], story),
+        p99_ratio=p99_ratio(calm_reads, story),
         connects=story.connects,
-        lost=sum(op.outcome == "done" and not story.rows[op.id] for op in ops if op.kind == "write"),
-        twice=sum(story.rows[op.id] > 1 for op in ops if op.kind == "write"),
-        phantoms=sum(op.outcome == "failed" and story.rows[op.id] > 0 for op in ops if op.kind == "write"),
+        lost=sum(op.outcome == "done" and not story.rows[op.id] for op in writes),
+        twice=sum(story.rows[op.id] > 1 for op in writes),
+        phantoms=sum(op.outcome == "failed" and story.rows[op.id] > 0 for op in writes),
+        seconds=story.over - blow,
         errors=dict(Counter(f"{op.kind}: {op.error}" for op in failures).most_common(8)),
     )
 
 
-def in_flight(ops: Sequence[Op], hung: Mapping[int, float], story: Story) -> int:
-    """The callers that had an operation under way while a blow fell, added up over the blows."""
+def in_flight(kind: Kind, callers: Sequence[Caller], ops: Sequence[Op], hung: Mapping[int, float], story: Story) -> int:
+    """The callers that had an operation of this kind under way while a blow fell, added up over the blows."""
+    of_kind = {caller.number for caller in callers if caller.kind == kind}
     total = 0
     for begin, end in story.faults:
         hit = {op.caller for op in ops if op.began <= end and op.ended >= begin}
-        total += len(hit | {caller for caller, since in hung.items() if since <= end})
+        hit |= {caller for caller, since in hung.items() if since <= end}
+        total += len(hit & of_kind)
     return total
 
 
@@ -123,7 +152,7 @@ def first_success(kind: Kind, ops: Sequence[Op], story: Story) -> float | None:
         for op in ops
         if op.kind == kind and op.outcome == "done" and op.ended >= possible.after and right in (None, op.server)
     ]
-    return max(0.0, min(ended) - possible.at) if ended else float("inf")
+    return max(0.0, min(ended) - possible.at) if ended else inf
 
 
 def by_server(kind: Kind, ops: Sequence[Op], story: Story) -> dict[str, int]:
@@ -155,7 +184,7 @@ def fair_after(ops: Sequence[Op], story: Story) -> float | None:
             start += 1
         if op.ended >= story.returned + WINDOW and own >= FAIR * (place - start + 1):
             return op.ended - story.returned
-    return float("inf")
+    return inf
 
 
 def p99_ratio(reads: Sequence[Op], story: Story) -> float | None:

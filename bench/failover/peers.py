@@ -54,6 +54,7 @@ class Peer(ABC):
     single: ClassVar[bool] = False
     """Each caller is a process of its own."""
 
+    @abstractmethod
     def __init__(self, places: Sequence[Place], options: dict[str, Any]) -> None: ...
 
     def in_doubt(self, error: Exception) -> bool:
@@ -124,7 +125,9 @@ class Pgdbpool(SyncPeer):
         write = {"autocommit": False, "target_session_attrs": "read-write"} | options.get("write", {})
         read = {"target_session_attrs": "prefer-standby"} | options.get("read", {})
         db = [self.endpoint(place) | options.get("endpoint", {}) for place in places]
-        return {"type": self.model, "db": db, "groups": {"write": write, "read": read}} | options.get("top", {})
+        config = {"type": self.model, "db": db, "groups": {"write": write, "read": read}}
+        config.update(options.get("top", {}))
+        return config
 
     @staticmethod
     def endpoint(place: Place) -> dict[str, Any]:

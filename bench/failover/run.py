@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from bench.failover.story import Story
 from bench.failover.worker import Task
 
 CALLERS = 8
-SETTINGS = {"log_connections": True, "max_connections": 60}
+SETTINGS: dict[str, Any] = {"log_connections": True, "max_connections": 60}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Outcome:
     """In the order of the parts."""
     about: list[list[dict[str, Any]]]
     """What each client's pools believed in the end, where they tell."""
-    stage_log: dict[str, str]
+    logs: dict[str, str]
     """What each server has logged."""
 
 
@@ -49,12 +49,12 @@ def part(peer: str, scenario: Scenario, count: int = CALLERS) -> Part:
     return Part(peer, callers(count), options)
 
 
-def perform(scenario: Scenario, parts: Sequence[Part], effort: Effort, say: Callable[[str], None]) -> Outcome:
+def perform(scenario: Scenario, parts: Sequence[Part], effort: Effort) -> Outcome:
     """Play a scenario. Raises `client.ClientError` if a peer cannot be started."""
     from pgdbpool.testing import Cluster
 
     with ExitStack() as stack:
-        settings = SETTINGS | scenario.settings
+        settings = {**SETTINGS, **scenario.settings}
         cluster = stack.enter_context(Cluster(standbys=2, synchronous=1, settings=settings))
         stage = Stage(cluster, effort, stack)
         scenario.prepare(stage)
@@ -65,7 +65,6 @@ def perform(scenario: Scenario, parts: Sequence[Part], effort: Effort, say: Call
         for client in clients:
             client.start()
         stage.work(clients)
-        say(f"{scenario.name}: {', '.join(each.peer for each in parts)}")
         scenario.play(stage)
         stage.end()
         return Outcome(
@@ -75,5 +74,5 @@ def perform(scenario: Scenario, parts: Sequence[Part], effort: Effort, say: Call
                 for each, client in zip(parts, clients, strict=True)
             ],
             about=[client.about() for client in clients],
-            stage_log={node.name: node.log() for node in cluster.nodes},
+            logs={node.name: node.log() for node in cluster.nodes},
         )

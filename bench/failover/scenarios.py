@@ -128,8 +128,7 @@ def standby_returns(stage: Stage) -> None:
         standby.kill()
     time.sleep(stage.effort.down)
     standby.start()
-    stage.story.returned = time.monotonic()
-    stage.tell(f"{standby.name} accepts connections")
+    stage.returned(f"{standby.name} accepts connections")
     time.sleep(stage.effort.returned - stage.effort.calm)
     stage.calm()
 
@@ -188,9 +187,7 @@ LATENCY = {"read": {"balance": "latency"}}
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("kill-primary", "The primary is killed, a standby promoted 1 s later", kill_primary, kinds=("write",)),
-    Scenario(
-        "freeze-primary", "The primary is frozen, a standby promoted 1 s later", freeze_primary, kinds=("write",)
-    ),
+    Scenario("freeze-primary", "The primary is frozen, a standby promoted 1 s later", freeze_primary, kinds=("write",)),
     Scenario(
         "refuse-writes",
         "The primary refuses writes (25006), its sessions stay open, a standby is promoted",

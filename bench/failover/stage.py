@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.failover.client import Client
@@ -29,6 +30,7 @@ create index on items (id);
 create table observed (at timestamptz default clock_timestamp());
 grant all on items, observed to app
 """
+LIMIT = 30.0  # s
 CONNECTED = "connection received: host=127."
 
 
@@ -46,9 +48,14 @@ class Stage:
         """Surroundings for the clients' processes."""
         self.proxies: dict[int, Proxy] = {}
         """By the port of the server behind each."""
+        self.others = ExitStack()
+        """Sessions of somebody else."""
+        self.names = Path()
+        """Where the clients look up names, if not in the system's files."""
         self.impostors: list[Impostor] = []
         """Servers that are not real; their attempts are counted among the connects."""
         self.clients: list[Client] = []
+        self.watched = cluster.standbys[-1]
         self.story = Story({node.port: node.name for node in cluster.nodes}, writer=cluster.primary.port)
         self._connects_before = 0
         cluster.primary.execute(TABLES)
@@ -82,20 +89,20 @@ class Stage:
 
     def promote(self, node: Node) -> None:
         """Make a standby the primary, have the others follow it, and find out when it takes writes."""
-        followers = [each for each in self.cluster.standbys if each is not node]
+        followers = [each for each in self.cluster.standbys if each is not node and each.following is not node]
         with Observer(node, "write") as observer:
             self.tell(f"{node.name} is being promoted")
             node.promote()
             for follower in followers:
                 if follower.is_running and not follower.is_frozen:
                     follower.rejoin(node)
+            self.story.writer = node.port
             self.possible("write", observer.answer())
-        self.story.writer = node.port
 
     def possible(self, kind: Kind, since: Possible) -> None:
         """A healthy answer is possible."""
         self.story.possible[kind] = since
-        self.story.tell(since.at, f"a {kind} is possible")
+        self.story.tell(since.at, f"a healthy {kind} is possible")
 
     def recover(self) -> None:
         """Give the clients time for the first success of what became possible."""
@@ -107,6 +114,11 @@ class Stage:
             client.done(kind, possible.after, self.story.writer if kind == "write" else None)
             for kind, possible in self.story.possible.items()
         )
+
+    def need(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something without which the story cannot go on."""
+        if not self.until(condition, time.monotonic() + LIMIT):
+            raise TimeoutError(f"{what}: not within {LIMIT:g} s")
 
     def until(self, condition: Callable[[], bool], deadline: float) -> bool:
         """Wait for it; False if the time is over."""
@@ -150,13 +162,17 @@ class Stage:
 
     def standby(self) -> Node:
         """The standby that something will happen to."""
-        node = self.cluster.standbys[-1]
-        self.story.watched = node.port
-        return node
+        self.watched = self.cluster.standbys[-1]
+        self.story.watched = self.watched.port
+        return self.watched
+
+    def returned(self, what: str) -> None:
+        """The standby of the story is of use again."""
+        self.story.returned = time.monotonic()
+        self.tell(what)
 
 
 def place(address: Address, host: str | None = None) -> Place:
     """A server as clients are told of it."""
     login = address.login
     return Place(host or address.host, address.port, login.database, login.user, login.password)
-
