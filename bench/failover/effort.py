@@ -24,6 +24,8 @@ class Effort:
     """How often a flapping standby goes down."""
     recovery: float
     """How long to wait for the first success once it is possible."""
+    settle: float
+    """After the first success, before the calm: a server that came back last has to be found, too."""
     calm: float
     """All is well again, at the end; shares are measured then."""
     patience: float
@@ -42,6 +44,7 @@ FULL = Effort(
     returned=15.0,
     flaps=4,
     recovery=25.0,
+    settle=3.0,
     calm=3.0,
     patience=5.0,
     pause=0.01,
@@ -57,6 +60,7 @@ QUICK = Effort(
     returned=12.0,
     flaps=3,
     recovery=6.0,
+    settle=3.0,
     calm=2.0,
     patience=3.0,
     pause=0.01,

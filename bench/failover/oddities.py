@@ -218,6 +218,7 @@ def flapping(stage: Stage) -> None:
         standby.start()
         stage.tell(f"{standby.name} accepts connections")
         time.sleep(FLAP)
+    stage.settle()
     stage.calm()
 
 

@@ -35,9 +35,9 @@ class Caller(NamedTuple):
     kind: Kind
 
 
-def callers(count: int) -> list[Caller]:
-    """So many callers, half of them writing."""
-    return [Caller(number, KINDS[number % 2]) for number in range(count)]
+def callers(count: int, first: int = 0) -> list[Caller]:
+    """So many callers, half of them writing, numbered from ``first``."""
+    return [Caller(first + number, KINDS[number % 2]) for number in range(count)]
 
 
 def line(what: str, *content: object) -> bytes:

@@ -108,6 +108,7 @@ def switchover(stage: Stage) -> None:
     stage.recover()
     old.rejoin(new)
     stage.tell(f"{old.name} is back as a standby")
+    stage.settle()
     stage.calm()
 
 
@@ -170,6 +171,7 @@ def all_down(stage: Stage) -> None:
         stage.possible("read", first(reads))
         stage.possible("write", writes.answer())
     stage.recover()
+    stage.settle()
     stage.calm()
 
 

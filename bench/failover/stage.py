@@ -128,6 +128,10 @@ class Stage:
             time.sleep(0.02)
         return True
 
+    def settle(self) -> None:
+        """A server that came back last has to be found, too."""
+        time.sleep(self.effort.settle)
+
     def calm(self) -> None:
         """All is well again, or as well as it will be."""
         began = time.monotonic()
