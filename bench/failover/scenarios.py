@@ -170,7 +170,7 @@ def all_down(stage: Stage) -> None:
         stage.tell("all servers are started")
         stage.possible("read", first(reads))
         stage.possible("write", writes.answer())
-    stage.recover()
+    stage.recover(stage.effort.outage)  # some pools wait longer and longer between two tries
     stage.settle()
     stage.calm()
 

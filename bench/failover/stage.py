@@ -104,9 +104,9 @@ class Stage:
         self.story.possible[kind] = since
         self.story.tell(since.at, f"a healthy {kind} is possible")
 
-    def recover(self) -> None:
-        """Give the clients time for the first success of what became possible."""
-        deadline = time.monotonic() + self.effort.recovery
+    def recover(self, limit: float = 0.0) -> None:
+        """Give the clients time for the first success of what became possible; ``limit``: at least so long."""
+        deadline = time.monotonic() + max(limit, self.effort.recovery)
         self.until(lambda: all(self._recovered(client) for client in self.clients), deadline)
 
     def _recovered(self, client: Client) -> bool:

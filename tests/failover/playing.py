@@ -4,23 +4,17 @@ What was played is kept for the session, so that each test can ask one question 
 process of its own, which is ended: no test hangs.
 """
 
-import sys
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-if str(ROOT) not in sys.path:  # `bench` is not installed, and not every way to start pytest puts the root there
-    sys.path.insert(0, str(ROOT))
-
-from bench.failover.effort import QUICK  # noqa: E402
-from bench.failover.figures import Figures  # noqa: E402
-from bench.failover.oddities import ODDITIES  # noqa: E402
-from bench.failover.ops import callers  # noqa: E402
-from bench.failover.peers import Pgdbpool, PgdbpoolNonThreaded  # noqa: E402
-from bench.failover.run import Outcome, Part, perform  # noqa: E402
-from bench.failover.scenarios import SCENARIOS, Scenario  # noqa: E402
+from bench.failover.effort import QUICK
+from bench.failover.figures import Figures
+from bench.failover.oddities import ODDITIES
+from bench.failover.ops import callers
+from bench.failover.peers import Pgdbpool, PgdbpoolNonThreaded
+from bench.failover.run import Outcome, Part, perform
+from bench.failover.scenarios import SCENARIOS, Scenario
 
 # `recovery` and `patience` are limits that are only reached when something is wrong.
 EFFORT = replace(

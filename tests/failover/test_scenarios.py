@@ -8,9 +8,7 @@ from math import inf
 
 import pytest
 
-from .playing import ALL, MODELS, ROOT, Played, play
-
-pytestmark = pytest.mark.skipif(not (ROOT / "bench").is_dir(), reason="the scenarios are part of the source tree")
+from .playing import ALL, MODELS, Played, play
 
 UNDISTURBED = {"full-standby", "wrong-password", "slow-standby"}  # nobody should notice anything
 WRITES_STOP = [name for name, scenario in ALL.items() if "write" in scenario.kinds]
@@ -132,7 +130,7 @@ def test_the_lost_primary_gets_no_reads(name: str, model: str) -> None:
     assert len(found.figures.reads) == 1
 
 
-@cases("switchover")
+@cases("switchover", late_alone={"switchover"})
 def test_the_old_primary_takes_its_share_of_reads_when_it_is_back_as_a_standby(name: str, model: str) -> None:
     found = played(name, model)
     assert len(found.figures.reads) == 2
