@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench bench-failover clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -29,6 +29,9 @@ docs: $(VENV)/.stamp-dev ## build the documentation; a warning is an error
 
 bench: $(VENV)/.stamp-bench ## compare with other pools, side by side, in one run
 	$(BIN)/python -m bench
+
+bench-failover: $(VENV)/.stamp-bench ## what callers notice when servers fail, compared with other pools
+	$(BIN)/python -m bench.failover
 
 clean: ## remove everything these targets made
 	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

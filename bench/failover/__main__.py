@@ -1,0 +1,5 @@
+import sys
+
+from bench.failover.cli import main
+
+sys.exit(main())
