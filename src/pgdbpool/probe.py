@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import NamedTuple
 
@@ -13,9 +14,9 @@ from psycopg.conninfo import make_conninfo
 
 from .config import EndpointSettings, GroupSettings, MonitorSettings, conninfo
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Sighting
+from .core.evidence import Fault, Health, Role, Sighting
 from .core.topology import Topology
-from .drivers import ConnectFailed, steps
+from .drivers import ConnectFailed, DriverTimeout, steps
 from .drivers.asynchronous import resolved
 from .drivers.blocking import drive
 
@@ -68,9 +69,9 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
     """For pools without a monitor: asked by a call that gets no answer, says whether its server is dead, and how.
 
     Tries to connect, `fall` times, each bounded; so a frozen server is found out after at most
-    ``interval + 0.75 * timeout * fall`` seconds of silence, or twice the silence of the last look.
+    ``interval + 0.75 * timeout * fall`` seconds of silence, or twice the silence of the last look. A primary that is
+    alive may have been overtaken by a promotion, so then the others are looked at as well.
     """
-    where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
 
     def ask() -> str | None:
         words, fault = "", None
@@ -78,17 +79,40 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
             if fault is Fault.REFUSED:
                 sleep(_PAUSE)
             try:
-                password = where.password() if callable(where.password) else where.password
-                info = make_conninfo("", **conninfo(where, _AS, password, startup_options=False))
-                drive(steps.connecting(info.encode()), monotonic() + 0.75 * how.timeout).finish()
-                return None
+                _look(topology, endpoint, 0.75 * how.timeout)
+                break
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
                 if fault not in (Fault.TIMEOUT, Fault.REFUSED):
                     return None  # it speaks
-            except Exception:  # of the callable: says nothing about the server
+            except Exception:  # of the callable that gives the password: says nothing about the server
                 return None
-        topology.silent(endpoint, words, monotonic())
-        return words
+        else:
+            topology.silent(endpoint, words, monotonic())
+            return words
+        if endpoint.role is Role.PRIMARY:
+            for other in topology.endpoints:
+                if other is not endpoint and other.health is not Health.DOWN:
+                    with suppress(Exception):
+                        _look(topology, other, 0.25 * how.timeout)
+        return endpoint.fenced_by
 
     return ask
+
+
+def _look(topology: Topology, endpoint: Endpoint, limit: float) -> None:
+    """One probe on a connection of its own. Raises ConnectFailed."""
+    where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
+    deadline = monotonic() + limit
+    password = where.password() if callable(where.password) else where.password
+    info = make_conninfo("", **conninfo(where, _AS, password, startup_options=False))
+    session = drive(steps.connecting(info.encode()), deadline)
+    try:
+        began = monotonic()
+        sighting = drive(steps.sighting(session), deadline)
+        now = monotonic()
+        topology.probed(endpoint, sighting, now - began, now)
+    except DriverTimeout:
+        raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None
+    finally:
+        session.finish()

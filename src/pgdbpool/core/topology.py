@@ -16,7 +16,7 @@ The effect of each kind of evidence::
     write refused (25006)           demoted, if the server itself says that it is read only
     a probe not answered            suspect; `fall` times in a row: down, and calls in flight are aborted
     a probe answered                up; the share of the load grows over `slow_start`
-    a promotion seen elsewhere      a primary on a lower timeline is fenced
+    a promotion seen elsewhere      a primary on a lower timeline is fenced, and calls in flight there are aborted
 
 All private methods are called with the lock held.
 """
@@ -379,6 +379,7 @@ class Topology:
                 endpoint.fenced_by = f"a primary of an old timeline: {by.label} was promoted after it"
                 self._note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
                 self._leave(endpoint)
+                self._abort(endpoint)  # a COMMIT there may wait for ever for a standby that follows another now
             elif by is None and endpoint.fenced_by is not None:
                 endpoint.fenced_by = None
                 self._note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
