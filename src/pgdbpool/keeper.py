@@ -346,6 +346,8 @@ class Inline:
             group.tend(now)
             self._sessions.bury(group)
         self._topology.tend(now)
+        # Nobody listens while we are away, and what rests off the route might never be asked.
+        run(self._sessions.look_at([lane for group in self._topology.groups for lane in group.lanes]))
         run(self._sessions.tell_outages())
         self._herald.deliver(self._topology.events)
         orders = self._topology.plan(now)

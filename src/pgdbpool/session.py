@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -333,10 +333,14 @@ class Sessions:
             return
         if not self.topology.session_lost(slot, self._sqlstate(error), _words(error), now):
             return
-        for lane in self.topology.lanes(slot.lane.endpoint):
-            for other in tuple(lane.idle):
-                if not self.driver.quiet(other.conn):
-                    await self._look_closer(other)
+        await self.look_at(self.topology.lanes(slot.lane.endpoint))
+
+    async def look_at(self, lanes: Iterable[Lane]) -> None:
+        """Look at the sockets of those that rest; close those whose server has said goodbye."""
+        for lane in lanes:
+            for slot in tuple(lane.idle):
+                if not self.driver.quiet(slot.conn):
+                    await self._look_closer(slot)
 
     async def _look_closer(self, slot: Slot) -> None:
         lane = slot.lane
@@ -347,6 +351,8 @@ class Sessions:
         try:
             await self.driver.ping(slot.conn, monotonic() + PING_LIMIT)
         except BaseException as error:
+            if isinstance(error, Exception):
+                self.topology.session_lost(slot, self._sqlstate(error), _words(error), monotonic())
             lane.group.retire(slot, "broken")
             if not isinstance(error, Exception):
                 raise

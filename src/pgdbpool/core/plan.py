@@ -19,6 +19,10 @@ from .group import Group
 from .lane import Lane
 from .routes import suits
 
+# s, and up to as much again: without a monitor, between two looks at an endpoint that no group may use as it is, and so
+# has no session that would tell of a change; and at one that is fenced, and will not stay so for long.
+LOOK_EVERY = 10.0
+LOOK_EVERY_FENCED = 2.0
 SEARCH_EVERY = 0.1  # s, at most: between two looks at one endpoint while nothing is believed usable
 
 
@@ -70,6 +74,8 @@ class Planner:
                         orders.append(self.order(group, lane, now))
         for group in groups:
             self._keep_warm(group, orders, now)
+        if not self.monitored:
+            self._look_again(groups, orders, now)
         return orders
 
     def _serve(self, group: Group, demand: int, orders: list[Order], now: float) -> None:
@@ -120,6 +126,18 @@ class Planner:
             while self._wanted(group, lane) and lane.may_open(now):
                 orders.append(self.order(group, lane, now))
 
+    def _look_again(self, groups: Sequence[Group], orders: list[Order], now: float) -> None:
+        """Connect, once in a while, where no group has anything, to see whether that is still right."""
+        for group in groups:
+            for lane in group.lanes:
+                endpoint = lane.endpoint
+                if not _unseen(lane) or now < endpoint.next_look:
+                    continue
+                every = LOOK_EVERY if endpoint.fenced_by is None else LOOK_EVERY_FENCED
+                first, endpoint.next_look = not endpoint.next_look, now + every * (1.0 + self.random())
+                if not first and lane.may_open(now):
+                    orders.append(self.order(group, lane, now))
+
     def _wanted(self, group: Group, lane: Lane) -> bool:
         """Whether a connection is wanted though nobody waits: to keep warm, or to see whether it can be had again."""
         endpoint = lane.endpoint
@@ -154,4 +172,13 @@ class Planner:
                 if (searching or self._wanted(group, lane)) and lane.room and not endpoint.connecting:
                     next_try = endpoint.urgent_try if searching else endpoint.next_try
                     due = min(due, max(next_try, lane.next_try))
+                if not self.monitored and _unseen(lane):
+                    due = min(due, max(endpoint.next_look, now + SEARCH_EVERY))
         return due
+
+
+def _unseen(lane: Lane) -> bool:
+    """Whether nothing would tell of a change at the endpoint: it is well, but not used."""
+    endpoint = lane.endpoint
+    used = lane.live or lane.refused or endpoint.open or endpoint.connecting
+    return not used and endpoint.health is Health.UP
