@@ -13,7 +13,7 @@ from support import Wire, grow, hold, one, pid, port, put, start, stats
 from support import tidy as tidy
 
 from pgdbpool import PoolTimeout
-from pgdbpool.sync import POLL_AFTER
+from pgdbpool.base import POLL_AFTER
 from pgdbpool.testing import Impostor
 
 HIDDEN = ("in_hot_standby", "default_transaction_read_only")

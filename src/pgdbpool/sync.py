@@ -7,14 +7,11 @@ ordinary goes to `Pool._obtain` and `Sessions.settle`.
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import count
-from os import PathLike
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -22,32 +19,19 @@ from weakref import finalize
 
 import psycopg
 
-from . import lifecycle
-from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
-from .core import stats
-from .core.balance import POLICIES, Policy
-from .core.endpoint import Endpoint
-from .core.events import Event
+from .base import Base
+from .config import GroupSettings, MonitorSettings, Settings, load
 from .core.group import Group
 from .core.lane import Slot
-from .core.stats import EndpointStats, PoolStats
-from .core.topology import Topology
-from .drivers import Driver, Status, blocking
+from .drivers import Status, blocking
 from .drivers.blocking import run
-from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
-from .herald import Herald
+from .errors import Error, PoolClosed, UnconfiguredGroupError
 from .holders import Holder, Leased, holders
 from .keeper import Inline, Keeper, Threaded
 from .probe import death_of
-from .session import Sessions
+from .reasons import Reasons, closed_words
 
 Connection = psycopg.Connection[Any]
-
-POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
-_POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
-_SHOWN_HOLDERS = 10
-_SAY_AGAIN = 0.25  # s for which the same words will do
-_numbers = count(1)
 
 
 class Lease(Leased):
@@ -89,7 +73,7 @@ class Lease(Leased):
             self._pool._keeper.tend(now)
 
 
-class Pool:
+class Pool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints.
 
     `config` is the dictionary described in the configuration reference, or `Settings`; it is checked whole before any
@@ -100,53 +84,19 @@ class Pool:
     """
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
-        self._settings = config if isinstance(config, Settings) else load(config)
-        self._name = f"pgdbpool-{next(_numbers)}"
-        self._threaded = self._settings.type == "threaded"
-        self._lock: AbstractContextManager[Any] = threading.Lock() if self._threaded else nullcontext()
-        self._random = random.Random().random
-        self._driver: Driver = blocking
-        self._topology = self._make_topology(self._lock)
-        self._groups = {group.name: group for group in self._topology.groups}
-        self._sessions = Sessions(self._driver, self._topology)
-        self._herald = Herald(self._name)
+        settings = config if isinstance(config, Settings) else load(config)
+        self._threaded = settings.type == "threaded"
+        super().__init__(settings, blocking, self._new_lock)
         self._keeper = self._make_keeper()
-        self._marks: stats.Marks = {}
-        self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
-        self._closed = True
         self._finalizer: Any = None
-        lifecycle.register(self)
         if open:
             self.open()
 
-    @classmethod
-    def from_toml(cls, path: str | PathLike[str], *, open: bool = True) -> Pool:
-        """A pool configured by a TOML file. Raises ConfigError, or OSError if the file cannot be read."""
-        return cls(load_toml(path), open=open)
-
-    @classmethod
-    def from_url(cls, url: str, *, open: bool = True) -> Pool:
-        """A pool with the one group ``default``, on the hosts of a ``postgresql://`` URL. Raises ConfigError."""
-        return cls(load_url(url), open=open)
-
-    def _make_topology(self, lock: AbstractContextManager[Any]) -> Topology:
-        monitor = self._settings.monitor or MonitorSettings()
-        endpoints = [Endpoint(settings, self._random, monitor.slow_start) for settings in self._settings.db]
-        groups = []
-        for settings in self._settings.groups.values():
-            policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
-            group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
-            group.closed = True  # until `open`
-            groups.append(group)
-        topology = Topology(endpoints, groups, lock, self._random, monitor.fall)
-        for group in groups:
-            for endpoint in endpoints:
-                if not group.settings.tags or group.settings.tags & endpoint.settings.tags:
-                    topology.attach(group, endpoint)
-        return topology
+    def _new_lock(self) -> AbstractContextManager[Any]:
+        return threading.Lock() if self._threaded else nullcontext()
 
     def _make_keeper(self) -> Keeper:
-        timed_out = _Reasons(self._topology, self._driver)
+        timed_out = Reasons(self._topology, partial(holders, driver=self._driver))
         keeper: Keeper
         if self._threaded:
             keeper = Threaded(
@@ -215,7 +165,7 @@ class Pool:
             self._finalizer.detach()
         self._topology.close()
         for group in self._topology.groups:
-            group.fail_waiters(partial(PoolClosed, _closed_words(group.name)))
+            group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
         self._keeper.stop()
         deadline = monotonic() + timeout
         pause = threading.Event()
@@ -227,11 +177,6 @@ class Pool:
             group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
             self._sessions.bury(group)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the pool is closed."""
-        return self._closed
-
     def __enter__(self) -> Pool:
         self.open()
         return self
@@ -239,23 +184,9 @@ class Pool:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        where = ", ".join(endpoint.label for endpoint in self._topology.endpoints)
-        state = "closed" if self._closed else "open"
-        return f"<Pool {self._settings.type}, groups {', '.join(self._groups)} on {where}, {state}>"
-
     def _after_fork(self) -> None:
         """In the child: let go of what is the parent's, and start empty."""
-        orphans = [slot for group in self._topology.groups for slot in group.every_slot()]
-        for slot in orphans:
-            slot.generation = -1  # if somebody in the child still returns it, it goes nowhere
-            self._driver.disown(slot.conn)
-        self._out.clear()
-        self._marks.clear()
-        # A thread of the parent may have held the lock when it forked.
-        self._lock = threading.Lock() if self._threaded else nullcontext()
-        self._random = random.Random().random
-        self._topology.reset(self._lock, self._random)
+        self._forget_all(self._new_lock())
         if not self._closed:
             self._employ_keeper()
 
@@ -338,61 +269,6 @@ class Pool:
             slot.wait_time += monotonic() - began
         return slot
 
-    def _group(self, name: str) -> Group:
-        try:
-            return self._groups[name]
-        except KeyError:
-            raise UnconfiguredGroupError(name, self._groups) from None
-
-    def _chosen(self, name: str | None) -> list[Group]:
-        return self._topology.groups if name is None else [self._group(name)]
-
-    # -- while it runs ------------------------------------------------------------------------------------------
-
-    def resize(self, group: str, connection_count: int, min_count: int | None = None) -> None:
-        """Change a group's `connection_count` (per endpoint), and its `min_count`.
-
-        Surplus idle connections are closed at once, surplus leased ones when they come back. Raises ValueError for
-        numbers that a configuration would not accept.
-        """
-        found = self._group(group)
-        least = min(found.min_count, connection_count) if min_count is None else min_count
-        if connection_count < 1:
-            raise ValueError(f"connection_count: expected 1 or more, got {connection_count}")
-        if not 0 <= least <= connection_count:
-            raise ValueError(f"min_count: expected 0 to connection_count ({connection_count}), got {least}")
-        if found.total_limit is not None and least > found.total_limit:
-            raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
-        found.resize(connection_count, least)
-        self._topology.reroute(monotonic())
-
-    def drain(self, group: str | None = None) -> None:
-        """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
-        with self._lock:
-            for each in self._chosen(group):
-                for lane in each.lanes:
-                    each.retire_lane(lane, "drained")
-        for each in self._chosen(group):
-            each.wish()
-
-    def pause(self, group: str | None = None) -> None:
-        """Hand out nothing until `resume`; leases go on.
-
-        Callers wait, within their deadlines. In the non-threaded model they get PoolTimeout at once, since nobody could
-        resume while they wait.
-        """
-        for each in self._chosen(group):
-            each.paused = True
-        self._topology.reroute(monotonic())
-
-    def resume(self, group: str | None = None) -> None:
-        """End `pause`."""
-        for each in self._chosen(group):
-            each.paused = False
-        self._topology.reroute(monotonic())
-        for each in self._chosen(group):
-            each.wish()
-
     def check(self) -> None:
         """Ask every idle connection for an answer, now, and close those that do not give one."""
         for group in self._topology.groups:
@@ -406,69 +282,6 @@ class Pool:
                     if run(self._sessions.verify(slot, float("inf"))):
                         group.give(slot, monotonic())
 
-    def stats(self) -> PoolStats:
-        """What the pool is doing and has counted: frozen, exact."""
-        with self._lock:
-            return stats.read(self._topology, monotonic(), self._marks)
-
-    def pop_stats(self) -> PoolStats:
-        """The same, and counting starts anew."""
-        with self._lock:
-            return stats.read(self._topology, monotonic(), self._marks, reset=True)
-
-    def endpoints(self) -> tuple[EndpointStats, ...]:
-        """What is believed of each endpoint now."""
-        with self._lock:
-            return stats.endpoints(self._topology)
-
-    def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:
-        """Have `listener` called with every `Event` from now on. Returns a callable that ends this.
-
-        It is called by a thread of the pool, in the non-threaded model by whoever uses the pool next, and should not
-        take long. What it raises is logged.
-        """
-        return self._herald.tell(listener)
-
     def holders(self, group: str | None = None) -> list[Holder]:
         """Who holds connections, the longest first."""
         return [holder for each in self._chosen(group) for holder in holders(each, self._driver)]
-
-
-class _Reasons:
-    """Words for a caller that got nothing. Knows no pool, so that the keeper thread does not keep one alive."""
-
-    def __init__(self, topology: Topology, driver: Driver) -> None:
-        self._topology = topology
-        self._driver = driver
-        self._said: dict[str, tuple[float, str]] = {}
-
-    def __call__(self, group: Group, began: float) -> PoolTimeout:
-        waited = monotonic() - began
-        head = f"group {group.name!r}: no connection after {waited:.1f} s: "
-        if group.paused:
-            return PoolTimeout(head + "the pool is paused", group=group.name, waited=waited, reason="paused")
-        if not group.route or not any(lane.open for lane in group.lanes):
-            words = "no endpoint can be used: " + self._topology.unreachable(group)
-            return PoolTimeout(head + words, group=group.name, waited=waited, reason="unreachable")
-        used = sum(lane.leased for lane in group.lanes)
-        words = f"{used} connections in use, {len(group.waiters)} others waiting; held by {self.holders(group)}"
-        return PoolTimeout(head + words, group=group.name, waited=waited, reason="exhausted")
-
-    def holders(self, group: Group) -> str:
-        """In words. An overloaded pool has better things to do than to look at every stack for every caller."""
-        now = monotonic()
-        said_at, words = self._said.get(group.name, (float("-inf"), ""))
-        if now - said_at >= _SAY_AGAIN:
-            words = self.look_for_holders(group)
-            self._said[group.name] = monotonic(), words
-        return words
-
-    def look_for_holders(self, group: Group) -> str:
-        found = holders(group, self._driver)
-        shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
-        more = len(found) - _SHOWN_HOLDERS
-        return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
-
-
-def _closed_words(group: str) -> str:
-    return f"the pool was closed while the caller waited for group {group!r}"

@@ -1,0 +1,199 @@
+"""What all pools have in common, whatever they wait with: everything that never waits.
+
+`Pool` and `AsyncPool` add how one gets a connection and gives it back; their names and arguments are the same.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from itertools import count
+from os import PathLike
+from time import monotonic
+from typing import Any, Self
+
+from . import lifecycle
+from .config import MonitorSettings, Settings, load, load_toml, load_url
+from .core import stats
+from .core.balance import POLICIES, Policy
+from .core.endpoint import Endpoint
+from .core.events import Event
+from .core.group import Group
+from .core.lane import Slot
+from .core.stats import EndpointStats, PoolStats
+from .core.topology import Topology
+from .drivers import Driver
+from .errors import UnconfiguredGroupError
+from .herald import Herald
+from .holders import Holder
+from .session import Sessions
+
+POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
+_POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
+_numbers = count(1)
+
+
+class Base(ABC):
+    """One pool: its groups and endpoints, its settings, and what can be seen of it."""
+
+    def __init__(
+        self, config: Mapping[str, Any] | Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._settings = config if isinstance(config, Settings) else load(config)
+        self._name = f"pgdbpool-{next(_numbers)}"
+        self._lock = lock()
+        self._random = random.Random().random
+        self._driver = driver
+        self._topology = self._make_topology(self._lock)
+        self._groups = {group.name: group for group in self._topology.groups}
+        self._sessions = Sessions(driver, self._topology)
+        self._herald = Herald(self._name)
+        self._marks: stats.Marks = {}
+        self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
+        self._closed = True
+        lifecycle.register(self)
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str], *, open: bool = True) -> Self:
+        """A pool configured by a TOML file. Raises ConfigError, or OSError if the file cannot be read."""
+        return cls._made_of(load_toml(path), open)
+
+    @classmethod
+    def from_url(cls, url: str, *, open: bool = True) -> Self:
+        """A pool with the one group ``default``, on the hosts of a ``postgresql://`` URL. Raises ConfigError."""
+        return cls._made_of(load_url(url), open)
+
+    @classmethod
+    def _made_of(cls, settings: Settings, open: bool) -> Self:
+        return cls(settings, open=open)  # type: ignore[call-arg]  # both have it
+
+    def _make_topology(self, lock: AbstractContextManager[Any]) -> Topology:
+        monitor = self._settings.monitor or MonitorSettings()
+        endpoints = [Endpoint(settings, self._random, monitor.slow_start) for settings in self._settings.db]
+        groups = []
+        for settings in self._settings.groups.values():
+            policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
+            group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
+            group.closed = True  # until `open`
+            groups.append(group)
+        topology = Topology(endpoints, groups, lock, self._random, monitor.fall)
+        for group in groups:
+            for endpoint in endpoints:
+                if not group.settings.tags or group.settings.tags & endpoint.settings.tags:
+                    topology.attach(group, endpoint)
+        return topology
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether the pool is closed."""
+        return self._closed
+
+    def __repr__(self) -> str:
+        where = ", ".join(endpoint.label for endpoint in self._topology.endpoints)
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {self._settings.type}, groups {', '.join(self._groups)} on {where}, {state}>"
+
+    def _forget_all(self, lock: AbstractContextManager[Any]) -> None:
+        """In a forked child: let go of what is the parent's, and start empty."""
+        orphans = [slot for group in self._topology.groups for slot in group.every_slot()]
+        for slot in orphans:
+            slot.generation = -1  # if somebody in the child still returns it, it goes nowhere
+            self._driver.disown(slot.conn)
+        self._out.clear()
+        self._marks.clear()
+        # A thread of the parent may have held the lock when it forked.
+        self._lock = lock
+        self._random = random.Random().random
+        self._topology.reset(self._lock, self._random)
+
+    @abstractmethod
+    def _after_fork(self) -> None: ...
+
+    @abstractmethod
+    def _at_exit(self) -> None: ...
+
+    def _group(self, name: str) -> Group:
+        try:
+            return self._groups[name]
+        except KeyError:
+            raise UnconfiguredGroupError(name, self._groups) from None
+
+    def _chosen(self, name: str | None) -> list[Group]:
+        return self._topology.groups if name is None else [self._group(name)]
+
+    # -- while it runs ------------------------------------------------------------------------------------------
+
+    def resize(self, group: str, connection_count: int, min_count: int | None = None) -> None:
+        """Change a group's `connection_count` (per endpoint), and its `min_count`.
+
+        Surplus idle connections are closed at once, surplus leased ones when they come back. Raises ValueError for
+        numbers that a configuration would not accept.
+        """
+        found = self._group(group)
+        least = min(found.min_count, connection_count) if min_count is None else min_count
+        if connection_count < 1:
+            raise ValueError(f"connection_count: expected 1 or more, got {connection_count}")
+        if not 0 <= least <= connection_count:
+            raise ValueError(f"min_count: expected 0 to connection_count ({connection_count}), got {least}")
+        if found.total_limit is not None and least > found.total_limit:
+            raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
+        found.resize(connection_count, least)
+        self._topology.reroute(monotonic())
+
+    def drain(self, group: str | None = None) -> None:
+        """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
+        with self._lock:
+            for each in self._chosen(group):
+                for lane in each.lanes:
+                    each.retire_lane(lane, "drained")
+        for each in self._chosen(group):
+            each.wish()
+
+    def pause(self, group: str | None = None) -> None:
+        """Hand out nothing until `resume`; leases go on.
+
+        Callers wait, within their deadlines. In the non-threaded model they get PoolTimeout at once, since nobody could
+        resume while they wait.
+        """
+        for each in self._chosen(group):
+            each.paused = True
+        self._topology.reroute(monotonic())
+
+    def resume(self, group: str | None = None) -> None:
+        """End `pause`."""
+        for each in self._chosen(group):
+            each.paused = False
+        self._topology.reroute(monotonic())
+        for each in self._chosen(group):
+            each.wish()
+
+    def stats(self) -> PoolStats:
+        """What the pool is doing and has counted: frozen, exact."""
+        with self._lock:
+            return stats.read(self._topology, monotonic(), self._marks)
+
+    def pop_stats(self) -> PoolStats:
+        """The same, and counting starts anew."""
+        with self._lock:
+            return stats.read(self._topology, monotonic(), self._marks, reset=True)
+
+    def endpoints(self) -> tuple[EndpointStats, ...]:
+        """What is believed of each endpoint now."""
+        with self._lock:
+            return stats.endpoints(self._topology)
+
+    def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:
+        """Have `listener` called with every `Event` from now on. Returns a callable that ends this.
+
+        It is called by a thread of the pool, in the non-threaded model by whoever uses the pool next, and should not
+        take long. What it raises is logged.
+        """
+        return self._herald.tell(listener)
+
+    @abstractmethod
+    def holders(self, group: str | None = None) -> list[Holder]:
+        """Who holds connections, the longest first."""

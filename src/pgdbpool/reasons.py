@@ -1,0 +1,58 @@
+"""Words for a caller that got nothing: why, and who has what it wanted.
+
+Knows no pool, so that the keeper of a pool does not keep it alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from .core.group import Group
+from .core.topology import Topology
+from .errors import PoolTimeout
+from .holders import Holder
+
+_SHOWN_HOLDERS = 10
+_SAY_AGAIN = 0.25  # s for which the same words will do
+
+
+class Reasons:
+    """Makes the errors of one pool. `look` finds the holders of a group."""
+
+    def __init__(self, topology: Topology, look: Callable[[Group], list[Holder]]) -> None:
+        self._topology = topology
+        self._look = look
+        self._said: dict[str, tuple[float, str]] = {}
+
+    def __call__(self, group: Group, began: float) -> PoolTimeout:
+        waited = monotonic() - began
+        head = f"group {group.name!r}: no connection after {waited:.1f} s: "
+        if group.paused:
+            return PoolTimeout(head + "the pool is paused", group=group.name, waited=waited, reason="paused")
+        if not group.route or not any(lane.open for lane in group.lanes):
+            words = "no endpoint can be used: " + self._topology.unreachable(group)
+            return PoolTimeout(head + words, group=group.name, waited=waited, reason="unreachable")
+        used = sum(lane.leased for lane in group.lanes)
+        words = f"{used} connections in use, {len(group.waiters)} others waiting; held by {self.holders(group)}"
+        return PoolTimeout(head + words, group=group.name, waited=waited, reason="exhausted")
+
+    def holders(self, group: Group) -> str:
+        """In words. An overloaded pool has better things to do than to look at every stack for every caller."""
+        now = monotonic()
+        said_at, words = self._said.get(group.name, (float("-inf"), ""))
+        if now - said_at >= _SAY_AGAIN:
+            words = self.look_for_holders(group)
+            self._said[group.name] = monotonic(), words
+        return words
+
+    def look_for_holders(self, group: Group) -> str:
+        found = self._look(group)
+        shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
+        more = len(found) - _SHOWN_HOLDERS
+        return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
+
+
+def closed_words(group: str) -> str:
+    """Why those who wait get PoolClosed."""
+    return f"the pool was closed while the caller waited for group {group!r}"
