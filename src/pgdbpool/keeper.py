@@ -180,6 +180,7 @@ class Threaded:
 
     def _subscribe(self) -> list[Subscription]:
         """Have the endpoints probed."""
+        self._topology.monitored = False
         if self._monitor is None:
             return []
         topology = self._topology

@@ -210,7 +210,11 @@ class Monitor:
         self.subscriptions = 0  # written with `_lock` held
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="pgdbpool monitor", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # no more threads to be had
+            self._loop.close()
+            raise
 
     def call(self, function: Callable[..., object], *args: object) -> None:
         """Have the thread do something."""
