@@ -1,6 +1,8 @@
 """A PostgreSQL connection pool and load balancer that lives inside a Python web or application server."""
 
+from .aio import AsyncLease, AsyncPool
 from .config import Settings
+from .core.events import Event, EventKind
 from .errors import (
     ConfigError,
     ConfigWarning,
@@ -22,6 +24,8 @@ from .sync import Lease, Pool
 __version__ = "2.0.0.dev0"
 
 __all__ = [
+    "AsyncLease",
+    "AsyncPool",
     "ConfigError",
     "ConfigWarning",
     "Connection",
@@ -29,6 +33,8 @@ __all__ = [
     "DBOfflineError",
     "DBQueryError",
     "Error",
+    "Event",
+    "EventKind",
     "Handler",
     "Holder",
     "Lease",

@@ -6,11 +6,12 @@ connection may be anywhere by then, notes where it was called.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from time import monotonic
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -57,9 +58,14 @@ def _where(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
 
 
-def holders(group: Group, driver: Driver) -> list[Holder]:
+Places = dict[int, list[tuple[str, str]]]
+"""Where connections are now, by their id: place and thread or task."""
+
+
+def holders(group: Group, driver: Driver, places: Places | None = None) -> list[Holder]:
     now = monotonic()
-    places = _places()
+    if places is None:
+        places = _places()
     found = []
     for lane in group.lanes:
         idle = set(lane.idle)
@@ -83,14 +89,14 @@ def holders(group: Group, driver: Driver) -> list[Holder]:
 _NOWHERE = ("a place on no thread's stack", "no thread")
 
 
-def _places() -> dict[int, list[tuple[str, str]]]:
+def _places() -> Places:
     """Where connections are now, by their id: the outermost function of each thread that has one in a variable.
 
     Found out when somebody asks, so that a checkout need not write it down. A variable may have outlived its block,
     so there can be more than one place.
     """
     names = _thread_names()
-    places: dict[int, list[tuple[str, str]]] = {}
+    places: Places = {}
     for ident, top in sys._current_frames().items():
         outermost: dict[int, FrameType] = {}
         frame: FrameType | None = top
@@ -98,9 +104,26 @@ def _places() -> dict[int, list[tuple[str, str]]]:
             for value in tuple(frame.f_locals.values()):
                 if isinstance(value, Leased):
                     value = value._slot and value._slot.conn
-                if isinstance(value, psycopg.Connection):
+                if isinstance(value, psycopg.Connection | psycopg.AsyncConnection):
                     outermost[id(value)] = frame
             frame = frame.f_back
         for key, frame in outermost.items():
             places.setdefault(key, []).append((_where(frame), names.get(ident, f"thread {ident}")))
+    return places
+
+
+def task_places(loop: asyncio.AbstractEventLoop | None) -> Places:
+    """The same for the tasks of an event loop: they have no stack while they wait, but a chain of coroutines."""
+    places: Places = {}
+    for task in asyncio.all_tasks(loop) if loop is not None else ():
+        coroutine: Any = task.get_coro()
+        seen: set[int] = set()
+        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+            for value in tuple(frame.f_locals.values()):
+                if isinstance(value, Leased):
+                    value = value._slot and value._slot.conn
+                if isinstance(value, psycopg.AsyncConnection) and id(value) not in seen:
+                    seen.add(id(value))
+                    places.setdefault(id(value), []).append((_where(frame), f"task {task.get_name()}"))
+            coroutine = coroutine.cr_await
     return places

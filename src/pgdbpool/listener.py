@@ -42,6 +42,11 @@ class EpollListener:
         self._slots: dict[int, Slot] = {}
         self._descriptors: dict[Slot, int] = {}
 
+    @property
+    def descriptor(self) -> int:
+        """Readable when `sleep` would return at once."""
+        return self._epoll.fileno()
+
     def add(self, slot: Slot, descriptor: int) -> None:
         self._slots[descriptor] = slot
         self._descriptors[slot] = descriptor

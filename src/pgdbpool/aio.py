@@ -1,0 +1,318 @@
+"""AsyncPool: the asyncio shell around core.
+
+It has the methods of `Pool`; those that may wait are coroutines. A pool belongs to the event loop that first uses it,
+and all of it runs there: waiters are futures, opening is a task for each connection, and the monitor's findings are
+handed over to the loop. So nothing is locked, and nothing blocks.
+
+A caller can be cancelled at every `await`::
+
+    while waiting            it leaves the queue; a slot handed over in the same moment goes to the next
+    while a slot is checked  the connection is closed: nobody knows what is still to come on it
+    inside the block         psycopg cancels the statement; the block is left by the exception
+    on the way out           a task of the pool's own, which nobody cancels, commits or rolls back and gives back
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import warnings
+from collections.abc import Coroutine, Mapping
+from contextlib import nullcontext
+from functools import partial
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+from weakref import finalize
+
+import psycopg
+
+from .base import Base
+from .config import GroupSettings, Settings
+from .core.group import Group
+from .core.lane import Slot
+from .drivers import asynchronous
+from .errors import Error, PoolClosed, UnconfiguredGroupError
+from .holders import Holder, Leased, holders, task_places
+from .reasons import Reasons, closed_words
+from .tasks import Tasks
+
+AsyncConnection = psycopg.AsyncConnection[Any]
+
+
+class AsyncLease(Leased):
+    """One checkout, as an asynchronous context manager; made by `AsyncPool.connection`. For one task."""
+
+    __slots__ = ("_group", "_pool", "_timeout")
+
+    def __init__(self, pool: AsyncPool, group: Group, timeout: float | None) -> None:
+        self._pool = pool
+        self._group = group
+        self._timeout = timeout
+        self._slot = None
+
+    async def __aenter__(self) -> AsyncConnection:
+        if self._slot is not None:
+            raise Error(f"this lease of group {self._group.name!r} is in use: ask the pool for another")
+        now = monotonic()
+        slot = self._group.take(now)
+        if slot is None or now >= slot.fresh_until:
+            slot = await self._pool._obtain(self._group, slot, now, self._timeout)
+            now = monotonic()
+        slot.taken = now
+        self._slot = slot
+        return slot.conn  # type: ignore[no-any-return]
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        slot: Slot = self._slot  # type: ignore[assignment]
+        self._slot = None
+        now = monotonic()
+        slot.uses += 1
+        slot.use_time += now - slot.taken
+        if error is None and slot.clean():
+            self._group.give(slot, now)
+        else:
+            await self._pool._settle(slot, error, commit=True)
+
+
+class AsyncPool(Base):
+    """Named groups of connections to one or several PostgreSQL endpoints, for asyncio.
+
+    `config` is that of `Pool`, whose `type` is of no concern here. May be made before there is an event loop: it opens
+    in the background when a loop first uses it (``async with pool``, `open`, `wait`, or a checkout), and is for that
+    loop only. Close it before the loop ends.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
+        super().__init__(config, asynchronous, nullcontext)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keeper = self._make_keeper()
+        self._settling: set[asyncio.Task[None]] = set()
+        self._finalizer: Any = None
+        if open:
+            self._unlock()
+
+    def _make_keeper(self) -> Tasks:
+        driver = self._driver
+
+        def look(group: Group) -> list[Holder]:  # knows no pool, so that the keeper does not keep one alive
+            return holders(group, driver, task_places(keeper.loop))
+
+        reasons = Reasons(self._topology, look)
+        keeper = Tasks(self._name, self._topology, self._sessions, reasons, self._herald, self._settings.monitor)
+        for group in self._topology.groups:
+            group.wish = partial(keeper.wish, group)
+        self._topology.born = keeper.opened
+        self._sessions.closing = keeper.closing
+        return keeper
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def _unlock(self) -> None:
+        """Open, as far as that can be done without a loop."""
+        if not self._closed:
+            return
+        self._closed = False
+        self._loop = None
+        self._keeper = self._make_keeper()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        # A pool nobody knows any more closes its connections.
+        self._finalizer = finalize(self, self._keeper.abandon)
+        self._finalizer.atexit = False
+        self._topology.open()
+
+    def _begin(self) -> None:
+        """To be called by whatever may wait: binds the pool to its loop, once."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            raise Error(
+                "this AsyncPool belongs to another event loop: make one for each loop, or close it there before it is "
+                "used here"
+            )
+        if not self._closed:
+            self._loop = loop
+            self._keeper.start(loop)
+
+    async def open(self) -> None:
+        """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
+        self._unlock()
+        self._begin()
+
+    async def wait(self, timeout: float = 30.0) -> None:
+        """Wait until each group has its `min_count` connections on at least one endpoint it may use.
+
+        Raises PoolTimeout after `timeout` seconds, DBOfflineError where no retry would help.
+        """
+        self._begin()
+        deadline = monotonic() + timeout
+        for group in self._topology.groups:
+            began = monotonic()
+            leases: list[Slot] = []
+            try:
+                for _ in range(max(1, min(group.min_count, group.limit))):
+                    slot = await self._obtain(group, group.take(monotonic()), began, deadline - monotonic())
+                    leases.append(slot)  # one by one, so that an error leaves none behind
+            finally:
+                for slot in leases:
+                    group.give(slot, monotonic())
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Close the pool: waiters get PoolClosed, idle connections are closed at once, leased ones on return.
+
+        Waits up to `timeout` seconds for leased connections to come back. Safe to call twice.
+        """
+        if self._closed:
+            return
+        if self._loop is not None:
+            self._begin()  # not in another loop
+        self._closed = True
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._topology.close()
+        for group in self._topology.groups:
+            group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
+            group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
+        deadline = monotonic() + timeout
+        await self._keeper.stop()
+        while monotonic() < deadline and any(group.total for group in self._topology.groups):
+            await asyncio.sleep(0.002)
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
+        self._loop = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def _after_fork(self) -> None:
+        self._forget_all(nullcontext())
+        self._settling = set()
+        if not self._closed:
+            self._closed = True
+            self._unlock()
+
+    def _at_exit(self) -> None:
+        if self._closed or self._loop is None:
+            return
+        warnings.warn(f"{self!r} was not closed before the end of its loop", ResourceWarning, stacklevel=1)
+        self._closed = True
+        self._finalizer.detach()
+        self._keeper.abandon()
+
+    # -- checkout -----------------------------------------------------------------------------------------------
+
+    def connection(self, group: str = "default", timeout: float | None = None) -> AsyncLease:
+        """A connection of a group, for the length of an ``async with`` block.
+
+        Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
+        exception, cancellation included, rolls back; then the connection goes back to the pool. `timeout` in seconds,
+        default the group's `acquire_timeout`. Raises as `Pool.connection` does.
+        """
+        try:
+            return AsyncLease(self, self._groups[group], timeout)
+        except KeyError:
+            raise UnconfiguredGroupError(group, self._groups) from None
+
+    async def getconn(self, group: str = "default", timeout: float | None = None) -> AsyncConnection:
+        """A connection of a group, to be returned with `putconn`. Raises as `connection` does."""
+        found = self._group(group)
+        now = monotonic()
+        slot = found.take(now)
+        if slot is None or now >= slot.fresh_until:
+            slot = await self._obtain(found, slot, now, timeout)
+            now = monotonic()
+        frame = sys._getframe(1)
+        slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
+        slot.taken = now
+        self._out[id(slot.conn)] = slot
+        return slot.conn  # type: ignore[no-any-return]
+
+    async def putconn(self, conn: AsyncConnection) -> None:
+        """Return what `getconn` gave. A transaction left open is rolled back.
+
+        Raises ValueError for a connection that this pool has not handed out by `getconn`, or that was returned before.
+        """
+        slot = self._out.pop(id(conn), None)
+        if slot is None:
+            raise ValueError(
+                "putconn: this connection was not handed out by getconn of this pool, or was returned before"
+            )
+        now = monotonic()
+        slot.uses += 1
+        slot.use_time += now - slot.taken
+        if slot.clean():
+            slot.lane.group.give(slot, now)
+        else:
+            await self._settle(slot, None, commit=False)
+
+    async def _settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+        """Commit or roll back and give back, in a task that nobody cancels."""
+        await self._unhurt(self._sessions.settle(slot, error, commit=commit))
+
+    async def _unhurt(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_seen)  # its error, if there will be one, has nobody to go to
+            raise
+
+    async def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
+        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+        try:
+            self._begin()
+        except BaseException:
+            if slot is not None:
+                group.give(slot, monotonic())
+            raise
+        settings: GroupSettings = group.settings  # type: ignore[assignment]
+        deadline = began + (settings.acquire_timeout if timeout is None else timeout)
+        waited = first = False
+        while True:
+            if slot is None:
+                waited = True
+                slot = await self._keeper.wait(group, began, deadline, first)
+            if await self._sessions.verify(slot, deadline):
+                break
+            slot, first = None, True
+            if not group.waiters:
+                slot = group.take(monotonic())
+        if waited:
+            slot.waits += 1
+            slot.wait_time += monotonic() - began
+        return slot
+
+    async def check(self) -> None:
+        """Ask every idle connection for an answer, now, and close those that do not give one."""
+        self._begin()
+        for group in self._topology.groups:
+            for lane in group.lanes:
+                for slot in tuple(lane.idle):
+                    try:
+                        lane.idle.remove(slot)
+                    except ValueError:  # taken meanwhile
+                        continue
+                    slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
+                    if await self._sessions.verify(slot, float("inf")):
+                        group.give(slot, monotonic())
+
+    def holders(self, group: str | None = None) -> list[Holder]:
+        """Who holds connections, the longest first."""
+        places = task_places(self._loop)
+        return [holder for each in self._chosen(group) for holder in holders(each, self._driver, places)]
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
