@@ -22,13 +22,16 @@ T = TypeVar("T")
 LIMIT = 30.0  # s: generous, since it is only ever reached when something is wrong
 
 
-def config(*places: Any, type: str = "threaded", groups: Any = None, **group: Any) -> dict[str, Any]:
+def config(
+    *places: Any, type: str = "threaded", groups: Any = None, monitor: Any = True, **group: Any
+) -> dict[str, Any]:
     """A configuration: `places` are nodes, proxies or entries of `db`; `group` are the keys of the group "default".
 
-    With `groups` there are those instead. `ssl` is off, since the servers have none.
+    With `groups` there are those instead. `ssl` is off, since the servers have none. `monitor` is off where a test
+    counts what is said or how often the pool itself connects.
     """
     db = [place if isinstance(place, dict) else place.endpoint(ssl="disable") for place in places]
-    return {"type": type, "db": db, "groups": {"default": group} if groups is None else groups}
+    return {"type": type, "monitor": monitor, "db": db, "groups": {"default": group} if groups is None else groups}
 
 
 def wait_for(condition: Callable[[], T], limit: float = LIMIT) -> T:
@@ -45,10 +48,14 @@ def backends(node: Any, group: str = "default") -> set[int]:
     return {row["pid"] for row in node.backends(f"pgdbpool:{group}")}
 
 
+# Tests that run in the background have Ctrl-C ignored, and a child would inherit that.
+_HEAD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def python(code: str, *args: Any) -> "subprocess.Popen[str]":
     """Run a little program in a process of its own, all warnings being errors; stdout and stderr are piped."""
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-X", "faulthandler", "-c", textwrap.dedent(code), *map(str, args)],
+        [sys.executable, "-W", "error", "-X", "faulthandler", "-c", _HEAD + textwrap.dedent(code), *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from pgdbpool.config import (
     EndpointSettings,
     GroupSettings,
+    MonitorSettings,
     Settings,
     conninfo,
     load,
@@ -293,6 +294,7 @@ def test_the_manual_has_every_key() -> None:
     assert keys_of_the_manual("The whole") == list(Settings.__struct_fields__)
     assert keys_of_the_manual("Endpoints") == endpoint
     assert keys_of_the_manual("Groups") == group
+    assert keys_of_the_manual("Monitor") == list(MonitorSettings.__struct_fields__)
 
 
 # -- every mistake, and its message --
@@ -319,7 +321,7 @@ WHOLE_MISTAKES: list[tuple[Any, list[str]]] = [
     (config(type="treaded"), ["type: expected one of threaded, non-threaded, got 'treaded'"]),
     (config(type=True), ["type: expected one of threaded, non-threaded, got True"]),
     (config(group_s={}), ["group_s: unknown key, did you mean groups?"]),
-    (config(pool=5), ["pool: unknown key; known keys are: type, db, groups"]),
+    (config(pool=5), ["pool: unknown key; known keys are: type, monitor, db, groups"]),
     (config(database=[]), ["database: unknown key, use db"]),
     (config(host="h"), ["host: unknown key, use host in db"]),
     (config(autocommit=True), ["autocommit: unknown key, use autocommit in a group"]),
@@ -437,7 +439,7 @@ GROUP_MISTAKES: list[tuple[str, Any, str]] = [
     ("autocommit", "yes", "expected True or False, got a string"),
     ("autocommit", None, "expected True or False, got None"),
     ("target_session_attrs", "master", f"expected one of {TARGETS}, got 'master'"),
-    ("balance", "fastest", "expected one of least-busy, round-robin or a callable, got 'fastest'"),
+    ("balance", "fastest", "expected one of least-busy, round-robin, random, latency or a callable, got 'fastest'"),
     ("acquire_timeout", -1, "expected 0 or more, got -1"),
     ("acquire_timeout", float("inf"), "expected a finite number, got inf"),
     ("acquire_timeout", None, "expected a number of seconds, got None"),

@@ -69,7 +69,7 @@ def test_the_role_of_each_endpoint_is_what_its_sessions_report(pg_cluster, open_
 
 def test_reading_the_role_costs_no_round_trip(pg_cluster, open_pool):
     with Wire(pg_cluster.standbys[0]) as wire:
-        pool = open_pool(config(wire, target_session_attrs="standby"))
+        pool = open_pool(config(wire, target_session_attrs="standby", monitor=False))
         use(pool)
         assert wire.statements == ["select inet_server_port()"]
 
@@ -177,7 +177,7 @@ def test_a_pooler_that_hides_read_only_mode_is_asked_for_that_too(pg_cluster, op
 def test_where_a_pooler_refuses_startup_options_settings_are_set_after_the_connect(pg_node, open_pool):
     with Wire(pg_node, refuse_options=True) as wire:
         place = wire.endpoint(ssl="disable", query_timeout=6000, session_tmp_buffer=32)
-        pool = open_pool(config(place, connection_count=1))
+        pool = open_pool(config(place, connection_count=1, monitor=False))
         with pool.connection() as conn:
             assert one(conn, "show statement_timeout") == "6s"
             assert one(conn, "show temp_buffers") == "32MB"
@@ -363,7 +363,7 @@ def test_with_all_endpoints_dead_a_caller_hears_the_last_error_of_each(pg_cluste
 def test_who_waits_while_all_endpoints_are_dead_is_served_when_one_comes_back(pg_node, open_pool):
     with pg_node.proxy() as proxy:
         proxy.refuse()
-        pool = open_pool(config(proxy))
+        pool = open_pool(config(proxy, monitor=False))
         waiting = start(use, pool)
         wait_for(lambda: stats(pool).counters.connect_failures >= 2)
         proxy.refuse(False)

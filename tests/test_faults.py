@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 import traceback
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import psycopg
 import pytest
@@ -78,7 +78,7 @@ def test_a_wrong_login_fails_callers_with_the_servers_words_and_no_storm(change,
             assert words in str(error)
             assert f"127.0.0.1:{wire.port}" in str(error)
         assert len(wire.startups) <= 3
-    assert pool.endpoints()[0].fault == "misconfigured"
+        assert pool.endpoints()[0].fault == "misconfigured"
 
 
 def test_a_role_that_does_not_exist_is_said_to_callers(pg_node, open_pool):
@@ -140,7 +140,7 @@ def test_a_callable_password_is_asked_at_each_connect(guarded, open_pool):
         calls.append(next(asked))
         return SECRET
 
-    pool = open_pool(config(guarded.endpoint(ssl="disable", **{"pass": token}), connection_count=3))
+    pool = open_pool(config(guarded.endpoint(ssl="disable", **{"pass": token}), connection_count=3, monitor=False))
     grow(pool, 3)
     assert len(calls) == 3
     pool.drain()
@@ -187,7 +187,7 @@ def test_sessions_that_are_open_go_on_when_the_password_has_changed(guarded, ope
 )
 def test_a_server_that_has_no_place_now_is_asked_again_without_a_storm(code, words, open_pool):
     with Impostor(code) as server:
-        pool = open_pool(config(server, connection_count=5))
+        pool = open_pool(config(server, connection_count=5, monitor=False))
         waiting = [start(pool.getconn, timeout=1.0) for _ in range(10)]
         for each in waiting:
             with pytest.raises(PoolTimeout, match=words) as caught:
@@ -338,6 +338,55 @@ def test_a_users_exception_is_seen_even_if_the_connection_broke_too(pg_node, ope
         with pool.connection(timeout=LIMIT) as conn:
             assert one(conn, "select 1") == 1
     assert table() == 0
+
+
+def test_a_connection_lost_inside_a_block_is_not_passed_over_in_silence(pg_node, open_pool, table):
+    with Wire(pg_node) as wire:
+        pool = open_pool(config(wire, connection_count=1, autocommit=False))
+        with pytest.raises(DBConnectionError, match="lost inside the block"), pool.connection() as conn:
+            in_turn(lambda: insert(conn), wire.reset, lambda: start(conn.execute, "select 1").exception(LIMIT))
+    assert table() == 0
+
+
+def test_nothing_is_said_of_a_lost_connection_that_had_nothing_to_commit(pg_node, open_pool):
+    with Wire(pg_node) as wire:
+        pool = open_pool(config(wire, connection_count=1))
+        with pool.connection() as conn:
+            wire.reset()
+            with suppress(psycopg.OperationalError):
+                conn.execute("select 1")
+        with pool.connection(timeout=LIMIT) as conn:
+            assert one(conn, "select 1") == 1
+
+
+def test_a_refused_write_is_confirmed_and_then_the_primary_is_left(pg_node, open_pool, table):
+    pool = open_pool(config(pg_node, connection_count=2, target_session_attrs="primary"))
+    grow(pool, 2)
+    pg_node.refuse_writes()
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), pool.connection() as conn:
+        insert(conn)
+    with pytest.raises(PoolTimeout, match="takes no writes, not primary"):
+        pool.getconn(timeout=0.2)
+    pg_node.refuse_writes(False)
+    with pool.connection(timeout=LIMIT) as conn:
+        insert(conn)
+    assert table() == 1
+
+
+def test_a_refused_write_is_confirmed_by_a_question_where_a_pooler_hides_the_parameters(pg_node, open_pool, table):
+    with Wire(pg_node, hide=("in_hot_standby", "default_transaction_read_only")) as wire:
+        pool = open_pool(config(wire, connection_count=1, target_session_attrs="read-write"))
+        with pool.connection() as conn:
+            insert(conn)
+        pg_node.refuse_writes()
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), pool.connection() as conn:
+            insert(conn)
+        with pytest.raises(PoolTimeout, match="takes no writes, not read-write"):
+            pool.getconn(timeout=0.2)
+        pg_node.refuse_writes(False)
+        with pool.connection(timeout=LIMIT) as conn:
+            insert(conn)
+    assert table() == 2
 
 
 def test_an_interrupt_in_the_middle_of_a_statement_costs_at_most_the_connection(pg_node, open_pool, table):

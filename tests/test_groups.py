@@ -37,7 +37,7 @@ def use_and_raise(conn, sql, error):
 
 def test_an_autocommit_group_never_sends_begin_or_commit(pg_node, open_pool, table):
     with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, connection_count=1))
+        pool = open_pool(config(wire, connection_count=1, monitor=False))
         with pool.connection() as conn:
             conn.execute("insert into groups_t values (1)")
             assert table() == 1
@@ -54,7 +54,7 @@ def test_an_autocommit_group_never_sends_begin_or_commit(pg_node, open_pool, tab
 
 def test_a_transaction_group_commits_at_the_end_of_the_block(pg_node, open_pool, table):
     with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, autocommit=False))
+        pool = open_pool(config(wire, autocommit=False, monitor=False))
         with pool.connection() as conn:
             conn.execute("insert into groups_t values (1)")
             assert table() == 0
@@ -160,7 +160,7 @@ def test_a_connection_closed_by_its_user_is_replaced_and_is_no_evidence(pg_node,
     assert stats(pool).counters.closed == {"closed": 1}
     (endpoint,) = pool.endpoints()
     assert (endpoint.health, endpoint.last_error) == ("up", None)
-    assert len(backends(pg_node) & pids) == 2
+    wait_for(lambda: len(backends(pg_node) & pids) == 2)
     put(pool, *hold(pool, 3))
 
 
@@ -418,7 +418,7 @@ def test_check_ping_asks_the_server_before_each_checkout(pg_node, open_pool):
 
 def test_check_auto_does_not_ask_a_server_that_was_just_used(pg_node, open_pool):
     with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, check="auto"))
+        pool = open_pool(config(wire, check="auto", monitor=False))
         for _ in range(10):
             with pool.connection():
                 pass
@@ -554,7 +554,9 @@ def test_reconnect_failed_is_not_told_before_its_time(pg_node, open_pool):
     told = []
     with pg_node.proxy() as proxy:
         proxy.refuse()
-        pool = open_pool(config(proxy, reconnect_timeout=300, reconnect_failed=lambda *args: told.append(args)))
+        pool = open_pool(
+            config(proxy, reconnect_timeout=300, reconnect_failed=lambda *args: told.append(args), monitor=False)
+        )
         wait_for(lambda: stats(pool).counters.connect_failures >= 3)
         assert told == []
 

@@ -230,7 +230,7 @@ def test_commit_and_rollback_within_a_block(node, db):
 
 def test_an_autocommit_group_sends_neither_begin_nor_commit(node):
     with Wire(node) as wire:
-        dbpool.Connection.init(config(wire, groups=GROUPS))
+        dbpool.Connection.init(config(wire, groups=GROUPS, monitor=False))
         with dbpool.Handler("read") as handler:
             handler.query("insert into handler_t values (3, 'three')")
             assert count(node) == 3
@@ -366,7 +366,7 @@ def test_preparing_opens_no_transaction(node):
     node.execute(PREPARE)
     with Wire(node) as wire:
         groups = {"write": {"sqlprepare": True, "autocommit": False}}
-        dbpool.Connection.init(config(wire, groups=groups))
+        dbpool.Connection.init(config(wire, groups=groups, monitor=False))
         with dbpool.Handler("write"):
             pass
         assert wire.statements == ['select "SQLPrepare"."PrepareQueries"()']

@@ -24,7 +24,7 @@ def test_min_count_connections_are_opened_in_the_background(pg_node, open_pool):
 
 def test_with_min_count_0_nothing_is_opened_before_it_is_needed(pg_node, open_pool):
     with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, min_count=0))
+        pool = open_pool(config(wire, min_count=0, monitor=False))
         with pool.connection() as conn:
             assert one(conn, "select 1") == 1
         assert len(wire.startups) == 1
@@ -591,7 +591,7 @@ def test_pop_stats_counts_nothing_twice_and_loses_nothing(pg_node, open_pool):
 def test_connects_that_fail_are_counted(pg_node, open_pool):
     with pg_node.proxy() as proxy:
         proxy.refuse()
-        pool = open_pool(config(proxy))
+        pool = open_pool(config(proxy, monitor=False))
         wait_for(lambda: stats(pool).counters.connect_failures >= 2)
         assert stats(pool).counters.connects == 0
 

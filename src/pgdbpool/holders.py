@@ -15,7 +15,7 @@ from typing import NamedTuple
 import psycopg
 
 from .core.group import Group
-from .core.slot import Slot
+from .core.lane import Slot
 from .drivers import Driver
 
 

@@ -20,11 +20,18 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
+from .config import MonitorSettings
+from .core.endpoint import Endpoint
+from .core.evidence import Fault, Sighting
 from .core.group import Group, Waiter
-from .core.slot import Slot
-from .core.topology import Order, Topology
+from .core.lane import Slot
+from .core.plan import Order
+from .core.topology import Topology
+from .drivers.blocking import run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from .herald import Herald
 from .listener import listener
+from .monitor import Subscription, subscribe
 from .session import Sessions
 
 logger = logging.getLogger("pgdbpool")
@@ -86,11 +93,21 @@ class Parked(Waiter):
 class Threaded:
     """One keeper thread, and opener threads that come and go."""
 
-    def __init__(self, name: str, topology: Topology, sessions: Sessions, timed_out: TimedOut) -> None:
+    def __init__(
+        self,
+        name: str,
+        topology: Topology,
+        sessions: Sessions,
+        timed_out: TimedOut,
+        herald: Herald,
+        how: MonitorSettings | None,
+    ) -> None:
         self._name = name
         self._topology = topology
         self._sessions = sessions
         self._timed_out = timed_out
+        self._herald = herald
+        self._monitor = how
         self._listener = listener()
         self._running = False
         self._abandoned = False
@@ -114,6 +131,10 @@ class Threaded:
         self.stop()
 
     def wish(self, group: Group) -> None:
+        self._listener.wake()
+
+    def wake(self) -> None:
+        """Something may have to be done."""
         self._listener.wake()
 
     def opened(self, slot: Slot) -> None:
@@ -150,6 +171,36 @@ class Threaded:
     # -- the keeper thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        subscriptions = self._subscribe()
+        try:
+            self._keep()
+        finally:
+            for each in subscriptions:
+                each.cancel()
+
+    def _subscribe(self) -> list[Subscription]:
+        """Have the endpoints probed."""
+        if self._monitor is None:
+            return []
+        topology = self._topology
+        try:
+            subscriptions = [
+                subscribe(endpoint.settings, self._monitor, Told(topology, endpoint, self.wake))  # type: ignore[arg-type]
+                for endpoint in topology.endpoints
+            ]
+        except RuntimeError:  # no more threads to be had: as without a monitor
+            logger.exception("%s: cannot start the monitor", self._name)
+            return []
+        topology.monitored = True
+
+        def alarm() -> None:
+            for each in subscriptions:
+                each.alarm()
+
+        topology.alarm = alarm
+        return subscriptions
+
+    def _keep(self) -> None:
         heard: list[Slot] = []
         while True:
             try:
@@ -167,6 +218,9 @@ class Threaded:
             heard = self._listener.sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
 
     def _round(self) -> float:
+        self._sessions.abort()
+        run(self._sessions.tell_outages())
+        self._herald.deliver(self._topology.events)
         self._bury()
         now = monotonic()
         if self._running:
@@ -174,7 +228,7 @@ class Threaded:
                 self._start_opener(order)
         due = min(group.tend(now) for group in self._topology.groups)
         self._bury()
-        return min(due, self._topology.due(now))
+        return min(due, self._topology.tend(now), self._topology.due(now))
 
     def _bury(self) -> None:
         for group in self._topology.groups:
@@ -190,8 +244,9 @@ class Threaded:
     def _open(self, order: Order) -> None:
         """Carry out an order, and whatever the plan says next."""
         while True:
-            self._sessions.open(order)
+            run(self._sessions.open(order))
             orders = self._topology.plan(monotonic()) if self._running else []
+            self._bury()  # the plan may have made room
             if not orders:
                 self._listener.wake()  # what is due may have changed
                 return
@@ -200,10 +255,33 @@ class Threaded:
                 self._start_opener(other)
 
 
+class Told:
+    """Passes on what the monitor finds out about one endpoint."""
+
+    def __init__(self, topology: Topology, endpoint: Endpoint, wake: Callable[[], None]) -> None:
+        self._topology = topology
+        self._endpoint = endpoint
+        self._wake = wake
+
+    def probed(self, sighting: Sighting, seconds: float) -> None:
+        if self._topology.probed(self._endpoint, sighting, seconds, monotonic()):
+            self._wake()
+
+    def probe_failed(self, fault: Fault, error: str) -> None:
+        self._topology.probe_failed(self._endpoint, fault, error, monotonic())
+        self._wake()
+
+    def in_a_hurry(self) -> bool:
+        return self._topology.searching(monotonic())
+
+
 class Inline:
     """Everything in the caller's own time."""
 
-    def __init__(self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any) -> None:
+    def __init__(
+        self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any, herald: Herald
+    ) -> None:
+        self._herald = herald
         self._topology = topology
         self._sessions = sessions
         self._timed_out = timed_out
@@ -233,9 +311,16 @@ class Inline:
             if group.closed:
                 raise PoolClosed(f"the pool is closed, group {group.name!r} hands out no connection")
             now = monotonic()
-            orders = self._topology.plan(now, only=group, demand=1)
+            if self._topology.events:
+                self._herald.deliver(self._topology.events)
+            orders = []
+            if now < deadline:
+                orders = self._topology.plan(now, only=group, demand=1)
+                if not orders and group.closing:  # it has made room
+                    self._sessions.bury(group)
+                    orders = self._topology.plan(now, only=group, demand=1)
             if orders:
-                self._sessions.open(orders[0], deadline)
+                run(self._sessions.open(orders[0], deadline))
             slot = group.take(monotonic())
             if slot is not None:
                 return slot
@@ -260,9 +345,19 @@ class Inline:
             group.tend_at = now + _TEND_EVERY
             group.tend(now)
             self._sessions.bury(group)
-        for order in self._topology.plan(now):
+        self._topology.tend(now)
+        run(self._sessions.tell_outages())
+        self._herald.deliver(self._topology.events)
+        orders = self._topology.plan(now)
+        while orders:
+            order = orders.pop(0)
             began = monotonic()
-            self._sessions.open(order, began + _INLINE_LIMIT)
+            try:
+                run(self._sessions.open(order, began + _INLINE_LIMIT))
+            except BaseException:  # interrupted: the others will not be opened
+                for other in orders:
+                    self._topology.cancelled(other)
+                raise
             endpoint = order.lane.endpoint
             if endpoint.fault is not None:
                 spent = monotonic() - began

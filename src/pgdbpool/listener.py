@@ -13,7 +13,7 @@ import select
 import threading
 from typing import Protocol
 
-from .core.slot import Slot
+from .core.lane import Slot
 
 
 class Listener(Protocol):

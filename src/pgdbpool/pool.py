@@ -21,8 +21,9 @@ import psycopg
 from psycopg.rows import no_result
 
 from .config import Settings
-from .core.slot import Slot
+from .core.lane import Slot
 from .drivers import Status
+from .drivers.blocking import run
 from .errors import (
     ConfigError,
     DBConnectionError,
@@ -198,6 +199,7 @@ class Handler(Leased):
         self._group = self._pool._group(group)
         self._timeout = timeout
         self._slot: Slot | None = None
+        self._told = False  # its user knows already that the connection was lost
 
     def __enter__(self) -> Self:
         if self._slot is not None:
@@ -208,6 +210,7 @@ class Handler(Leased):
             slot = self._pool._obtain(self._group, slot, now, self._timeout)
         slot.taken = monotonic()
         self._slot = slot
+        self._told = False
         return self
 
     def __exit__(
@@ -215,7 +218,7 @@ class Handler(Leased):
     ) -> None:
         slot, self._slot = self._slot, None
         if slot is not None:
-            self._pool._take_back(slot, error, commit=True)
+            self._pool._take_back(slot, error, commit=not self._told)
 
     @property
     def conn_ref(self) -> psycopg.Connection[Any]:
@@ -252,9 +255,10 @@ class Handler(Leased):
             return
         before = self._pool._driver.status(slot.conn)
         try:
-            self._pool._driver.commit(slot.conn)
+            run(self._pool._driver.commit(slot.conn))
         except psycopg.Error as error:
             if before is Status.IN_TRANSACTION and self._pool._driver.status(slot.conn) is not Status.IDLE:
+                self._told = True
                 raise OutcomeUnknown(
                     f"group {self._group.name!r}: the connection to {slot.lane.endpoint.label} was lost during COMMIT; "
                     "the transaction may or may not have been committed"
@@ -267,6 +271,7 @@ class Handler(Leased):
         try:
             slot.conn.rollback()
         except psycopg.Error as error:
+            self._told = True
             raise DBConnectionError(str(error).strip()) from error
 
     def _leased(self) -> Slot:

@@ -1,29 +1,37 @@
-"""What the pool does with one connection: open it, look at it, take it back, close it.
+"""What a pool does with one connection: open it, look at it, take it back, close it.
 
-This is all the blocking I/O of the synchronous pool. No lock is held here; what is found out goes to the topology
-as evidence, and core decides what it means.
+This is all the I/O of a pool but for the users' own. It is written once, as coroutines: with a driver whose coroutines
+never suspend `blocking.run` carries them out for `Pool`, and `AsyncPool` awaits them. No lock is held here; what is
+found out goes to the topology as evidence, and core decides what it means.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from .config import EndpointSettings, GroupSettings, conninfo, session_settings
+from .core.endpoint import Endpoint
 from .core.evidence import Fault
 from .core.group import Group, outlived
-from .core.slot import Slot
-from .core.topology import Order, Topology
-from .drivers import ConnectFailed, Driver, DriverTimeout, Status
-from .errors import OutcomeUnknown
+from .core.lane import Lane, Slot
+from .core.plan import Order
+from .core.topology import Topology
+from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status
+from .errors import DBConnectionError, OutcomeUnknown
 
 logger = logging.getLogger("pgdbpool")
 
 PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
+GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
+_READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
+_WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 
 
 class Sessions:
@@ -32,13 +40,16 @@ class Sessions:
     def __init__(self, driver: Driver, topology: Topology) -> None:
         self.driver = driver
         self.topology = topology
-        self.closing: Callable[[Slot], None] = lambda slot: None  # set by the keeper's owner
+        # Set by the keeper's owner. `closing`: a slot is about to be closed. `check`: what a call that gets no answer
+        # asks about its server, where no monitor would find out; see `Patience.check`.
+        self.closing: Callable[[Slot], None] = lambda slot: None
+        self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
 
     # -- opening ----------------------------------------------------------------------------------------------
 
-    def open(self, order: Order, deadline: float = float("inf")) -> None:
+    async def open(self, order: Order, deadline: float = float("inf")) -> None:
         """Carry out one order of the plan, and report how it went. Never raises an `Exception`."""
-        group, endpoint = order.lane.group, order.lane.endpoint
+        group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
         began = monotonic()
@@ -46,13 +57,20 @@ class Sessions:
         deadline = min(deadline, began + where.connect_timeout)
         conn = None
         try:
-            conn = self._connect(where, how, deadline)
-            report = self.driver.report(conn, deadline)
+            conn = await self._connect(order, where, how, deadline)
+            identity = None
+            if len(self.topology.endpoints) > 1:
+                report, identity, _ = await self.driver.sight(conn, deadline)
+            else:
+                report = await self.driver.report(conn, deadline)
+        except NotWanted:
+            self.topology.cancelled(order)
+            return
         except ConnectFailed as error:
             if error.fault is Fault.TIMEOUT and hurried:
-                self.topology.cancelled(order)
+                self.topology.given_up(order, monotonic())
             else:
-                self._open_failed(order, error.fault, str(error))
+                self.topology.open_failed(order, error.fault, str(error), monotonic())
             return
         except BaseException as error:
             if conn is not None:
@@ -61,13 +79,13 @@ class Sessions:
                 self.topology.cancelled(order)
                 raise
             if hurried and isinstance(error, DriverTimeout):
-                self.topology.cancelled(order)
+                self.topology.given_up(order, monotonic())
                 return
             fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.REFUSED
-            self._open_failed(order, fault, _words(error))
+            self.topology.open_failed(order, fault, _words(error), monotonic())
             return
         try:
-            self._make_ready(conn, how, deadline)
+            await self._make_ready(conn, how, deadline)
             clean = self._watch(conn, how)
         except BaseException as error:
             self.driver.close(conn)
@@ -76,61 +94,78 @@ class Sessions:
                 raise
             self.topology.setup_failed(order, _words(error), monotonic())
             return
-        self.topology.opened(order, conn, clean, report, monotonic())
+        self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)
 
-    def _open_failed(self, order: Order, fault: Fault, error: str) -> None:
-        endpoint = order.lane.endpoint
-        for group in self.topology.open_failed(order, fault, error, monotonic()):
-            tell = group.settings.reconnect_failed  # type: ignore[attr-defined]
+    async def tell_outages(self) -> None:
+        """Call the `reconnect_failed` of the groups that bear an outage no longer."""
+        outages = self.topology.outages
+        while outages:
+            group, endpoint, error = outages.popleft()
+            tell = group.settings.reconnect_failed
             if tell is not None:
                 try:
-                    tell(endpoint.label, error)
+                    await _outcome(tell(endpoint, error))
                 except Exception:
                     logger.exception("group %r: reconnect_failed raised", group.name)
 
-    def _connect(self, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
+    async def _connect(self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
         password = where.password
         if callable(password):
             try:
-                password = password()
+                password = await _outcome(password())
             except Exception as error:
                 raise ConnectFailed(
                     f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED
                 ) from error
+        connect = partial(
+            self.driver.connect,
+            autocommit=how.autocommit,
+            deadline=deadline,
+            wanted=lambda: order.wanted,
+            conduct=self._conduct(order.lane, where, how),
+        )
         try:
-            return self.driver.connect(conninfo(where, how, password), how.autocommit, deadline)
+            return await connect(conninfo(where, how, password))
         except ConnectFailed as error:
             if not error.options_refused:
                 raise
         # A pooler in between takes no startup options: say the same after the connect.
-        params = conninfo(where, how, password, startup_options=False)
-        conn = self.driver.connect(params, how.autocommit, deadline)
+        conn = await connect(conninfo(where, how, password, startup_options=False))
         try:
             for name, value in session_settings(where, how).items():
-                self.driver.run(conn, f"SET {name} = '{value}'", deadline)
+                await self.driver.statement(conn, f"SET {name} = '{value}'", deadline)
         except BaseException:
             self.driver.close(conn)
             raise
         return conn
 
-    def _make_ready(self, conn: Any, how: GroupSettings, deadline: float) -> None:
-        if how.sqlprepare:
-            self.driver.run(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
-        if how.configure is not None:
-            how.configure(conn)
-            self._end_transaction(conn, "configure", how.autocommit)
+    def _conduct(self, lane: Lane, where: EndpointSettings, how: GroupSettings) -> Conduct:
+        """How long users' calls may go unanswered, and who is told how long they took."""
+        timeout = where.query_timeout if how.query_timeout is None else how.query_timeout
+        limit = timeout / 1000 + GRACE if timeout else None
+        check = self.check and self.check(lane.endpoint)
+        patience = Patience(limit, check=check) if limit or check else None
+        observe = lane.latency.observe_call if how.balance == "latency" else None
+        return Conduct(patience, observe and (lambda seconds: observe(seconds, monotonic())))
 
-    def _end_transaction(self, conn: Any, callback: str, autocommit: bool) -> None:
+    async def _make_ready(self, conn: Any, how: GroupSettings, deadline: float) -> None:
+        if how.sqlprepare:
+            await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
+        if how.configure is not None:
+            await _outcome(how.configure(conn))
+            await self._end_transaction(conn, "configure", how.autocommit)
+
+    async def _end_transaction(self, conn: Any, callback: str, autocommit: bool) -> None:
         """After a callback: keep what it did, and leave the session idle in the mode of its group."""
         status = self.driver.status(conn)
         if status is Status.IN_TRANSACTION:
-            self.driver.commit(conn)
+            await self.driver.commit(conn)
             status = self.driver.status(conn)
         if status is not Status.IDLE:
             raise RuntimeError(f"{callback} left the connection {status.value}")
         if self.driver.autocommit(conn) is not autocommit:
-            self.driver.set_autocommit(conn, autocommit)
+            await self.driver.set_autocommit(conn, autocommit)
 
     def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
         # A group with a reset callable always takes the long way back.
@@ -141,7 +176,7 @@ class Sessions:
 
     # -- before a checkout --------------------------------------------------------------------------------------
 
-    def verify(self, slot: Slot, deadline: float) -> bool:
+    async def verify(self, slot: Slot, deadline: float) -> bool:
         """Whether a slot that rested for a while can be handed out. One that cannot is out of the pool."""
         group = slot.lane.group
         now = monotonic()
@@ -150,43 +185,57 @@ class Sessions:
             return False
         if now < slot.fresh_until:
             return True
-        check = group.settings.check  # type: ignore[attr-defined]
+        check = group.settings.check
         try:
             if check != "auto" or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
-                    check(slot.conn)
-                    self._end_transaction(slot.conn, "check", group.settings.autocommit)  # type: ignore[attr-defined]
+                    await _outcome(check(slot.conn))
+                    await self._end_transaction(slot.conn, "check", group.settings.autocommit)
                 else:
-                    self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
-        except BaseException as error:
-            if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
-                self._lost(slot, error)
-            group.retire(slot, "broken")
-            if not isinstance(error, Exception):
-                raise
+                    await self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
+        except Exception as error:
+            try:
+                if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
+                    await self._lost(slot, error)
+            finally:
+                group.retire(slot, "broken")
             return False
-        if not slot.clean() and group.settings.reset is None:  # type: ignore[attr-defined]
+        except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
+            group.retire(slot, "broken")
+            raise
+        if not slot.clean() and group.settings.reset is None:
             # What it heard while it rested: its server has another role now, say.
-            return self._catch_up(slot, deadline)
+            return await self._catch_up(slot, deadline)
         return True
 
-    def _catch_up(self, slot: Slot, deadline: float) -> bool:
-        """The session says something else of its server than before. Tell the topology; False if it had to go."""
+    async def _catch_up(self, slot: Slot, deadline: float, *, refused: bool = False) -> bool:
+        """The session says something else of its server than before, or a write was refused.
+
+        Tell the topology; False if the session had to go.
+        """
         group, conn = slot.lane.group, slot.conn
         limit = min(deadline, monotonic() + PING_LIMIT)
         try:
-            report = self.driver.report(conn, limit)
+            report = await self.driver.report(conn, limit)
             if report != slot.lane.endpoint.report:
-                if report.read_only and self.driver.says_read_only_itself(conn, limit):
+                if report.read_only and await self.driver.says_read_only_itself(conn, limit):
                     # Its user's own doing. The next one shall find a session like any other.
-                    self.driver.run(conn, "RESET default_transaction_read_only", limit)
+                    await self.driver.statement(conn, "RESET default_transaction_read_only", limit)
                 else:
-                    self.topology.reported(slot.lane.endpoint, report)
-            slot.clean = self._watch(conn, group.settings)  # type: ignore[arg-type]
+                    tell = self.topology.write_refused if refused else self.topology.reported
+                    tell(slot.lane.endpoint, report, monotonic())
+            elif refused:
+                self.topology.write_refused(slot.lane.endpoint, report, monotonic())
+            slot.clean = self._watch(conn, group.settings)
         except Exception as error:
-            self._lost(slot, error)
-            group.retire(slot, "broken")
+            try:
+                await self._lost(slot, error)
+            finally:
+                group.retire(slot, "broken")
             return False
+        except BaseException:
+            group.retire(slot, "broken")
+            raise
         if slot.generation != slot.lane.generation:
             group.retire(slot, "role")
             return False
@@ -194,49 +243,61 @@ class Sessions:
 
     # -- after use ----------------------------------------------------------------------------------------------
 
-    def settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+    async def settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
         """Take back a slot that cannot simply be put on the stack.
 
         An open transaction is committed if `commit` is true and there is no `error`, else rolled back; a session that
-        is busy or broken is closed. Raises OutcomeUnknown if the connection dies during COMMIT, and the driver's
-        exception if the server refuses to commit.
+        is busy or broken is closed. Raises OutcomeUnknown if the connection dies during COMMIT, the driver's exception
+        if the server refuses to commit, and DBConnectionError if there is nothing left to commit on.
         """
         driver, group, conn = self.driver, slot.lane.group, slot.conn
-        how: GroupSettings = group.settings  # type: ignore[assignment]
+        how: GroupSettings = group.settings
         try:
             if driver.status(conn) is Status.IN_TRANSACTION:
                 if commit and error is None and not how.autocommit:
-                    self._commit(slot)
+                    await self._commit(slot)
                 else:
-                    self._roll_back(slot)
+                    await self._roll_back(slot)
             status = driver.status(conn)
             if status is Status.IDLE:
                 if driver.autocommit(conn) is not how.autocommit:
-                    driver.set_autocommit(conn, how.autocommit)
+                    await driver.set_autocommit(conn, how.autocommit)
                 if how.reset is not None:
-                    how.reset(conn)
-                    self._end_transaction(conn, "reset", how.autocommit)
+                    await _outcome(how.reset(conn))
+                    await self._end_transaction(conn, "reset", how.autocommit)
         except OutcomeUnknown as unknown:
-            self._lost(slot, unknown.__cause__ or unknown)
-            group.retire(slot, "broken")
+            try:
+                await self._lost(slot, unknown.__cause__ or unknown)
+            finally:
+                group.retire(slot, "broken")
             raise
         except BaseException as failure:
             status = driver.status(conn)
             if status is not Status.IDLE or not isinstance(failure, RefusedCommit):
-                self._close(slot, status, error or failure)
+                await self._close(slot, status, error or failure)
                 if not isinstance(failure, Exception):
                     raise
                 return
             group.give(slot, monotonic())
             raise failure.error from None
         if status is not Status.IDLE:
-            self._close(slot, status, error)
-        elif how.reset is not None or slot.clean() or self._catch_up(slot, monotonic() + PING_LIMIT):
+            ours = slot in slot.lane.slots  # and not that of the process we were forked from
+            await self._close(slot, status, error)
+            if ours and status is Status.BROKEN and commit and error is None and not how.autocommit:
+                raise DBConnectionError(
+                    f"group {group.name!r}: the connection to {slot.lane.endpoint.label} was lost inside the block: "
+                    "what had not been committed before is not committed"
+                )
+            return
+        refused = how.target_session_attrs in _WRITERS and self._sqlstate(error) == _READ_ONLY
+        if refused and not await self._catch_up(slot, monotonic() + PING_LIMIT, refused=True):
+            return
+        if how.reset is not None or slot.clean() or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
-    def _commit(self, slot: Slot) -> None:
+    async def _commit(self, slot: Slot) -> None:
         try:
-            self.driver.commit(slot.conn)
+            await self.driver.commit(slot.conn)
         except Exception as error:
             if self.driver.status(slot.conn) in (Status.BROKEN, Status.CLOSED, Status.BUSY):
                 raise OutcomeUnknown(
@@ -245,21 +306,23 @@ class Sessions:
                 ) from error
             raise RefusedCommit(error) from error
 
-    def _roll_back(self, slot: Slot) -> None:
+    async def _roll_back(self, slot: Slot) -> None:
         slot.rollbacks += 1
-        self.driver.rollback(slot.conn)
+        await self.driver.rollback(slot.conn)
 
-    def _close(self, slot: Slot, status: Status, error: BaseException | None) -> None:
+    async def _close(self, slot: Slot, status: Status, error: BaseException | None) -> None:
         group = slot.lane.group
         if status is Status.BROKEN:
-            self._lost(slot, error)
-            group.retire(slot, "broken")
+            try:
+                await self._lost(slot, error)
+            finally:
+                group.retire(slot, "broken")
             return
         if status is Status.IDLE:  # its reset callable failed
             logger.warning("group %r: reset failed, connection closed: %s", group.name, _words(error))
         group.retire(slot, "reset" if status is Status.IDLE else status.value)
 
-    def _lost(self, slot: Slot, error: BaseException | None) -> None:
+    async def _lost(self, slot: Slot, error: BaseException | None) -> None:
         """A session is gone. Have a look at those that rest beside it: a read of their sockets, no round trip.
 
         To be called before the slot is retired: that wakes the keeper, which should see the new belief.
@@ -270,21 +333,23 @@ class Sessions:
             return
         if not self.topology.session_lost(slot, self._sqlstate(error), _words(error), now):
             return
-        for lane in slot.lane.endpoint.lanes:
+        for lane in self.topology.lanes(slot.lane.endpoint):
             for other in tuple(lane.idle):
                 if not self.driver.quiet(other.conn):
-                    self._look_closer(other)
+                    await self._look_closer(other)
 
-    def _look_closer(self, slot: Slot) -> None:
+    async def _look_closer(self, slot: Slot) -> None:
         lane = slot.lane
         try:
             lane.idle.remove(slot)
         except ValueError:  # taken meanwhile: its holder looks as well
             return
         try:
-            self.driver.ping(slot.conn, monotonic() + PING_LIMIT)
-        except Exception:
+            await self.driver.ping(slot.conn, monotonic() + PING_LIMIT)
+        except BaseException as error:
             lane.group.retire(slot, "broken")
+            if not isinstance(error, Exception):
+                raise
         else:  # it only had something to say
             slot.lane.group.give(slot, monotonic())
 
@@ -308,6 +373,14 @@ class Sessions:
 
     # -- closing ------------------------------------------------------------------------------------------------
 
+    def abort(self) -> None:
+        """End the calls in flight on servers that are dead."""
+        aborts = self.topology.aborts
+        while aborts:
+            slot = aborts.popleft()
+            if slot.generation != slot.lane.generation and slot in slot.lane.slots:
+                self.driver.abort(slot.conn)
+
     def bury(self, group: Group) -> None:
         """Close what core has taken out of the pool."""
         while True:
@@ -326,6 +399,11 @@ class RefusedCommit(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error  # the driver's
+
+
+async def _outcome(result: Any) -> Any:
+    """What a user's callable returned, if need be after it has been awaited."""
+    return await result if inspect.isawaitable(result) else result
 
 
 def _never() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import count
@@ -23,18 +23,22 @@ from weakref import finalize
 import psycopg
 
 from . import lifecycle
-from .config import GroupSettings, Settings, load, load_toml, load_url
+from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
 from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
+from .core.events import Event
 from .core.group import Group
-from .core.slot import Slot
+from .core.lane import Slot
 from .core.stats import EndpointStats, PoolStats
 from .core.topology import Topology
-from .drivers import Driver, Status, psycopg3
+from .drivers import Driver, Status, blocking
+from .drivers.blocking import run
 from .errors import Error, PoolClosed, PoolTimeout, UnconfiguredGroupError
+from .herald import Herald
 from .holders import Holder, Leased, holders
 from .keeper import Inline, Keeper, Threaded
+from .probe import death_of
 from .session import Sessions
 
 Connection = psycopg.Connection[Any]
@@ -80,7 +84,7 @@ class Lease(Leased):
         if error is None and slot.clean():
             self._group.give(slot, now)
         else:
-            self._pool._sessions.settle(slot, error, commit=True)
+            run(self._pool._sessions.settle(slot, error, commit=True))
         if now >= self._group.tend_at:
             self._pool._keeper.tend(now)
 
@@ -101,10 +105,11 @@ class Pool:
         self._threaded = self._settings.type == "threaded"
         self._lock: AbstractContextManager[Any] = threading.Lock() if self._threaded else nullcontext()
         self._random = random.Random().random
-        self._driver: Driver = psycopg3
+        self._driver: Driver = blocking
         self._topology = self._make_topology(self._lock)
         self._groups = {group.name: group for group in self._topology.groups}
         self._sessions = Sessions(self._driver, self._topology)
+        self._herald = Herald(self._name)
         self._keeper = self._make_keeper()
         self._marks: stats.Marks = {}
         self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
@@ -125,14 +130,15 @@ class Pool:
         return cls(load_url(url), open=open)
 
     def _make_topology(self, lock: AbstractContextManager[Any]) -> Topology:
-        endpoints = [Endpoint(settings, self._random) for settings in self._settings.db]
+        monitor = self._settings.monitor or MonitorSettings()
+        endpoints = [Endpoint(settings, self._random, monitor.slow_start) for settings in self._settings.db]
         groups = []
         for settings in self._settings.groups.values():
             policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
             group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
             group.closed = True  # until `open`
             groups.append(group)
-        topology = Topology(endpoints, groups, lock, self._random)
+        topology = Topology(endpoints, groups, lock, self._random, monitor.fall)
         for group in groups:
             for endpoint in endpoints:
                 if not group.settings.tags or group.settings.tags & endpoint.settings.tags:
@@ -143,9 +149,14 @@ class Pool:
         timed_out = _Reasons(self._topology, self._driver)
         keeper: Keeper
         if self._threaded:
-            keeper = Threaded(self._name, self._topology, self._sessions, timed_out)
+            keeper = Threaded(
+                self._name, self._topology, self._sessions, timed_out, self._herald, self._settings.monitor
+            )
         else:
-            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders)
+            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders, self._herald)
+        if self._settings.monitor is None or not self._threaded:
+            how = self._settings.monitor or MonitorSettings()
+            self._sessions.check = partial(death_of, self._topology, how=how)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         self._topology.born = keeper.opened
@@ -304,7 +315,7 @@ class Pool:
         if error is None and slot.clean():
             slot.lane.group.give(slot, now)
         else:
-            self._sessions.settle(slot, error, commit=commit)
+            run(self._sessions.settle(slot, error, commit=commit))
         if now >= slot.lane.group.tend_at:
             self._keeper.tend(now)
 
@@ -317,7 +328,7 @@ class Pool:
             if slot is None:
                 waited = True
                 slot = self._keeper.wait(group, began, deadline, first)
-            if self._sessions.verify(slot, deadline):
+            if run(self._sessions.verify(slot, deadline)):
                 break
             slot, first = None, True
             if not group.waiters:
@@ -353,7 +364,7 @@ class Pool:
         if found.total_limit is not None and least > found.total_limit:
             raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
         found.resize(connection_count, least)
-        self._topology.reroute()
+        self._topology.reroute(monotonic())
 
     def drain(self, group: str | None = None) -> None:
         """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
@@ -372,13 +383,13 @@ class Pool:
         """
         for each in self._chosen(group):
             each.paused = True
-        self._topology.reroute()
+        self._topology.reroute(monotonic())
 
     def resume(self, group: str | None = None) -> None:
         """End `pause`."""
         for each in self._chosen(group):
             each.paused = False
-        self._topology.reroute()
+        self._topology.reroute(monotonic())
         for each in self._chosen(group):
             each.wish()
 
@@ -392,7 +403,7 @@ class Pool:
                     except ValueError:  # taken meanwhile
                         continue
                     slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
-                    if self._sessions.verify(slot, float("inf")):
+                    if run(self._sessions.verify(slot, float("inf"))):
                         group.give(slot, monotonic())
 
     def stats(self) -> PoolStats:
@@ -409,6 +420,14 @@ class Pool:
         """What is believed of each endpoint now."""
         with self._lock:
             return stats.endpoints(self._topology)
+
+    def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:
+        """Have `listener` called with every `Event` from now on. Returns a callable that ends this.
+
+        It is called by a thread of the pool, in the non-threaded model by whoever uses the pool next, and should not
+        take long. What it raises is logged.
+        """
+        return self._herald.tell(listener)
 
     def holders(self, group: str | None = None) -> list[Holder]:
         """Who holds connections, the longest first."""

@@ -16,9 +16,9 @@ from pgdbpool.core.balance import POLICIES
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Report, Role
 from pgdbpool.core.group import Group, Lock, Waiter
-from pgdbpool.core.lane import Lane
-from pgdbpool.core.slot import Slot
-from pgdbpool.core.topology import Order, Topology
+from pgdbpool.core.lane import Lane, Slot
+from pgdbpool.core.plan import Order
+from pgdbpool.core.topology import Topology
 
 PRIMARY = Report(Role.PRIMARY)
 STANDBY = Report(Role.STANDBY)
@@ -120,13 +120,19 @@ class World:
 
     def order(self, lane: Lane | None = None) -> Order:
         """One connection to open on this lane, wherever the plan might want it."""
-        return self.topology._order(lane or self.lane, self.now)
+        lane = lane or self.lane
+        group = next(group for group in self.groups if lane in group.lanes)
+        return self.topology.order(group, lane, self.now)
 
     def opened(self, order: Order, report: Report = UNKNOWN) -> str | None:
         return self.topology.opened(order, object(), clean, report, self.now)
 
     def failed(self, order: Order, fault: Fault, words: str = "no") -> list[Group]:
-        return self.topology.open_failed(order, fault, words, self.now)
+        """Returns the groups whose `reconnect_failed` is to be called."""
+        self.topology.open_failed(order, fault, words, self.now)
+        groups = [group for group, *_ in self.topology.outages]
+        self.topology.outages.clear()
+        return groups
 
     def grow(self, lane: Lane | None = None, count: int = 1, report: Report = UNKNOWN) -> list[Slot]:
         """Idle connections on this lane."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgdbpool.core.balance import POLICIES, LeastBusy, RoundRobin, weighted_cycle
+from pgdbpool.core.balance import POLICIES, FastestServer, LeastBusy, Random, RoundRobin, weighted_cycle
 from pgdbpool.core.group import Tier
 
 from .harness import Place, Rules, World, places, quick
@@ -134,4 +134,9 @@ def test_a_tier_of_one_needs_no_balancer():
 
 
 def test_the_policies_by_name():
-    assert {"least-busy": LeastBusy, "round-robin": RoundRobin} == POLICIES
+    assert {
+        "least-busy": LeastBusy,
+        "round-robin": RoundRobin,
+        "random": Random,
+        "latency": FastestServer,
+    } == POLICIES

@@ -9,7 +9,7 @@ import pytest
 
 from pgdbpool.core.evidence import Fault
 from pgdbpool.core.group import BROKEN, Waiter
-from pgdbpool.core.slot import Slot
+from pgdbpool.core.lane import Slot
 from pgdbpool.errors import PoolClosed, TooManyWaiting
 
 from .harness import Caller, Place, Rules, World, places
@@ -213,7 +213,7 @@ def test_a_group_may_grow_while_there_is_room_on_its_route_or_no_route():
     world.grow()
     assert not world.group.may_grow()
     world.group.paused = True
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     assert world.group.may_grow()
 
 

@@ -19,9 +19,9 @@ from pgdbpool.core import stats
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Health, Report
 from pgdbpool.core.group import Group, outlived
-from pgdbpool.core.lane import Lane
-from pgdbpool.core.slot import Slot
-from pgdbpool.core.topology import Order, fit
+from pgdbpool.core.lane import Lane, Slot
+from pgdbpool.core.plan import Order
+from pgdbpool.core.routes import fit
 from pgdbpool.errors import DBOfflineError, PoolClosed, TooManyWaiting
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Caller, Place, Rules, World, clean
@@ -178,7 +178,7 @@ class Pool(RuleBasedStateMachine):
             group.retire(slot, "broken")
             self.lost(slot, None)
             return False
-        self.topology.reported(lane.endpoint, self.servers[lane.endpoint].report)
+        self.topology.reported(lane.endpoint, self.servers[lane.endpoint].report, self.now)
         if slot.generation != lane.generation:
             group.retire(slot, "role")
             return False
@@ -191,7 +191,7 @@ class Pool(RuleBasedStateMachine):
 
     def lost(self, slot: Slot, sqlstate: str | None) -> None:
         if self.topology.session_lost(slot, sqlstate, "lost", self.now):
-            for lane in slot.lane.endpoint.lanes:
+            for lane in self.topology.lanes(slot.lane.endpoint):
                 for other in tuple(lane.idle):
                     if not other.conn.alive:
                         lane.idle.remove(other)
@@ -417,7 +417,7 @@ class Pool(RuleBasedStateMachine):
     @rule(pick=PICK, silent_about_it=st.booleans())
     def a_session_reports_its_role(self, pick: int, silent_about_it: bool) -> None:
         endpoint = self.some_endpoint(pick)
-        self.topology.reported(endpoint, UNKNOWN if silent_about_it else self.servers[endpoint].report)
+        self.topology.reported(endpoint, UNKNOWN if silent_about_it else self.servers[endpoint].report, self.now)
 
     @rule(pick=PICK)
     def a_server_is_silent(self, pick: int) -> None:
@@ -444,17 +444,17 @@ class Pool(RuleBasedStateMachine):
         for lane in group.lanes:
             self.most[lane] = max(self.most.get(lane, 0), lane.total)
         group.resize(size, warm)
-        self.topology.reroute()
+        self.topology.reroute(self.now)
 
     @rule(pick=PICK)
     def pause(self, pick: int) -> None:
         self.group(pick).paused = True
-        self.topology.reroute()
+        self.topology.reroute(self.now)
 
     @rule(pick=PICK)
     def resume(self, pick: int) -> None:
         self.group(pick).paused = False
-        self.topology.reroute()
+        self.topology.reroute(self.now)
 
     @rule(pick=PICK)
     def drain(self, pick: int) -> None:
@@ -528,7 +528,7 @@ class Pool(RuleBasedStateMachine):
         for endpoint in self.world.endpoints:
             assert endpoint.connecting == sum(order.lane.endpoint is endpoint for order in self.orders)
             assert endpoint.connecting <= 2
-            assert endpoint.open == sum(lane.open for lane in endpoint.lanes)
+            assert endpoint.open == sum(lane.open for lane in self.topology.lanes(endpoint))
 
     @invariant()
     def a_waiter_that_left_lost_no_slot(self) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pgdbpool.core.endpoint import BACKOFF, BACKOFF_ELSE, Endpoint, backoff
 from pgdbpool.core.evidence import Fault, Health
-from pgdbpool.core.topology import SEARCH_EVERY
+from pgdbpool.core.plan import SEARCH_EVERY
 from pgdbpool.errors import DBOfflineError
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Place, Rules, World, places
@@ -17,8 +17,8 @@ INF = float("inf")
 def proven(world: World) -> World:
     """Every endpoint was reached once, and nothing is open."""
     for endpoint in world.endpoints:
-        endpoint.connected()
-    world.topology.reroute()
+        endpoint.connected(world.now)
+    world.topology.reroute(world.now)
     return world
 
 
@@ -122,7 +122,7 @@ def test_a_closed_topology_plans_nothing():
 def test_a_paused_group_opens_nothing_for_its_waiters():
     world = proven(World())
     world.group.paused = True
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     world.wait()
     assert world.plan() == []
 
@@ -196,7 +196,7 @@ def test_a_preferred_role_keeps_the_second_choice_warm_too():
 
 def test_nothing_is_kept_warm_on_an_endpoint_whose_role_does_not_fit():
     world = World(rules=[Rules(min_count=1, target_session_attrs="standby")])
-    world.topology.reported(world.endpoint, PRIMARY)
+    world.topology.reported(world.endpoint, PRIMARY, world.now)
     assert world.plan() == []
 
 
@@ -223,8 +223,8 @@ def searching() -> World:
     """Two standbys, and somebody who wants a primary."""
     world = World(places("a", "b"), [Rules(target_session_attrs="primary")])
     for endpoint in world.endpoints:
-        endpoint.connected()
-        world.topology.reported(endpoint, STANDBY)
+        endpoint.connected(world.now)
+        world.topology.reported(endpoint, STANDBY, world.now)
     world.wait()
     return world
 
@@ -255,7 +255,7 @@ def test_a_search_asks_the_endpoints_in_turn_and_each_at_its_own_pace():
 
 def test_nobody_waits_so_nobody_searches():
     world = World(rules=[Rules(target_session_attrs="primary", min_count=1)])
-    world.topology.reported(world.endpoint, STANDBY)
+    world.topology.reported(world.endpoint, STANDBY, world.now)
     assert world.plan() == []
 
 
@@ -281,7 +281,7 @@ def test_a_lane_found_by_other_means_while_its_search_rests_may_be_opened_at_onc
     (order, *_) = world.plan()
     world.opened(order, STANDBY)
     world.bury()
-    world.topology.reported(order.lane.endpoint, PRIMARY)
+    world.topology.reported(order.lane.endpoint, PRIMARY, world.now)
     assert world.route() == [["a"]]
     assert len(world.plan()) == 1
 
@@ -314,7 +314,7 @@ def test_one_success_ends_the_backoff():
     for _ in range(5):
         endpoint.connect_failed(Fault.REFUSED, "no", 50.0)
     assert not endpoint.may_connect(50.1)
-    endpoint.connected()
+    endpoint.connected(50.05)
     assert endpoint.may_connect(50.1)
     assert endpoint.health is Health.UP
     endpoint.connect_failed(Fault.REFUSED, "no", 60.0)
@@ -381,7 +381,7 @@ def test_a_paused_group_with_waiters_gives_no_cause_to_look_again():
     world = World()
     world.grow()
     world.group.paused = True
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     world.wait()
     assert keepers_rounds(world, 600) == 1
 
@@ -402,7 +402,7 @@ def test_a_failed_setup_is_looked_at_seldom():
 
 def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():
     world = World(rules=[Rules(target_session_attrs="primary")])
-    world.topology.reported(world.endpoint, STANDBY)
+    world.topology.reported(world.endpoint, STANDBY, world.now)
     world.failed(world.order(), Fault.FULL)
     assert keepers_rounds(world, 600) == 1
 
@@ -480,7 +480,7 @@ def test_a_failed_setup_is_repeated_slowly():
 def test_a_paused_group_refuses_nobody():
     world = World()
     world.group.paused = True
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     world.failed(world.order(), Fault.MISCONFIGURED, "wrong password")
     caller = world.wait()
     assert caller.error is None
@@ -545,9 +545,9 @@ def test_connections_left_behind_by_a_failback_make_room_under_total_count():
 def test_the_words_for_an_unreachable_group_name_each_endpoint_and_why():
     world = World(places("a", "b", "c", "d"), [Rules(target_session_attrs="read-write")])
     a, b, c, _ = world.endpoints
-    world.topology.reported(a, STANDBY)
-    world.topology.reported(b, PRIMARY._replace(read_only=True))
-    world.failed(world.order(c.lanes[0]), Fault.REFUSED, "connection refused")
+    world.topology.reported(a, STANDBY, world.now)
+    world.topology.reported(b, PRIMARY._replace(read_only=True), world.now)
+    world.failed(world.order(world.topology.lanes(c)[0]), Fault.REFUSED, "connection refused")
     assert world.topology.unreachable(world.group) == (
         "a: is a standby, not read-write; b: takes no writes, not read-write; c: connection refused; d: not tried yet"
     )
@@ -555,7 +555,7 @@ def test_the_words_for_an_unreachable_group_name_each_endpoint_and_why():
 
 def test_an_unfit_endpoint_that_also_fails_is_described_by_its_failure():
     world = World(rules=[Rules(target_session_attrs="primary")])
-    world.topology.reported(world.endpoint, STANDBY)
+    world.topology.reported(world.endpoint, STANDBY, world.now)
     world.failed(world.order(), Fault.REFUSED, "connection refused")
     assert world.topology.unreachable(world.group) == "db1:5432: connection refused"
 

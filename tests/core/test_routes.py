@@ -4,7 +4,7 @@ import pytest
 
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Health, Report, Role, connect_fault, session_fault
-from pgdbpool.core.topology import fit
+from pgdbpool.core.routes import fit
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Caller, Place, Rules, World, places
 
@@ -109,11 +109,11 @@ def test_what_a_failed_connect_does_to_health(
     assert world.endpoint.health is nothing_known
     assert (world.endpoint.fault, world.endpoint.last_error) == (fault, "the words")
     assert world.endpoint.last_error_at == world.now
-    world.endpoint.connected()
+    world.endpoint.connected(world.now)
     world.failed(world.order(), fault)
     assert world.endpoint.health is up
-    world.endpoint.connected()
-    world.topology.reroute()
+    world.endpoint.connected(world.now)
+    world.topology.reroute(world.now)
     world.grow()
     world.failed(world.order(), fault)
     assert world.endpoint.health is up_with_sessions
@@ -240,7 +240,7 @@ def test_a_demotion_makes_only_those_groups_leave_that_must():
     world = World(rules=[Rules("w", target_session_attrs="primary"), Rules("any")])
     for group in world.groups:
         world.grow(group.lanes[0], report=PRIMARY)
-    world.topology.reported(world.endpoint, STANDBY)
+    world.topology.reported(world.endpoint, STANDBY, world.now)
     assert world.route(world.groups[0]) == []
     assert [(slot.lane.group.name, reason) for slot, reason in world.bury()] == [("w", "role")]
     assert world.take(world.groups[1]) is not None
@@ -250,7 +250,7 @@ def test_a_session_leased_on_a_demoted_primary_goes_when_it_comes_back():
     world = World(rules=[Rules(target_session_attrs="read-write")])
     world.grow(report=PRIMARY)
     slot = world.lease()
-    world.topology.reported(world.endpoint, READ_ONLY_PRIMARY)
+    world.topology.reported(world.endpoint, READ_ONLY_PRIMARY, world.now)
     world.give(slot)
     assert world.bury() == [(slot, "retired")]
 
@@ -259,14 +259,14 @@ def test_the_same_report_again_changes_nothing():
     world = World()
     world.grow(report=PRIMARY)
     route = world.group.route
-    world.topology.reported(world.endpoint, PRIMARY)
+    world.topology.reported(world.endpoint, PRIMARY, world.now)
     assert world.group.route is route
 
 
 def test_a_server_that_does_not_say_its_role_does_not_undo_what_is_known():
     world = World()
     world.grow(report=PRIMARY)
-    world.topology.reported(world.endpoint, UNKNOWN)
+    world.topology.reported(world.endpoint, UNKNOWN, world.now)
     assert world.endpoint.role is Role.PRIMARY
 
 
@@ -338,8 +338,8 @@ def test_with_spill_the_route_is_every_tier_in_order():
 
 def test_role_comes_before_priority():
     world = World([Place("a"), Place("b", priority=9)], [Rules(target_session_attrs="prefer-standby", spill=True)])
-    world.topology.reported(world.endpoints[0], PRIMARY)
-    world.topology.reported(world.endpoints[1], STANDBY)
+    world.topology.reported(world.endpoints[0], PRIMARY, world.now)
+    world.topology.reported(world.endpoints[1], STANDBY, world.now)
     assert world.route() == [["b"], ["a"]]
 
 
@@ -404,7 +404,7 @@ def test_an_endpoint_with_a_fault_is_left_when_its_last_session_goes(fault: Faul
 def test_a_route_that_stays_the_same_keeps_its_balancers():
     world = World(places("a", "b"))
     route = world.group.route
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     assert world.group.route is route
 
 
@@ -415,12 +415,12 @@ def test_a_new_route_brings_idle_connections_to_those_who_wait():
     world = World()
     (slot,) = world.grow()
     world.group.paused = True
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     assert world.take() is None
     caller = world.wait()
     assert caller.slot is None
     world.group.paused = False
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     assert caller.slot is slot
 
 
@@ -429,7 +429,7 @@ def test_a_connection_that_comes_back_to_a_paused_group_rests():
     world.grow()
     slot = world.lease()
     world.group.paused = True
-    world.topology.reroute()
+    world.topology.reroute(world.now)
     caller = world.wait()
     world.give(slot)
     assert caller.slot is None

@@ -20,8 +20,7 @@ import pytest
 
 from pgdbpool.core import stats
 from pgdbpool.core.group import Group
-from pgdbpool.core.lane import Lane
-from pgdbpool.core.slot import Slot
+from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.keeper import Parked
 
 from .harness import UNKNOWN, Rules, World, clean, places
@@ -254,10 +253,10 @@ def test_draining_and_pausing_in_the_midst_of_it_lose_nothing():
                 with group.lock:
                     group.retire_lane(group.lanes[chance.randrange(2)], "drained")
                 group.paused = chance.random() < 0.3
-                world.topology.reroute()
+                world.topology.reroute(world.now)
                 replace()
             group.paused = False
-            world.topology.reroute()
+            world.topology.reroute(world.now)
             owner_is_done.set()
             while not done.wait(0.001):
                 replace()

@@ -3,12 +3,13 @@
 import importlib.util
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from pgdbpool.testing import BinariesNotFound, Cluster, ClusterError, Node
-from pgdbpool.testing.binaries import Account, find_binaries, reachable, server_account
+from pgdbpool.testing.binaries import Account, Programs, find_binaries, reachable, server_account
 
 from .helpers import needs_root
 
@@ -89,3 +90,25 @@ def test_a_folder_below_a_private_one_is_not_reachable_for_others(tmp_path: Path
     tmp_path.chmod(0o700)
     assert not reachable(tmp_path / "inside", Account(os.getuid() + 12345, os.getgid() + 12345))
     assert reachable(Path("/tmp"), Account(12345, 12345))
+
+
+def test_a_program_is_ended_and_waited_for_when_ctrl_c_comes(tmp_path: Path) -> None:
+    programs = Programs(tmp_path)
+    started = []
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with programs.child("sleep", "60") as process:
+            started.append(process)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            process.communicate(timeout=60)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]

@@ -10,13 +10,14 @@ No I/O happens here except reading the TOML file.
 
 from pgdbpool.config.check import load
 from pgdbpool.config.libpq import conninfo, session_settings
-from pgdbpool.config.settings import EndpointSettings, GroupSettings, Settings
+from pgdbpool.config.settings import EndpointSettings, GroupSettings, MonitorSettings, Settings
 from pgdbpool.config.toml import load_toml
 from pgdbpool.config.url import load_url
 
 __all__ = [
     "EndpointSettings",
     "GroupSettings",
+    "MonitorSettings",
     "Settings",
     "conninfo",
     "load",

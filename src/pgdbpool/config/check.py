@@ -18,7 +18,7 @@ from typing import Any
 from pgdbpool.config import keys
 from pgdbpool.config.keys import Kind, Unfit, nature
 from pgdbpool.config.libpq import libpq_parameters
-from pgdbpool.config.settings import EndpointSettings, FrozenMap, GroupSettings, Settings
+from pgdbpool.config.settings import EndpointSettings, FrozenMap, GroupSettings, MonitorSettings, Settings
 from pgdbpool.errors import ConfigError, ConfigWarning
 
 __all__ = ["did_you_mean", "load"]
@@ -63,11 +63,22 @@ class _Check:
             self.note("groups", 'missing; it names at least one group, such as {"default": {}}')
         endpoints = self.endpoints(fields["db"]) if "db" in fields else {}
         groups = self.groups(fields["groups"]) if "groups" in fields else {}
+        monitor = self.monitor(fields.get("monitor", True))
         if not self.problems:  # else the tags of an endpoint with another mistake would be missed
             self.tags(endpoints.values(), groups.values())
         if self.problems:
             return None
-        return Settings(type=fields.get("type", "threaded"), db=tuple(endpoints.values()), groups=FrozenMap(groups))
+        return Settings(
+            type=fields.get("type", "threaded"),
+            monitor=monitor,
+            db=tuple(endpoints.values()),
+            groups=FrozenMap(groups),
+        )
+
+    def monitor(self, section: Mapping[Any, Any] | bool) -> MonitorSettings | None:
+        if isinstance(section, bool):
+            return MonitorSettings() if section else None
+        return MonitorSettings(**self.fields(section, "monitor", keys.MONITOR, {}))
 
     def fields(
         self, section: Mapping[Any, Any], path: str, kinds: Mapping[str, Kind], others: Mapping[str, str]

@@ -18,6 +18,7 @@ from pgdbpool.config.settings import Balance, Check, Model, SslMode, TargetSessi
 __all__ = [
     "ENDPOINT",
     "GROUP",
+    "MONITOR",
     "RENAMED_ENDPOINT",
     "RENAMED_GROUP",
     "RETIRED",
@@ -220,8 +221,16 @@ GROUP: dict[str, Kind] = {
     "sqlprepare": _FLAG,
 }
 
+MONITOR: dict[str, Kind] = {
+    "interval": _seconds(gt=0),
+    "timeout": _seconds(gt=0),
+    "fall": _whole(ge=1, le=1000),
+    "slow_start": _seconds(ge=0),
+}
+
 TOP: dict[str, Kind] = {
     "type": _words(Model),
+    "monitor": Kind(dict | bool, "a dict, True or False"),
     "db": Kind(dict | list, "a dict or a list of dicts", secret=True),
     "groups": Kind(dict, "a dict of groups", secret=True),
 }

@@ -12,14 +12,14 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
-__all__ = ["EndpointSettings", "FrozenMap", "GroupSettings", "Settings"]
+__all__ = ["EndpointSettings", "FrozenMap", "GroupSettings", "MonitorSettings", "Settings"]
 
 V = TypeVar("V")
 
 Model = Literal["threaded", "non-threaded"]
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 TargetSessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby", "prefer-primary"]
-Balance = Literal["least-busy", "round-robin"]
+Balance = Literal["least-busy", "round-robin", "random", "latency"]
 Check = Literal["auto", "off", "ping"]
 
 
@@ -156,10 +156,26 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
         force_setattr(self, "tags", frozenset(self.tags))
 
 
+class MonitorSettings(msgspec.Struct, kw_only=True, frozen=True):
+    """How the endpoints are probed. A dead server is found out after `interval * 1.1 + timeout * (fall + 1) / 2`."""
+
+    interval: float = 1.0
+    """Seconds between two probes of an endpoint, up to 10 % more or less at random. Ten a second while a wanted role
+    is missing."""
+    timeout: float = 1.0
+    """Seconds a server may take to answer."""
+    fall: int = 2
+    """How many probes must fail in a row before an endpoint is taken for dead and calls in flight on it are ended."""
+    slow_start: float = 10.0
+    """Seconds over which an endpoint that came back gets its share of the load back. 0: all of it at once."""
+
+
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """A whole configuration, checked."""
 
     type: Model = "threaded"
+    monitor: MonitorSettings | None = MonitorSettings()
+    """None: no background thread probes the endpoints. In the non-threaded model none ever does."""
     db: tuple[EndpointSettings, ...]
     groups: Mapping[str, GroupSettings]
 

@@ -1,8 +1,10 @@
 """Balancers: which lane of a tier a checkout asks first.
 
-A balancer is made for one tier, whenever the route is computed anew, and then called once per checkout. It may
-read `Lane.leased` and the weights; it must not block. It names only the first choice: where that lane has no idle
-connection the group looks at the others of the tier.
+A balancer is made for one tier, whenever the route is computed anew, and then called once per checkout, by any
+thread. It may read `Lane.leased`, `Lane.weight` (which is smaller for a while after the endpoint came back),
+`Lane.latency` and `Lane.endpoint`; it must not block. It names only the first choice: where that lane has no idle
+connection the group looks at the others of the tier. A user's own is anything that, called with the lanes of a tier,
+gives something that, called without arguments, gives one of them.
 
 `LeastBusy` is what nginx calls ``least_conn``; its ties, and all of `RoundRobin`, follow a cycle in which each lane
 appears in proportion to its weight, spread out evenly (nginx's "smooth weighted round robin").
@@ -10,12 +12,13 @@ appears in proportion to its weight, spread out evenly (nginx's "smooth weighted
 
 from __future__ import annotations
 
+import random
+from bisect import bisect
 from collections.abc import Callable, Sequence
-from itertools import cycle
-from typing import TYPE_CHECKING, Protocol
+from itertools import accumulate, cycle
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .lane import Lane
+from .lane import Lane
 
 _LONGEST_CYCLE = 64
 _LARGEST_SHARE = 256  # a lane never gets more than this many times the share of another
@@ -27,7 +30,7 @@ class Balancer(Protocol):
     def __call__(self) -> Lane: ...
 
 
-Policy = Callable[[Sequence["Lane"]], Balancer]
+Policy = Callable[[Sequence[Lane]], Balancer]
 
 
 def weighted_cycle(weights: Sequence[float]) -> tuple[int, ...]:
@@ -61,7 +64,7 @@ class RoundRobin:
     """Each lane in its turn, by weight."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
-        order = weighted_cycle([lane.endpoint.weight for lane in lanes])
+        order = weighted_cycle([lane.weight for lane in lanes])
         self._next = cycle([lanes[i] for i in order]).__next__  # atomic
 
     def __call__(self) -> Lane:
@@ -88,4 +91,41 @@ class LeastBusy(RoundRobin):
         return best
 
 
-POLICIES: dict[str, Policy] = {"least-busy": LeastBusy, "round-robin": RoundRobin}
+class Random:
+    """Any lane, by weight."""
+
+    def __init__(self, lanes: Sequence[Lane], random: Callable[[], float] = random.random) -> None:
+        self._lanes = tuple(lanes)
+        *self._bounds, self._total = accumulate(lane.weight for lane in lanes)
+        self._random = random
+
+    def __call__(self) -> Lane:
+        return self._lanes[bisect(self._bounds, self._random() * self._total)]
+
+
+class FastestServer:
+    """``latency``: the lane on which a caller would be served first, as far as that can be told.
+
+    The cost of a lane is its peak EWMA times the number of callers it would have; ties rotate by weight.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._first = RoundRobin(lanes)
+        self._lanes = tuple(lanes)
+
+    def __call__(self) -> Lane:
+        best = self._first()
+        least = best.latency.cost * (best.open - len(best.idle) + 1) * best.per_weight
+        for lane in self._lanes:
+            cost = lane.latency.cost * (lane.open - len(lane.idle) + 1) * lane.per_weight
+            if cost < least:
+                best, least = lane, cost
+        return best
+
+
+POLICIES: dict[str, Policy] = {
+    "least-busy": LeastBusy,
+    "round-robin": RoundRobin,
+    "random": Random,
+    "latency": FastestServer,
+}

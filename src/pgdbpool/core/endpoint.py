@@ -2,25 +2,24 @@
 
 ::
 
-    suspect ──connected──▶ up ──session lost──▶ suspect
-       │                    │
-       └──────refused───────┴──▶ down ──connected──▶ up
+    suspect ──connected, answered──▶ up ──session lost, one probe failed──▶ suspect
+       │                             │
+       └──refused, `fall` probes failed in a row──▶ down ──connected, answered──▶ up, slowly
 
 An endpoint starts as ``suspect``: nothing is known. `fault` is the last failure to open a connection that no
 later success has overcome; while there is one, connects are spaced by full-jitter exponential backoff
 (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). Unless the endpoint is ``up``, one
-connect at a time is the probe whose result the others wait for. All methods are called with the pool's lock held.
+connect at a time is the probe whose result the others wait for. One that returns gets its share of the load back over
+`slow_start` seconds (HAProxy's ``slowstart``), since its caches are cold. All methods are called with the pool's lock
+held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from .evidence import Fault, Health, Report, Role
-
-if TYPE_CHECKING:
-    from .lane import Lane
+from .evidence import Fault, Health, Identity, Report, Role
 
 MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
 
@@ -31,6 +30,12 @@ BACKOFF = {
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
 BACKOFF_ELSE = (0.05, 1.0)
+
+# What says that nobody is there, or nobody that answers.
+UNREACHABLE = frozenset({Fault.REFUSED, Fault.TIMEOUT, Fault.UNRESOLVED, Fault.STARTING})
+
+SLOW_START = 10.0  # s, unless the configuration says otherwise
+_STEPS = 10  # in which the share of the load grows, the first of them at once
 
 # While somebody waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at
 # most so long: it costs next to nothing, and a server that came back should not wait for the end of a long backoff.
@@ -61,21 +66,29 @@ def backoff(first: float, longest: float, failures: int, random: Callable[[], fl
 
 
 class Endpoint:
-    """One server address: belief, backoff, and the lanes that lead to it."""
+    """One server address: belief and backoff."""
 
-    def __init__(self, settings: Address, random: Callable[[], float]) -> None:
+    def __init__(self, settings: Address, random: Callable[[], float], slow_start: float = SLOW_START) -> None:
         self.settings = settings
         self.label = settings.label
         self.priority = settings.priority
         self.weight = settings.weight
-        self.lanes: list[Lane] = []
+        self.slow_start = slow_start
         self.health = Health.SUSPECT
         self.report = Report(Role.UNKNOWN)
+        self.identity: Identity | None = None  # the last known, also while it is down
+        self.position: int | None = None  # in the WAL, at the last probe
+        self.fenced_by: str | None = None  # why it must not be used, though it says primary
+        self.demoted = False  # it says primary, but took writes before and now refuses them
         self.fault: Fault | None = None
         self.last_error: str | None = None
         self.last_error_at: float | None = None
         self.failures = 0
+        self.misses = 0  # probes failed in a row
+        self.probe_time: float | None = None  # s, of the last probe that was answered
         self.failing_since: float | None = None
+        self.down_since: float | None = None
+        self.risen_at: float | None = None  # when it last came back
         self.told: set[str] = set()  # groups whose `reconnect_failed` knows of this outage
         self.next_try = 0.0
         self.urgent_try = 0.0  # the same while somebody waits and nothing is believed usable
@@ -85,29 +98,57 @@ class Endpoint:
         """As in a new process: nothing under way. Belief stays."""
         self._random = random
         self.connecting = 0
+        self.open = 0  # connections, over all groups
 
     @property
     def role(self) -> Role:
         return self.report.role
 
-    @property
-    def open(self) -> int:
-        """Connections open to this endpoint, over all groups."""
-        return sum(lane.open for lane in self.lanes)
+    def share(self, now: float) -> float:
+        """The part of its weight that it gets now: less than 1 for a while after it came back."""
+        if self.risen_at is None:
+            return 1.0
+        step = 1 + int((now - self.risen_at) / self.slow_start * _STEPS)
+        if step >= _STEPS:
+            self.risen_at = None
+            return 1.0
+        return step / _STEPS
+
+    def next_step(self, now: float) -> float:
+        """When `share` grows next."""
+        share = self.share(now)
+        return float("inf") if self.risen_at is None else self.risen_at + self.slow_start * share
 
     def may_connect(self, now: float, *, urgent: bool = False) -> bool:
         """Whether one more connect may be started now."""
         most = MAX_CONNECTING if self.health is Health.UP and self.fault is None else 1
         return self.connecting < most and now >= (self.urgent_try if urgent else self.next_try)
 
-    def connected(self) -> None:
+    def connected(self, now: float) -> None:
         """A connect succeeded: whatever was wrong with the way in is over."""
+        self._recover()
+        self._rise(now)
+
+    def answered(self, seconds: float, now: float) -> None:
+        """A probe was answered. Whether there is room for more sessions is another matter."""
+        self.probe_time = seconds
+        if self.fault in UNREACHABLE:
+            self._recover()
+        self._rise(now)
+
+    def _recover(self) -> None:
         self.failures = 0
         self.failing_since = None
         self.told.clear()
         self.next_try = self.urgent_try = 0.0
         self.fault = None
+
+    def _rise(self, now: float) -> None:
+        self.misses = 0
+        if self.health is Health.DOWN and self.slow_start:
+            self.risen_at = now
         self.health = Health.UP
+        self.down_since = None
 
     def connect_failed(self, fault: Fault, error: str, now: float) -> None:
         """A connect failed. Sessions already open are the topology's concern."""
@@ -121,20 +162,25 @@ class Endpoint:
         self.fault = fault
         self.last_error = error
         self.last_error_at = now
-        if fault is Fault.REFUSED or (fault is Fault.TIMEOUT and not self.open):
-            self.health = Health.DOWN
-            self.report = Report(Role.UNKNOWN)  # it may come back as something else
-        elif self.health is Health.UP and fault in (Fault.TIMEOUT, Fault.STARTING):
+        if fault is Fault.REFUSED or (fault in (Fault.TIMEOUT, Fault.UNRESOLVED) and not self.open):
+            self.go_down(now)
+        elif self.health is Health.UP and fault in UNREACHABLE:
             self.health = Health.SUSPECT
 
-    def silent(self, error: str, now: float) -> None:
-        """An open session got no answer: the server or the way to it is frozen."""
-        self.connect_failed(Fault.TIMEOUT, error, now)
+    def go_down(self, now: float) -> None:
+        """Not to be used until it answers."""
+        if self.health is not Health.DOWN:
+            self.down_since = now
         self.health = Health.DOWN
-        self.report = Report(Role.UNKNOWN)
+        self.report = Report(Role.UNKNOWN)  # it may come back as something else
 
-    def session_lost(self, error: str, now: float) -> None:
-        """A session ended in somebody's hands."""
+    def silent(self, error: str, now: float) -> None:
+        """It was asked and gave no answer: the server or the way to it is frozen."""
+        self.connect_failed(Fault.TIMEOUT, error, now)
+        self.go_down(now)
+
+    def suspected(self, error: str, now: float) -> None:
+        """A session ended in somebody's hands, or a probe was not answered."""
         self.last_error = error
         self.last_error_at = now
         if self.health is Health.UP:

@@ -36,11 +36,30 @@ class Report(NamedTuple):
     read_only: bool = False
 
 
+class Identity(NamedTuple):
+    """Whose data a server holds. Each promotion within one `system` begins a timeline of a higher number."""
+
+    system: str
+    """PostgreSQL's `system_identifier`: the same for a primary and all its standbys."""
+    timeline: float
+    """Infinite: promoted just now, the number is not known yet."""
+
+
+class Sighting(NamedTuple):
+    """What one look at a server saw: a probe, or the first question of a new session."""
+
+    report: Report
+    identity: Identity | None = None
+    position: int | None = None
+    """Bytes of WAL: written by a primary, replayed by a standby."""
+
+
 class Fault(StrEnum):
     """Why a connection could not be opened, or ended."""
 
     REFUSED = "refused"  # nobody listens, or the connection was reset: nothing there can be used
     TIMEOUT = "timeout"  # no answer in time: says little about sessions already open
+    UNRESOLVED = "unresolved"  # its name has no address: says nothing about sessions already open
     STARTING = "starting"  # 57P03: up in a moment
     FULL = "full"  # 53300: no new sessions for a moment, those open are fine
     MISCONFIGURED = "misconfigured"  # 28*, 3D000, 42501: no retry will mend it

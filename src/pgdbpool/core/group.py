@@ -32,8 +32,7 @@ from typing import Any, Protocol
 
 from ..errors import DBOfflineError, PoolClosed, TooManyWaiting
 from .balance import Policy
-from .lane import Lane
-from .slot import Slot
+from .lane import Lane, Slot
 
 Lock = AbstractContextManager[Any]
 
@@ -308,6 +307,8 @@ class Group:
             for lane in tier.lanes:
                 if lane.room:
                     return True
+                if lane.total < self.limit and any(other.idle and not other.live for other in self.lanes):
+                    return True  # `total_count` is used up by connections that rest off the route: they give way
         return False
 
     def every_slot(self) -> list[Slot]:
@@ -334,6 +335,7 @@ class Group:
             return
         lane.slots.remove(slot)
         lane.open -= 1
+        lane.endpoint.open -= 1
         lane.closing += 1
         lane.uses += slot.uses
         lane.use_time += slot.use_time

@@ -1,21 +1,99 @@
-"""A lane: one group's way to one endpoint.
+"""A lane: one group's way to one endpoint; and its slots: server connections and what the pool knows of them.
 
-It holds the idle stack, and counts what is open, opening and closing, so that the limit is a sum of four numbers:
+A lane holds the idle stack, and counts what is open, opening and closing, so that the limit is a sum of four numbers:
 ``idle + leased + opening + closing <= limit``. The stack is a deque whose append and pop are atomic; everything
 else is written with the pool's lock held, and read without it.
+
+A slot is in exactly one place at any time::
+
+    reserved ──opened──▶ idle ◀──give── leased
+                          │ └───take─────▶ │
+                          └──▶ closing ◀───┘ ──▶ gone
+
+``reserved`` is only a number (`Lane.opening`): there is nothing to hold yet. ``idle`` is membership in
+`Lane.idle`; ``closing`` in `Group.closing`; every other slot of `Lane.slots` is ``leased``. There is no state
+field to keep in step with the containers: popping from the idle stack *is* the change of state, and one atomic
+operation.
+
+Who writes what in a slot:
+
+* the holder of the lease, alone: ``taken``, ``rested``, ``fresh_until``, ``holder`` and the counters;
+* whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back").
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from .endpoint import Endpoint
 from .evidence import Fault, Health
+from .latency import Latency
 
-if TYPE_CHECKING:
-    from .endpoint import Endpoint
-    from .group import Group
-    from .slot import Slot
+
+class Slot:
+    """One server connection plus its bookkeeping. Times are seconds of the pool's clock."""
+
+    __slots__ = (
+        "born",
+        "clean",
+        "conn",
+        "expires",
+        "fresh_until",
+        "generation",
+        "holder",
+        "lane",
+        "rested",
+        "rollbacks",
+        "taken",
+        "use_time",
+        "uses",
+        "wait_time",
+        "waits",
+    )
+
+    def __init__(
+        self, lane: Lane, conn: Any, clean: Callable[[], bool], generation: int, now: float, life: float
+    ) -> None:
+        self.lane = lane
+        self.conn = conn
+        # From the driver: True when the session is idle outside any transaction, says of its server what it
+        # said before, and nothing else stands in the way of simply putting it back.
+        self.clean = clean
+        self.generation = generation
+        self.born = now
+        self.expires = now + life
+        self.rested = now
+        self.fresh_until = now  # up to then it may be handed out without a look at its socket
+        self.taken = now
+        self.holder: Any = None
+        self.rollbacks = 0
+        self.uses = 0
+        self.use_time = 0.0
+        self.waits = 0
+        self.wait_time = 0.0
+
+
+class Owner(Protocol):
+    """A group, as its lanes and slots know it; see `pgdbpool.core.group.Group` for the meaning."""
+
+    limit: int
+    total_limit: int | None
+    poll_after: float
+    tend_at: float
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> Any: ...
+    @property
+    def total(self) -> int: ...
+    def give(self, slot: Slot, now: float) -> None: ...
+    def retire(self, slot: Slot, reason: str) -> None: ...
+    def goodbye(self, slot: Slot) -> bool: ...
+    @property
+    def wish(self) -> Callable[[], None]: ...
 
 
 class Lane:
@@ -31,28 +109,35 @@ class Lane:
         "generation",
         "group",
         "idle",
+        "latency",
         "live",
         "next_try",
         "open",
         "opening",
         "per_weight",
         "poll_after",
+        "rank",
         "rollbacks",
         "searches",
         "setup_error",
         "setup_failures",
+        "share",
         "slots",
         "use_time",
         "uses",
         "wait_time",
         "waits",
+        "weight",
         "wished",
     )
 
-    def __init__(self, group: Group, endpoint: Endpoint) -> None:
+    def __init__(self, group: Owner, endpoint: Endpoint) -> None:
         self.group = group
         self.endpoint = endpoint
-        self.per_weight = 1.0 / endpoint.weight
+        self.rank: int | None = 1  # how well the endpoint suits the group; None: it must not be used
+        self.latency = Latency()
+        self.share = 0.0
+        self.set_share(1.0)
         self.reset()
 
     def reset(self) -> None:
@@ -80,6 +165,15 @@ class Lane:
         self.connect_time = 0.0
         self.failures = 0
         self.closed_by: Counter[str] = Counter()
+
+    def set_share(self, share: float) -> bool:
+        """The part of its endpoint's weight that it gets now. Returns whether that is news."""
+        if share == self.share:
+            return False
+        self.share = share
+        self.weight = self.endpoint.weight * share
+        self.per_weight = 1.0 / self.weight
+        return True
 
     @property
     def leased(self) -> int:

@@ -185,7 +185,7 @@ def endpoints(topology: Topology) -> tuple[EndpointStats, ...]:
             priority=endpoint.priority,
             weight=endpoint.weight,
             open=endpoint.open,
-            leased=sum(lane.leased for lane in endpoint.lanes),
+            leased=sum(lane.leased for lane in topology.lanes(endpoint)),
             opening=endpoint.connecting,
             last_error=endpoint.last_error,
         )

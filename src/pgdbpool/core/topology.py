@@ -1,87 +1,74 @@
-"""The endpoints, what is believed of them, and what follows: routes, and which connections to open.
+"""The endpoints, what is believed of them, and what follows from it.
 
-Topology owns the set of endpoints; nothing else keeps a list of its own. Evidence comes in (`opened`,
-`open_failed`, `reported`, `session_lost`), belief changes, and when a belief that matters has changed every group
-gets a new route. `plan` says which connections should be opened now.
+Topology owns the set of endpoints; nothing else keeps a list of its own. Evidence comes in (`opened`, `open_failed`,
+`reported`, `session_lost`, `probed`, `probe_failed`, ...), belief changes, and when a belief that matters has changed
+every group gets a new route (see `routes`), connections that must not be used again are retired, and calls in flight
+on a dead server are listed in `aborts` for the shell to end. `plan` says which connections should be opened now.
 
-The route of a group, computed from scratch each time::
+The effect of each kind of evidence::
 
-    candidates  endpoints that bear one of the group's tags
-    rank        (how well the role fits target_session_attrs, priority); a role that does not fit drops out
-    tiers       candidates of equal rank that are usable: not down, and something open or nothing in the way
-    route       the first tier; with `spill` all of them
-
-While a role is wanted that no endpoint is known to have, belief may be stale: `plan` then tries the group's
-endpoints all the same, spaced by backoff, and each session opened tells its role.
+    refused, reset                  down; its connections are not used again
+    session lost (08*, 57P01)       suspect: look at every socket before it is handed out; probe at once
+    crashed (57P02)                 suspect; its connections are not used again
+    starting (57P03), full (53300)  no new connections for a moment; existing ones stay
+    28*, 3D000, 42501               callers get the server's words; tried again slowly
+    role reported differently       the groups that must leave do
+    write refused (25006)           demoted, if the server itself says that it is read only
+    a probe not answered            suspect; `fall` times in a row: down, and calls in flight are aborted
+    a probe answered                up; the share of the load grows over `slow_start`
+    a promotion seen elsewhere      a primary on a lower timeline is fenced, and calls in flight there are aborted
 
 All private methods are called with the lock held.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import DBOfflineError
-from .endpoint import BACKOFF, Endpoint, backoff
-from .evidence import Fault, Health, Report, Role, session_fault
+from . import routes
+from .endpoint import BACKOFF, URGENT, Endpoint, backoff
+from .events import Event, EventKind
+from .evidence import Fault, Health, Identity, Report, Role, Sighting, session_fault
 from .group import Group, Lock, Tier
-from .lane import Lane
-from .slot import Slot
+from .lane import Lane, Owner, Slot
+from .plan import Order, Planner
+from .routes import suits
 
-SEARCH_EVERY = 0.1  # s, at most: between two looks at one endpoint while nothing is believed usable
-
-
-def fit(target: str, report: Report) -> int | None:
-    """How well a server suits a group: 0 as asked, 1 unknown yet, 2 second choice; None: not at all.
-
-    The words are libpq's ``target_session_attrs``, and ``prefer-primary``.
-    """
-    if target == "any":
-        return 0
-    role, read_only = report
-    if role is Role.UNKNOWN:
-        return 1
-    standby = role is Role.STANDBY
-    match target:
-        case "primary":
-            return None if standby else 0
-        case "standby":
-            return 0 if standby else None
-        case "read-write":
-            return None if standby or read_only else 0
-        case "read-only":
-            return 0 if standby or read_only else None
-        case "prefer-standby":
-            return 0 if standby else 2
-        case "prefer-primary":
-            return 2 if standby else 0
-    raise AssertionError(f"target_session_attrs {target!r} passed validation")
-
-
-class Order(NamedTuple):
-    """One connection to open now; its place is reserved. To be answered by `opened` or `open_failed`."""
-
-    lane: Lane
-    generation: int
-    since: float
+FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
+_SEARCH_PATIENCE = 60.0  # s: after so long without anybody waiting, a missing role is looked for at the usual pace
 
 
 class Topology:
     """The set of endpoints of one pool, and the groups that use them."""
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], groups: Sequence[Group], lock: Lock, random: Callable[[], float]
+        self,
+        endpoints: Sequence[Endpoint],
+        groups: Sequence[Group],
+        lock: Lock,
+        random: Callable[[], float],
+        fall: int = FALL,
     ) -> None:
         self.endpoints = list(endpoints)
         self.groups = list(groups)
+        self.fall = fall
         self._lock = lock
         self._random = random
-        self._turn = 0
-        self.born: Callable[[Slot], None] = lambda slot: None  # set by the shell: a slot is about to be put to use
+        self._planner = Planner(self.groups, random)
+        # Set by the shell. `born`: a slot is about to be put to use. `alarm`: something may be wrong, probe now. They
+        # are called without the lock.
+        self.born: Callable[[Slot], None] = lambda slot: None
+        self.alarm: Callable[[], None] = lambda: None
+        self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
+        self.events: deque[Event] = deque()  # for the shell to deliver
+        self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
+        self._primaries: dict[Endpoint, None] = {}  # those that take writes; a dictionary for its order
+        self._failing_over: tuple[float, tuple[Endpoint, ...]] | None = None  # since when, who is missing
+        self._missing_since: float | None = None  # a group has had no route since
         self.closed = True
         for group in self.groups:
             group.on_empty = self._reroute
@@ -89,8 +76,21 @@ class Topology:
     def attach(self, group: Group, endpoint: Endpoint) -> None:
         """Let a group use an endpoint. Before `open`."""
         lane = Lane(group, endpoint)
+        lane.rank = suits(group.settings.target_session_attrs, endpoint)
         group.lanes.append(lane)
-        endpoint.lanes.append(lane)
+
+    def lanes(self, endpoint: Endpoint) -> list[Lane]:
+        """All that lead to this endpoint."""
+        return [lane for group in self.groups for lane in group.lanes if lane.endpoint is endpoint]
+
+    @property
+    def monitored(self) -> bool:
+        """Whether a monitor probes the endpoints, so that nobody else need find out who is back."""
+        return self._planner.monitored
+
+    @monitored.setter
+    def monitored(self, on: bool) -> None:
+        self._planner.monitored = on
 
     def open(self) -> None:
         """Compute the first routes. Nothing is known yet: every endpoint may be tried."""
@@ -115,35 +115,45 @@ class Topology:
         """Start empty, as in a new process: belief about the servers stays, connections do not."""
         self._lock = lock
         self._random = random
+        self._planner.random = random
+        self._planner.monitored = False
+        for queue in (self.aborts, self.events, self.outages):
+            queue.clear()
         for group in self.groups:
             group.reset(lock, random)
+            for lane in group.lanes:
+                lane.reset()
         for endpoint in self.endpoints:
             endpoint.reset(random)
-            for lane in endpoint.lanes:
-                lane.reset()
         if not self.closed:
             self._reroute()
 
-    # -- evidence -----------------------------------------------------------------------------------------------
+    # -- evidence from opening ------------------------------------------------------------------------------------
 
-    def opened(self, order: Order, conn: Any, clean: Callable[[], bool], report: Report, now: float) -> str | None:
+    def opened(
+        self,
+        order: Order,
+        conn: Any,
+        clean: Callable[[], bool],
+        report: Report,
+        now: float,
+        identity: Identity | None = None,
+    ) -> str | None:
         """A connection was opened: put it to use. Returns None, or why it was put among those to close instead."""
-        lane = order.lane
-        group, endpoint = lane.group, lane.endpoint
+        group, lane = order.group, order.lane
+        endpoint = lane.endpoint
         with self._lock:
             lane.opening -= 1
             endpoint.connecting -= 1
             lane.connects += 1
             lane.connect_time += now - order.since
-            changed = endpoint.health is not Health.UP or endpoint.fault is not None
-            endpoint.connected()
-            self._set_poll_after(endpoint)
-            changed |= self._believe(endpoint, report)
-            changed |= lane.setup_error is not None
+            changed = endpoint.health is not Health.UP or endpoint.fault is not None or lane.setup_error is not None
+            self._update(endpoint, now, partial(endpoint.connected, now))
+            changed |= self._believe(endpoint, report, identity, now)
             if self.closed:
                 reason = "closed"
-            elif fit(group.settings.target_session_attrs, report) is None:
-                reason = "role"
+            elif lane.rank is None:
+                reason = "role" if endpoint.fenced_by is None else "fenced"
             elif order.generation != lane.generation:
                 reason = "retired"
             elif lane.total >= group.limit:  # made smaller meanwhile
@@ -153,42 +163,49 @@ class Topology:
             slot = Slot(lane, conn, clean, lane.generation, now, group.lifetime())
             lane.slots.add(slot)
             lane.open += 1
+            endpoint.open += 1
             lane.setup_error = None
             lane.setup_failures = 0
             if reason is not None:
                 group._retire(slot, reason)
             if changed or lane.open == 1:
-                self._reroute()
+                self._reroute(now)
         if reason is None:
             self.born(slot)
             group.give(slot, now)
         return reason
 
-    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> list[Group]:
-        """A connection could not be opened. Returns the groups whose `reconnect_failed` is to be called now."""
-        lane = order.lane
+    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> None:
+        """A connection could not be opened."""
+        lane, endpoint = order.lane, order.lane.endpoint
         with self._lock:
             lane.opening -= 1
             lane.failures += 1
-            endpoint = lane.endpoint
             endpoint.connecting -= 1
-            endpoint.connect_failed(fault, error, now)
-            if fault is Fault.REFUSED:
-                self._raise_generation(endpoint, "broken")
-            self._set_poll_after(endpoint)
-            self._reroute()
-            return self._to_tell(endpoint, now)
+            self._connect_failed(endpoint, fault, error, now)
+        self._stir()
 
-    def _to_tell(self, endpoint: Endpoint, now: float) -> list[Group]:
-        """Groups for which the endpoint has failed for longer than they bear, each once in an outage."""
+    def _connect_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
+        self._update(endpoint, now, partial(endpoint.connect_failed, fault, error, now))
+        if fault is Fault.REFUSED:
+            self._raise_generation(endpoint, "broken")
+        self._reroute(now)
+        self._note_outage(endpoint, error, now)
+
+    def _note_outage(self, endpoint: Endpoint, error: str, now: float) -> None:
+        """Find the groups for which the endpoint has failed for longer than they bear, each once in an outage."""
         failing = now - (now if endpoint.failing_since is None else endpoint.failing_since)
-        groups = [
-            lane.group
-            for lane in endpoint.lanes
-            if failing >= lane.group.settings.reconnect_timeout and lane.group.name not in endpoint.told
-        ]
-        endpoint.told.update(group.name for group in groups)
-        return groups
+        for lane in self.lanes(endpoint):
+            name, patience = lane.group.name, lane.group.settings.reconnect_timeout
+            if failing >= patience and name not in endpoint.told:
+                endpoint.told.add(name)
+                self.outages.append((lane.group, endpoint.label, error))
+
+    def _stir(self) -> None:
+        """There may be connections to close or to open, and something to find out."""
+        for group in self.groups:
+            group.wish()
+        self.alarm()
 
     def setup_failed(self, order: Order, error: str, now: float) -> None:
         """The server let us in, but the connection could not be made ready for its group."""
@@ -196,14 +213,13 @@ class Topology:
         with self._lock:
             lane.opening -= 1
             lane.endpoint.connecting -= 1
-            lane.endpoint.connected()
             lane.failures += 1
+            self._update(lane.endpoint, now, partial(lane.endpoint.connected, now))
             lane.setup_error = error
             first, longest = BACKOFF[Fault.MISCONFIGURED]
             lane.next_try = now + backoff(first, longest, lane.setup_failures, self._random)
             lane.setup_failures += 1
-            self._set_poll_after(lane.endpoint)
-            self._reroute()
+            self._reroute(now)
 
     def cancelled(self, order: Order) -> None:
         """The attempt was given up by us: no evidence."""
@@ -211,11 +227,34 @@ class Topology:
             order.lane.opening -= 1
             order.lane.endpoint.connecting -= 1
 
-    def reported(self, endpoint: Endpoint, report: Report) -> None:
+    def given_up(self, order: Order, now: float) -> None:
+        """Its caller was in a hurry: no evidence, but the next one in a hurry shall not dial again at once."""
+        self.cancelled(order)
+        with self._lock:
+            order.lane.next_try = max(order.lane.next_try, now + backoff(URGENT, URGENT, 0, self._random))
+
+    # -- evidence from sessions -----------------------------------------------------------------------------------
+
+    def reported(self, endpoint: Endpoint, report: Report, now: float) -> None:
         """A session that said one thing of its server now says another."""
         with self._lock:
-            if self._believe(endpoint, report):
-                self._reroute()
+            changed = self._believe(endpoint, report, None, now)
+            if changed:
+                self._reroute(now)
+        if changed:
+            self._stir()
+
+    def write_refused(self, endpoint: Endpoint, report: Report, now: float) -> None:
+        """A statement was refused with 25006, and `report` is what its session says of the server since."""
+        with self._lock:
+            changed = self._believe(endpoint, report, None, now)
+            if report.role is Role.PRIMARY and report.read_only and not endpoint.demoted:
+                endpoint.demoted = changed = True
+                self._leave(endpoint)
+            if changed:
+                self._reroute(now)
+        if changed:
+            self._stir()
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
         """A session broke. Returns whether the idle sessions of the endpoint should be looked at."""
@@ -224,208 +263,244 @@ class Topology:
             return False
         endpoint = slot.lane.endpoint
         with self._lock:
-            endpoint.session_lost(error, now)
-            self._set_poll_after(endpoint)
+            self._update(endpoint, now, partial(endpoint.suspected, error, now))
             if fault is Fault.CRASHED:
                 self._raise_generation(endpoint, "broken")
-                self._reroute()
+                self._reroute(now)
+        self._stir()
         return fault is not Fault.CRASHED
 
     def silent(self, endpoint: Endpoint, error: str, now: float) -> None:
         """A session got no answer in time to a question of ours: nothing there will."""
         with self._lock:
-            endpoint.silent(error, now)
+            # With a monitor it is for the probes to say whether it was the server, or only the way of this session.
+            tell = endpoint.suspected if self.monitored else endpoint.silent
+            self._update(endpoint, now, partial(tell, error, now))
             self._raise_generation(endpoint, "broken")
-            self._set_poll_after(endpoint)
-            self._reroute()
+            self._reroute(now)
+        self._stir()
 
-    def _believe(self, endpoint: Endpoint, report: Report) -> bool:
-        """Take over a new role; groups that must not stay there leave."""
-        if report == endpoint.report or report.role is Role.UNKNOWN:
+    # -- evidence from probes -------------------------------------------------------------------------------------
+
+    def probed(self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float) -> bool:
+        """A probe was answered, after so many seconds. Returns whether it changed anything."""
+        with self._lock:
+            if self.closed:
+                return False
+            changed = endpoint.health is not Health.UP or endpoint.fault is not None
+            self._update(endpoint, now, partial(endpoint.answered, seconds, now))
+            if sighting.position is not None:
+                endpoint.position = sighting.position
+            for lane in self.lanes(endpoint):
+                lane.latency.observe_probe(seconds, now)
+            changed |= self._believe(endpoint, sighting.report, sighting.identity, now)
+            if changed:
+                self._reroute(now)
+            return changed
+
+    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
+        """A probe failed: with `TIMEOUT` it was not answered, else a connection for it could not be had."""
+        with self._lock:
+            if self.closed:
+                return
+            if fault in (Fault.TIMEOUT, Fault.REFUSED):
+                endpoint.misses += 1
+            dead = endpoint.misses >= self.fall
+            if fault is not Fault.TIMEOUT:
+                self._connect_failed(endpoint, fault, error, now)
+            elif dead:
+                self._update(endpoint, now, partial(endpoint.silent, error, now))
+                self._raise_generation(endpoint, "broken")
+                self._reroute(now)
+                self._note_outage(endpoint, error, now)
+            else:
+                self._update(endpoint, now, partial(endpoint.suspected, error, now))
+            if dead:
+                self._abort(endpoint)
+
+    def _abort(self, endpoint: Endpoint) -> None:
+        for lane in self.lanes(endpoint):
+            idle = set(lane.idle)
+            self.aborts.extend(slot for slot in lane.slots if slot not in idle and slot not in self.aborts)
+
+    def searching(self, now: float) -> bool:
+        """Whether some group finds no endpoint, so that probes should hurry."""
+        if self._missing_since is None:
+            return False
+        lost = [group for group in self.groups if not (group.route or group.paused or group.closed)]
+        return any(group.waiters for group in lost) or now < self._missing_since + _SEARCH_PATIENCE
+
+    # -- belief -----------------------------------------------------------------------------------------------------
+
+    def _update(self, endpoint: Endpoint, now: float, change: Callable[[], None]) -> None:
+        """Let the endpoint's health change; note the event, and look more closely where something broke."""
+        before, down_since = endpoint.health, endpoint.down_since
+        change()
+        if endpoint.health is not before:
+            lasted = now - down_since if down_since is not None and endpoint.health is Health.UP else None
+            words = f"{endpoint.label} is {endpoint.health.value}"
+            if endpoint.health is not Health.UP:
+                words += f": {' '.join((endpoint.last_error or '').split())}"
+            elif lasted is not None:
+                words += f" again after {lasted:.1f} s"
+            # That all begin as suspect is no news.
+            self._note(EventKind(f"endpoint-{endpoint.health.value}"), endpoint, words, lasted)
+        self._set_poll_after(endpoint)
+
+    def _believe(self, endpoint: Endpoint, report: Report, identity: Identity | None, now: float) -> bool:
+        """Take over what a session or probe says; groups that must not stay there leave. Returns whether it is news."""
+        if report.role is Role.UNKNOWN:
+            return False
+        before, known = endpoint.report, endpoint.identity
+        if identity is None and known is not None and (before.role, report.role) == (Role.STANDBY, Role.PRIMARY):
+            identity = known._replace(timeline=float("inf"))  # promoted just now
+        if identity is not None:
+            endpoint.identity = identity
+        if report == before and endpoint.identity == known:
             return False
         endpoint.report = report
-        for lane in endpoint.lanes:
-            if fit(lane.group.settings.target_session_attrs, report) is None:
-                lane.group.retire_lane(lane, "role")
+        if report.role is not Role.PRIMARY or not report.read_only:
+            endpoint.demoted = False
+        elif before.role is Role.PRIMARY and not before.read_only:
+            endpoint.demoted = True
+        if report.role is not before.role and before.role is not Role.UNKNOWN:
+            words = f"{endpoint.label} is a {report.role.value} now, and was a {before.role.value}"
+            self._note(EventKind.ROLE_CHANGED, endpoint, words)
+        self._fence()
+        self._leave(endpoint)
         return True
 
+    def _fence(self) -> None:
+        """Find the primaries that a promotion has overtaken."""
+        overtaken = routes.overtaken(self.endpoints)
+        for endpoint in self.endpoints:
+            by = overtaken.get(endpoint)
+            if by is not None and endpoint.fenced_by is None:
+                endpoint.fenced_by = f"a primary of an old timeline: {by.label} was promoted after it"
+                self._note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
+                self._leave(endpoint)
+                self._abort(endpoint)  # a COMMIT there may wait for ever for a standby that follows another now
+            elif by is None and endpoint.fenced_by is not None:
+                endpoint.fenced_by = None
+                self._note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
+                self._leave(endpoint)
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        """Retire the connections of those groups that it no longer suits."""
+        for group in self.groups:
+            for lane in group.lanes:
+                if lane.endpoint is endpoint:
+                    lane.rank = suits(group.settings.target_session_attrs, endpoint)
+                    if lane.rank is None and lane.open + lane.opening:
+                        group.retire_lane(lane, "role" if endpoint.fenced_by is None else "fenced")
+
     def _raise_generation(self, endpoint: Endpoint, reason: str) -> None:
-        for lane in endpoint.lanes:
-            lane.group.retire_lane(lane, reason)
+        for group in self.groups:
+            for lane in group.lanes:
+                if lane.endpoint is endpoint:
+                    group.retire_lane(lane, reason)
 
     def _set_poll_after(self, endpoint: Endpoint) -> None:
         """Where something broke, look at every socket before it is handed out, however short its rest."""
         sound = endpoint.health is Health.UP
-        for lane in endpoint.lanes:
+        for lane in self.lanes(endpoint):
             after = lane.group.poll_after
             lane.poll_after = after if sound else min(after, 0.0)
             if not sound and after != float("inf"):
                 for slot in tuple(lane.idle):
                     slot.fresh_until = 0.0
 
+    def _note(self, kind: EventKind, endpoint: Endpoint, message: str, seconds: float | None = None) -> None:
+        self.events.append(Event(kind=kind, endpoint=endpoint.label, message=message, seconds=seconds))
+
+    def _watch_primaries(self, now: float) -> None:
+        """Note when the last server that takes writes is gone, and when there is one again."""
+        before = self._primaries
+        self._primaries = {
+            endpoint: None
+            for endpoint in self.endpoints
+            if endpoint.role is Role.PRIMARY and not endpoint.demoted and endpoint.fenced_by is None
+        }
+        if before and not self._primaries:
+            self._failing_over = now, tuple(before)
+            who = " and ".join(endpoint.label for endpoint in before)
+            self._note(EventKind.FAILOVER_STARTED, next(iter(before)), f"no primary: {who} is gone or takes no writes")
+        elif before and not any(endpoint in before for endpoint in self._primaries):
+            self._failing_over = now, tuple(before)  # another one already
+        if self._primaries and self._failing_over is not None:
+            since, lost = self._failing_over
+            self._failing_over = None
+            back = next((endpoint for endpoint in self._primaries if endpoint in lost), None)
+            if back is not None:
+                words = f"{back.label} is the primary again after {now - since:.1f} s"
+                self._note(EventKind.RECOVERED, back, words, now - since)
+            else:
+                new, old = next(iter(self._primaries)), lost[0].label
+                words = f"{new.label} is the primary now, {now - since:.1f} s after {old} was lost"
+                self._note(EventKind.FAILOVER_FINISHED, new, words, now - since)
+
     # -- routes -------------------------------------------------------------------------------------------------
 
-    def reroute(self) -> None:
+    def reroute(self, now: float) -> None:
         """Compute all routes again."""
         with self._lock:
-            self._reroute()
+            self._reroute(now)
 
-    def _reroute(self) -> None:
+    def tend(self, now: float) -> float:
+        """Let the share of those that came back grow. Returns when to look again."""
+        with self._lock:
+            for endpoint in self.endpoints:
+                if any(lane.share != endpoint.share(now) for lane in self.lanes(endpoint)):
+                    self._reroute(now)
+                    break
+            return min(endpoint.next_step(now) for endpoint in self.endpoints)
+
+    def _reroute(self, now: float | None = None) -> None:
         for group in self.groups:
-            tiers = [] if group.closed or group.paused else self._tiers(group)
+            tiers = [] if group.closed or group.paused else routes.tiers(group)
             if not group.settings.spill:
                 tiers = tiers[:1]
+            weighted = False
             for lane in group.lanes:
                 lane.live = any(lane in tier for tier in tiers)
-            old = [list(tier.lanes) for tier in group.route]
-            if tiers != old:
+                if now is not None:
+                    weighted |= lane.set_share(lane.endpoint.share(now))
+            if weighted or tiers != [list(tier.lanes) for tier in group.route]:
                 group.route = tuple(Tier(tier, group.policy) for tier in tiers)
             if tiers:
                 for lane in group.lanes:
                     if lane.searches:
                         lane.searches = 0
                         lane.next_try = 0.0
-            group.refusal = self._refusal(group)
+            group.refusal = routes.refusal(group)
             if group.refusal is not None and not tiers and not group.paused:
                 group.fail_waiters(partial(DBOfflineError, group.refusal))
             group.match(locked=True)
-
-    def _tiers(self, group: Group) -> list[list[Lane]]:
-        ranked = sorted(
-            (
-                (rank, lane.endpoint.priority, lane)
-                for lane in group.lanes
-                if lane.usable and (rank := fit(group.settings.target_session_attrs, lane.endpoint.report)) is not None
-            ),
-            key=lambda each: each[:2],
-        )
-        return [[lane for *_, lane in tier] for _, tier in groupby(ranked, key=lambda each: each[:2])]
-
-    def _refusal(self, group: Group) -> str | None:
-        """The servers' words, where every endpoint of the group refuses us for a reason no retry will mend."""
-        if any(lane.open or not lane.refused for lane in group.lanes):
-            return None
-        words = "; ".join(
-            f"{lane.endpoint.label}: {lane.setup_error or lane.endpoint.last_error}" for lane in group.lanes
-        )
-        return f"group {group.name!r}: every endpoint refuses the connection: {words}"
+        if now is not None:
+            self._watch_primaries(now)
+            missing = any(not (group.route or group.paused or group.closed) for group in self.groups)
+            if not missing:
+                self._missing_since = None
+            elif self._missing_since is None:
+                self._missing_since = now
 
     # -- what to open -------------------------------------------------------------------------------------------
 
     def plan(self, now: float, only: Group | None = None, demand: int | None = None) -> list[Order]:
-        """The connections to open now, their places reserved.
-
-        First for those who wait, then what the balancers wished for, then up to `min_count`. With `only` and
-        `demand`: for that group, as if so many waited, and nothing else.
-        """
-        orders: list[Order] = []
+        """The connections to open now, their places reserved. See `Planner.plan`."""
         with self._lock:
-            if self.closed:
-                return orders
-            if only is not None:
-                self._serve(only, demand or 0, orders, now)
-                return orders
-            self._turn += 1  # so that no group is always last where connects are scarce
-            start = self._turn % len(self.groups)
-            groups = self.groups[start:] + self.groups[:start]
-            for group in groups:
-                # A search asks every endpoint: the one asked first may never answer.
-                under_way = group.opening if group.route else 0
-                self._serve(group, len(group.waiters) - under_way, orders, now)
-            for group in groups:
-                for lane in group.lanes:
-                    if lane.wished:
-                        lane.wished = False
-                        if lane.live and lane.may_open(now):
-                            orders.append(self._order(lane, now))
-            for group in groups:
-                self._keep_warm(group, orders, now)
-        return orders
-
-    def _serve(self, group: Group, demand: int, orders: list[Order], now: float) -> None:
-        while demand > 0 and not group.paused:
-            lane = self._lane_to_open(group, now)
-            if lane is None:
-                self._make_room(group, demand)
-                return
-            orders.append(self._order(lane, now))
-            demand -= 1
-
-    def _make_room(self, group: Group, demand: int) -> None:
-        """Where `total_count` is used up by connections that rest off the route, close as many as are wanted."""
-        if group.total_limit is None or group.total < group.total_limit or not group.route:
-            return
-        demand -= sum(lane.closing for lane in group.lanes)  # on their way already
-        for lane in group.lanes:
-            if demand > 0 and not lane.live:
-                demand -= group.drop_idle(lane, lambda slot: True, "displaced", demand)
-
-    def _lane_to_open(self, group: Group, now: float) -> Lane | None:
-        """Where the next connection for a waiter should be opened; None: nowhere at this moment."""
-        for tier in group.route:
-            able = [lane for lane in tier.lanes if lane.may_open(now)]
-            if able:
-                return min(able, key=lambda lane: (lane.open + lane.opening) * lane.per_weight)
-        if group.route:
-            return None
-        # Nothing is believed usable: ask each endpoint in turn, the likeliest first.
-        target = group.settings.target_session_attrs
-        able = [lane for lane in group.lanes if lane.may_open(now, urgent=True) and not lane.opening]
-        if not able:
-            return None
-        lane = min(able, key=lambda lane: (lane.next_try, fit(target, lane.endpoint.report) or 0))
-        lane.next_try = now + backoff(SEARCH_EVERY, SEARCH_EVERY, 0, self._random)
-        lane.searches += 1
-        return lane
-
-    def _keep_warm(self, group: Group, orders: list[Order], now: float) -> None:
-        """Open what is wanted though nobody waits; where `total_count` is scarce, the preferred endpoints first."""
-        target = group.settings.target_session_attrs
-        for lane in sorted(
-            group.lanes, key=lambda lane: (fit(target, lane.endpoint.report) or 0, lane.endpoint.priority)
-        ):
-            while self._wanted(lane) and lane.may_open(now):
-                orders.append(self._order(lane, now))
-
-    def _wanted(self, lane: Lane) -> bool:
-        """Whether a connection is wanted though nobody waits: to keep warm, or to see whether it can be had again."""
-        endpoint, group = lane.endpoint, lane.group
-        if fit(group.settings.target_session_attrs, endpoint.report) is None:
-            return False
-        if lane.open + lane.opening < group.min_count:
-            return True
-        failing = endpoint.fault is not None or lane.setup_error is not None
-        suspect = endpoint.health is not Health.UP and endpoint.last_error is not None
-        return (failing or suspect) and not lane.opening
-
-    def _order(self, lane: Lane, now: float) -> Order:
-        lane.opening += 1
-        lane.endpoint.connecting += 1
-        return Order(lane, lane.generation, now)
+            return [] if self.closed else self._planner.plan(now, only, demand)
 
     def due(self, now: float, only: Group | None = None) -> float:
-        """When `plan` could have something new to say though nothing happens: a backoff or a search ends."""
-        due = float("inf")
+        """When `plan` could have something new to say though nothing happens."""
         with self._lock:
-            for group in self.groups if only is None else [only]:
-                searching = not group.route and not group.paused and bool(group.waiters or only)
-                for lane in group.lanes:
-                    endpoint = lane.endpoint
-                    if (searching or self._wanted(lane)) and lane.room and not endpoint.connecting:
-                        next_try = endpoint.urgent_try if searching else endpoint.next_try
-                        due = min(due, max(next_try, lane.next_try))
-        return due
+            return self._planner.due(now, only)
+
+    def order(self, group: Group, lane: Lane, now: float) -> Order:
+        """An order that the plan did not give."""
+        with self._lock:
+            return self._planner.order(group, lane, now)
 
     def unreachable(self, group: Group) -> str:
         """Why a group can use no endpoint: a few words for each."""
-        target = group.settings.target_session_attrs
-        parts = []
-        for endpoint in map(attrgetter("endpoint"), group.lanes):
-            if fit(target, endpoint.report) is None and endpoint.fault is None:
-                words = f"is a {endpoint.role.value}, not {target}"
-                if endpoint.role is Role.PRIMARY and endpoint.report.read_only:
-                    words = f"takes no writes, not {target}"
-            else:
-                words = endpoint.last_error or "not tried yet"
-            parts.append(f"{endpoint.label}: {words}")
-        return "; ".join(parts)
+        return routes.unreachable(group)

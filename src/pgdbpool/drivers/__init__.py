@@ -3,15 +3,18 @@
 A driver is a module with the functions of `Driver`; the pool calls nothing else of it. Each of them is bounded:
 whatever may wait for the server takes a deadline on the clock of `time.monotonic` and raises `DriverTimeout` at its
 end. A connection whose answer did not come in time is of no further use, and the caller closes it.
+
+What may wait is a coroutine. Those of `blocking` never suspend, and `blocking.run` carries them out; those of
+`asynchronous` need an event loop. So the pools' dealings with a connection are written once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ..core.evidence import Fault, Report
+from ..core.evidence import Fault, Report, Sighting
 
 
 class Status(Enum):
@@ -37,11 +40,40 @@ class DriverTimeout(Exception):
     """The server did not answer in time."""
 
 
+class NotWanted(Exception):
+    """The attempt was given up because nobody wants its result any more."""
+
+
+class Patience(NamedTuple):
+    """How long a user's call may go without a word from the server, in seconds."""
+
+    limit: float | None = None
+    """Then the call is ended. None: never."""
+    check_after: float = 1.0
+    check: Callable[[], str | None] | None = None
+    """Asked after so long, and each time the silence has doubled; words that say the server is dead end the call."""
+
+
+class Conduct(NamedTuple):
+    """What the pool wants of the calls that users make on a connection."""
+
+    patience: Patience | None = None
+    observe: Callable[[float], None] | None = None
+    """Told how many seconds each call took that succeeded."""
+
+
 class Driver(Protocol):
     """What a driver module must offer. `conn` is the driver's own connection object."""
 
-    def connect(self, params: Mapping[str, str | int], autocommit: bool, deadline: float) -> Any:
-        """Open a connection. Raises ConnectFailed."""
+    async def connect(
+        self,
+        params: Mapping[str, str | int],
+        autocommit: bool,
+        deadline: float,
+        wanted: Callable[[], bool] | None = None,
+        conduct: Conduct | None = None,
+    ) -> Any:
+        """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false."""
 
     def close(self, conn: Any) -> None:
         """Close it, saying goodbye to the server; never waits, never raises."""
@@ -58,17 +90,20 @@ class Driver(Protocol):
     def quiet(self, conn: Any) -> bool:
         """Whether its socket is silent, as that of an idle session is. False: a goodbye, or a message. No wait."""
 
-    def ping(self, conn: Any, deadline: float) -> None:
+    async def ping(self, conn: Any, deadline: float) -> None:
         """One round trip. Raises the driver's own error if the session is gone."""
 
-    def run(self, conn: Any, statement: str, deadline: float) -> None:
+    async def statement(self, conn: Any, text: str, deadline: float) -> None:
         """Run one statement without parameters outside any transaction of the user's."""
 
     def status(self, conn: Any) -> Status:
         """What the session is doing."""
 
-    def report(self, conn: Any, deadline: float) -> Report:
+    async def report(self, conn: Any, deadline: float) -> Report:
         """The role of its server: as reported by the session, else asked for."""
+
+    async def sight(self, conn: Any, deadline: float) -> Sighting:
+        """The role of its server, whose data it has and how far it is, in one round trip."""
 
     def watch(self, conn: Any, autocommit: bool, writes: bool) -> Callable[[], bool]:
         """A cheap look: is it idle, in the mode the group wants, and says of its server what it says now?
@@ -76,17 +111,17 @@ class Driver(Protocol):
         With `writes` this includes whether the server takes writes, else only whether it is a standby.
         """
 
-    def says_read_only_itself(self, conn: Any, deadline: float) -> bool:
+    async def says_read_only_itself(self, conn: Any, deadline: float) -> bool:
         """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
 
     def autocommit(self, conn: Any) -> bool: ...
 
-    def set_autocommit(self, conn: Any, on: bool) -> None: ...
+    async def set_autocommit(self, conn: Any, on: bool) -> None: ...
 
-    def commit(self, conn: Any) -> None:
+    async def commit(self, conn: Any) -> None:
         """Commit what is open. A transaction that has failed is rolled back, and that is an error of the driver's."""
 
-    def rollback(self, conn: Any) -> None: ...
+    async def rollback(self, conn: Any) -> None: ...
 
     def sqlstate(self, error: BaseException) -> str | None:
         """The SQLSTATE of one of the driver's exceptions, if it has one."""

@@ -1,146 +1,106 @@
-"""psycopg 3, synchronous.
+"""psycopg 3: what is asked of its connections without waiting, the same for `Connection` and `AsyncConnection`.
 
-Connecting, pinging and asking for the role go through `psycopg.pq`, the thin layer over libpq, in a loop of our own:
-so every wait has a deadline in fractions of a second, and no transaction is begun for the pool's own questions.
-What users get is an ordinary `psycopg.Connection`.
-
-libpq does not tell the SQLSTATE of a refused login, only the server's text. It is recognised in English; a server
-with other ``lc_messages`` is still known to have *spoken*, which keeps it from being taken for dead.
+Users get an ordinary connection; what the pool adds is `Guarded`, in which a call that a dead server will never answer
+comes to an end.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
-from ..core.evidence import Fault, Report, Role, connect_fault
-from . import ConnectFailed, DriverTimeout, Status
+from . import Patience, Status, steps
 
-Connection = psycopg.Connection[Any]
+T = TypeVar("T")
+Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
-_BAD = pq.ConnStatus.BAD
-_READING = pq.PollingStatus.READING
-_WRITING = pq.PollingStatus.WRITING
-_OK = pq.PollingStatus.OK
-_DONE = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY})
-
-# The longest wait without a look at signals and at the deadline, in seconds.
-_INTERVAL = 0.5
+WaitTimeout: type[Exception] = getattr(psycopg.errors, "_WaitTimeout", psycopg.errors.ConnectionTimeout)
+TAKES_TIMEOUT = hasattr(psycopg.errors, "_WaitTimeout")  # whether `Connection.wait` does: from psycopg 3.3 on
+INTERVAL = 0.1  # s between two looks at signals, as psycopg itself has it
 
 
-# -- opening ------------------------------------------------------------------------------------------------------
+# -- a call that ends -------------------------------------------------------------------------------------------------
 
 
-def connect(params: Mapping[str, str | int], autocommit: bool, deadline: float) -> Connection:
-    conninfo = make_conninfo("", **params)
-    pgconn = pq.PGconn.connect_start(conninfo.encode())
+def guarded(
+    gen: Generator[Any, Any, T], pgconn: pq.abc.PGconn, patience: Patience, began: float, *, started: bool
+) -> Generator[Any, Any, T]:
+    """The same conversation; but silence for longer than `patience` allows ends it, and the connection with it.
+
+    While it lasts, `patience.check` is asked whether the server is still there: after `check_after` seconds without a
+    word, and each time the silence has doubled.
+    """
+    heard = began
+    check_at = patience.check_after
     try:
-        _finish_connecting(pgconn, deadline)
-    except BaseException:
-        pgconn.finish()
-        raise
-    pgconn.nonblocking = 1
-    conn: Connection = psycopg.Connection(pgconn)
-    conn.autocommit = autocommit
-    return conn
+        # To say "nothing yet" makes it repeat what it waits for.
+        state = gen.send(0) if started else next(gen)
+        while True:
+            ready = yield state
+            now = monotonic()
+            if ready:
+                heard, check_at = now, patience.check_after
+            elif pgconn.transaction_status == pq.TransactionStatus.ACTIVE:  # not while LISTENing, say
+                silent = now - heard
+                if patience.limit is not None and silent >= patience.limit:
+                    raise _no_answer(pgconn, f"the server has not answered for {silent:.1f} s")
+                if patience.check is not None and silent >= check_at:
+                    words = patience.check()
+                    if words is not None and not _readable(pgconn):
+                        raise _no_answer(pgconn, f"the server has not answered for {silent:.1f} s: {words}")
+                    check_at = 2 * silent
+            state = gen.send(ready)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
-def _finish_connecting(pgconn: pq.abc.PGconn, deadline: float) -> None:
-    while True:
-        if pgconn.status == _BAD:
-            raise _connect_failed(pgconn)
-        state = pgconn.connect_poll()
-        if state == _OK:
-            return
-        if state not in (_READING, _WRITING):
-            raise _connect_failed(pgconn)
-        events = select.POLLIN if state == _READING else select.POLLOUT
-        # A new poller each time: libpq may go on with another socket.
-        if not _wait(pgconn, events, deadline):
-            raise ConnectFailed("connection timed out", Fault.TIMEOUT)
+def first_patience(patience: Patience) -> float:
+    """Seconds that a call may take before `guarded` has to look after it."""
+    return min(patience.limit or float("inf"), patience.check_after if patience.check else float("inf"))
 
 
-def _wait(pgconn: pq.abc.PGconn, events: int, deadline: float) -> bool:
-    """Wait for the socket; False at the deadline."""
+def _no_answer(pgconn: pq.abc.PGconn, words: str) -> psycopg.OperationalError:
+    pgconn.finish()
+    return psycopg.OperationalError(f"{words}; the connection was given up")
+
+
+def _readable(pgconn: pq.abc.PGconn) -> bool:
     poller = select.poll()
-    poller.register(pgconn.socket, events)
-    while True:
-        rest = deadline - monotonic()
-        if poller.poll(max(0.0, min(rest, _INTERVAL)) * 1000):
-            return True
-        if rest <= 0:
-            return False
-
-
-# What the server says when it turns a session away -> SQLSTATE.
-_SAID = (
-    (r"the database system is|not (yet )?accepting connections", "57P03"),
-    (r"too many (clients|connections)|connection slots are reserved|sorry, too many", "53300"),
-    (r"password authentication failed|no password supplied|SCRAM authentication", "28P01"),
-    (r"pg_hba\.conf|role \".*\" does not exist|not permitted to log in|authentication failed", "28000"),
-    (r"database \".*\" does not exist", "3D000"),
-    (r"permission denied for database", "42501"),
-    # Not the server's words but libpq's: it will not speak to this server as it was told to.
-    (r"SSL, but SSL was required|certificate verify failed|server certificate for|root certificate", "28000"),
-)
-_SPOKE = re.compile(r"failed: [^\s:]+:  ")  # severity, colon, two blanks: the form of a server's message
-
-
-def _connect_failed(pgconn: pq.abc.PGconn) -> ConnectFailed:
-    message = pgconn.error_message.decode("utf-8", "replace").strip() or "connection failed"
-    for pattern, code in _SAID:
-        if re.search(pattern, message):
-            return ConnectFailed(message, connect_fault(code))
-    if "unsupported startup parameter" in message:
-        return ConnectFailed(message, Fault.MISCONFIGURED, options_refused=True)
-    fault = Fault.FULL if _SPOKE.search(message) else Fault.REFUSED
-    return ConnectFailed(message, fault)
+    poller.register(pgconn.socket, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 # -- closing ------------------------------------------------------------------------------------------------------
 
 
-def close(conn: Connection) -> None:
-    try:
-        conn.close()
-    except Exception:  # what is wrong with it does not matter any more
-        pass
-
-
 def disown(conn: Connection) -> None:
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-        try:
-            os.dup2(null, conn.fileno())
-        finally:
-            os.close(null)
-    except (psycopg.Error, OSError):  # closed already
-        return
-    close(conn)
+    if steps.disown(conn.pgconn):
+        conn.pgconn.finish()
 
 
 def abort(conn: Connection) -> None:
     try:
-        duplicate = socket.socket(fileno=os.dup(conn.fileno()))
+        descriptor = conn.fileno()
+        duplicate = socket.socket(fileno=os.dup(descriptor))
     except (psycopg.Error, OSError):  # closed already
         return
     with duplicate:
         try:
-            duplicate.shutdown(socket.SHUT_RDWR)
-        except OSError:
+            # If it is still the connection's now, it was when it was duplicated, and not a stranger's.
+            if conn.fileno() == descriptor:
+                duplicate.shutdown(socket.SHUT_RDWR)
+        except (psycopg.Error, OSError):
             pass
 
 
-# -- asking -------------------------------------------------------------------------------------------------------
+# -- looking ------------------------------------------------------------------------------------------------------
 
 
 def descriptor(conn: Connection) -> int:
@@ -157,64 +117,6 @@ def quiet(conn: Connection) -> bool:
         return not poller.poll(0)
     except (psycopg.Error, OSError, ValueError):
         return False
-
-
-def ping(conn: Connection, deadline: float) -> None:
-    _ask(conn.pgconn, b"", deadline)
-
-
-def run(conn: Connection, statement: str, deadline: float) -> None:
-    _ask(conn.pgconn, statement.encode(), deadline)
-
-
-def _ask(pgconn: pq.abc.PGconn, statement: bytes, deadline: float) -> pq.abc.PGresult | None:
-    """One statement by the simple protocol, bounded. Raises psycopg.Error or DriverTimeout."""
-    pgconn.send_query(statement)
-    while pgconn.flush():
-        _expect(pgconn, select.POLLIN | select.POLLOUT, deadline)
-        pgconn.consume_input()
-    last = None
-    while True:
-        while pgconn.is_busy():
-            _expect(pgconn, select.POLLIN, deadline)
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is None:
-            return last
-        if result.status not in _DONE:
-            raise psycopg.errors.error_from_result(result)
-        last = result
-
-
-def _expect(pgconn: pq.abc.PGconn, events: int, deadline: float) -> None:
-    if not _wait(pgconn, events, deadline):
-        raise DriverTimeout("the server did not answer in time")
-
-
-_ROLE_QUERY = (
-    b"select pg_catalog.pg_is_in_recovery(), setting, source from pg_catalog.pg_settings "
-    b"where name = 'default_transaction_read_only'"
-)
-
-
-def report(conn: Connection, deadline: float) -> Report:
-    pgconn = conn.pgconn
-    standby = pgconn.parameter_status(b"in_hot_standby")
-    read_only = pgconn.parameter_status(b"default_transaction_read_only")
-    if standby is None or read_only is None:
-        # Before PostgreSQL 14, or behind a pooler that does not pass the parameters on.
-        result = _ask(pgconn, _ROLE_QUERY, deadline)
-        if result is None or result.ntuples != 1:
-            return Report(Role.UNKNOWN)
-        standby = b"on" if result.get_value(0, 0) == b"t" else b"off"
-        read_only = result.get_value(0, 1)
-    return Report(Role.STANDBY if standby == b"on" else Role.PRIMARY, read_only == b"on")
-
-
-def says_read_only_itself(conn: Connection, deadline: float) -> bool:
-    """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
-    result = _ask(conn.pgconn, _ROLE_QUERY, deadline)
-    return result is not None and result.ntuples == 1 and result.get_value(0, 2) == b"session"
 
 
 def status(conn: Connection) -> Status:
@@ -250,29 +152,20 @@ def watch(conn: Connection, autocommit: bool, writes: bool) -> Callable[[], bool
     return clean_and_writable if writes else clean
 
 
-# -- transactions -------------------------------------------------------------------------------------------------
-
-
-def commit(conn: Connection) -> None:
-    if conn.pgconn.transaction_status == pq.TransactionStatus.INERROR:
-        # The server would answer COMMIT with ROLLBACK and call it a success.
-        conn.rollback()
-        raise psycopg.errors.InFailedSqlTransaction(
-            "a statement of this transaction failed before: it was rolled back, nothing was committed"
-        )
-    conn.commit()
-
-
-def rollback(conn: Connection) -> None:
-    conn.rollback()
-
-
 def autocommit(conn: Connection) -> bool:
     return conn.autocommit
 
 
-def set_autocommit(conn: Connection, on: bool) -> None:
-    conn.autocommit = on
+def in_failed_transaction(conn: Connection) -> bool:
+    """The server would answer COMMIT with ROLLBACK and call it a success."""
+    return conn.pgconn.transaction_status == pq.TransactionStatus.INERROR
+
+
+def nothing_committed() -> psycopg.Error:
+    """What committing such a transaction raises."""
+    return psycopg.errors.InFailedSqlTransaction(
+        "a statement of this transaction failed before: it was rolled back, nothing was committed"
+    )
 
 
 def sqlstate(error: BaseException) -> str | None:

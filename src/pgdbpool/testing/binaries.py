@@ -13,6 +13,8 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -151,15 +153,21 @@ class Programs:
             extra_groups=[] if self.account else None,
         )
 
-    def run(self, *command: str, stdin: str = "", timeout: float = 120.0) -> str:
-        """Run a program to its end and return what it wrote. Raises `ClusterError` with that if it failed."""
-        process = self.spawn(*command, stdout=subprocess.PIPE, stdin=subprocess.PIPE)
-        with process:
+    @contextmanager
+    def child(self, *command: str, stdin: int = subprocess.DEVNULL) -> "Iterator[subprocess.Popen[bytes]]":
+        """A program that is started and, if the block is left by an exception, killed; its output is piped."""
+        with self.spawn(*command, stdout=subprocess.PIPE, stdin=stdin) as process:
             try:
-                written = process.communicate(stdin.encode(), timeout)[0].decode(errors="replace")
+                yield process
             except BaseException:
                 process.kill()
+                process.wait()  # Popen itself does not wait after Ctrl-C: it expects the child to end by it too
                 raise
+
+    def run(self, *command: str, stdin: str = "", timeout: float = 120.0) -> str:
+        """Run a program to its end and return what it wrote. Raises `ClusterError` with that if it failed."""
+        with self.child(*command, stdin=subprocess.PIPE) as process:
+            written = process.communicate(stdin.encode(), timeout)[0].decode(errors="replace")
         if process.returncode != 0:
             raise ClusterError(f"{command[0]} failed with exit code {process.returncode}:\n{written.strip()}")
         return written

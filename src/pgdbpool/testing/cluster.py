@@ -5,9 +5,9 @@ such a copy finds itself at the primary's first byte of WAL and streams from the
 the same time, and no base backup is taken.
 """
 
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,15 +114,15 @@ class Cluster:
             self.nodes += (Node(name, programs, settings, self._login),)
         first, *others = self.nodes
         self._create_data(first, programs)
-        copies = [
-            programs.spawn("cp", "-R", str(first.data), str(node.data), stdout=subprocess.PIPE) for node in others
-        ]
-        for node, copy in zip(others, copies, strict=True):
-            with copy:
+        with ExitStack() as stack:
+            copies = [
+                stack.enter_context(programs.child("cp", "-R", str(first.data), str(node.data))) for node in others
+            ]
+            for node, copy in zip(others, copies, strict=True):
                 written = copy.communicate()[0].decode(errors="replace")
-            if copy.returncode != 0:
-                raise ClusterError(f"copying the data folder to {node.name} failed: {written}")
-            node.follow(first)
+                if copy.returncode != 0:
+                    raise ClusterError(f"copying the data folder to {node.name} failed: {written}")
+                node.follow(first)
         for node in self.nodes:
             node.start(wait=False)
         self.wait_ready()

@@ -3,6 +3,7 @@
     load      workers that read and write through the pool, and what each promises
     measure   what the workers met: answers, failures, stalls
     scenario  what is done to the servers, and when
+    ctrl_c    keeps Ctrl-C until nothing is half done
     screen    the live table for a terminal; `lines` says the same in plain lines
     verdict   what the database has of what was acknowledged
 
@@ -17,6 +18,7 @@ from pgdbpool import Pool
 from pgdbpool.testing import BinariesNotFound, Cluster
 
 from . import load, verdict
+from .ctrl_c import CtrlC
 from .lines import Lines
 from .measure import Measure
 from .scenario import Scenario
@@ -29,7 +31,8 @@ def run(duration: float, standbys: int, *, as_json: bool = False) -> int:
     """The whole demo; returns the exit code. Whatever happens, no server and no folder is left."""
     console = Console(stderr=as_json)
     try:
-        return _run(console, duration, standbys, as_json)
+        with CtrlC() as ctrl_c:
+            return _run(console, duration, standbys, as_json, ctrl_c)
     except BinariesNotFound as error:
         print(f"pgdbpool: {error}", file=sys.stderr)
         return 1
@@ -38,14 +41,16 @@ def run(duration: float, standbys: int, *, as_json: bool = False) -> int:
         return INTERRUPTED
 
 
-def _run(console: Console, duration: float, standbys: int, as_json: bool) -> int:
+def _run(console: Console, duration: float, standbys: int, as_json: bool, ctrl_c: CtrlC) -> int:
     console.print(f"starting a primary and {standbys} standbys; each commit waits for one of them", highlight=False)
     with Cluster(standbys=standbys, synchronous=1) as cluster:
+        ctrl_c.check()
         load.prepare(cluster)
         measure = Measure(load.GROUPS)
         with Pool(load.config(cluster)) as pool:
             pool.wait(10)
-            scenario = Scenario(cluster, measure, duration)
+            ctrl_c.check()
+            scenario = Scenario(cluster, measure, duration, ctrl_c.sleep)
             display = (Screen if console.is_terminal else Lines)(console, cluster, pool, measure, scenario)
             with display, load.Load(pool, measure):
                 scenario.play()

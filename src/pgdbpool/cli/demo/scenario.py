@@ -5,6 +5,7 @@ always ends with a calm stretch, so that it can be seen whether work goes on.
 """
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pgdbpool.testing import Cluster, Node
@@ -31,7 +32,9 @@ class Event(NamedTuple):
 class Scenario:
     """The script of one run."""
 
-    def __init__(self, cluster: Cluster, measure: Measure, duration: float) -> None:
+    def __init__(
+        self, cluster: Cluster, measure: Measure, duration: float, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.duration = duration
         self.events: list[Event] = []
         self.without_primary = 0.0
@@ -42,6 +45,7 @@ class Scenario:
         """When the primary was killed."""
         self._cluster = cluster
         self._measure = measure
+        self._pause = sleep
 
     def play(self) -> None:
         """The whole script, in this thread."""
@@ -84,4 +88,4 @@ class Scenario:
         self._sleep(part * self.duration)
 
     def _sleep(self, until: float) -> None:
-        time.sleep(max(0.0, until - self._measure.elapsed()))
+        self._pause(max(0.0, until - self._measure.elapsed()))

@@ -1,0 +1,157 @@
+"""When to open a connection, and where: for those who wait, for the balancers' wishes, and to keep warm.
+
+Places are reserved as orders are given, so limits hold however long the connecting takes. While a role is wanted that
+no endpoint is known to have, belief may be stale. A pool with a monitor leaves the search to its probes; without one
+the plan asks each of the group's endpoints in turn all the same, spaced by backoff, and each session opened tells its
+role.
+
+All methods are called with the pool's lock held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from .endpoint import backoff
+from .evidence import Fault, Health
+from .group import Group
+from .lane import Lane
+from .routes import suits
+
+SEARCH_EVERY = 0.1  # s, at most: between two looks at one endpoint while nothing is believed usable
+
+
+class Order(NamedTuple):
+    """One connection to open now; its place is reserved. To be answered by `opened` or `open_failed`."""
+
+    group: Group
+    lane: Lane
+    generation: int
+    since: float
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it still is: False once its endpoint is known to be down, or the group has to leave it."""
+        return self.generation == self.lane.generation
+
+
+class Planner:
+    """Says which connections should be opened."""
+
+    def __init__(self, groups: Sequence[Group], random: Callable[[], float]) -> None:
+        self._groups = groups
+        self.random = random
+        self.monitored = False  # somebody else finds out whether an endpoint is back
+        self._turn = 0
+
+    def plan(self, now: float, only: Group | None = None, demand: int | None = None) -> list[Order]:
+        """The connections to open now, their places reserved.
+
+        First for those who wait, then what the balancers wished for, then up to `min_count`. With `only` and
+        `demand`: for that group, as if so many waited, and nothing else.
+        """
+        orders: list[Order] = []
+        if only is not None:
+            self._serve(only, demand or 0, orders, now)
+            return orders
+        self._turn += 1  # so that no group is always last where connects are scarce
+        start = self._turn % len(self._groups)
+        groups = [*self._groups[start:], *self._groups[:start]]
+        for group in groups:
+            # A search asks every endpoint: the one asked first may never answer.
+            under_way = group.opening if group.route else 0
+            self._serve(group, len(group.waiters) - under_way, orders, now)
+        for group in groups:
+            for lane in group.lanes:
+                if lane.wished:
+                    lane.wished = False
+                    if lane.live and lane.may_open(now):
+                        orders.append(self.order(group, lane, now))
+        for group in groups:
+            self._keep_warm(group, orders, now)
+        return orders
+
+    def _serve(self, group: Group, demand: int, orders: list[Order], now: float) -> None:
+        while demand > 0 and not group.paused:
+            lane = self._lane_to_open(group, now)
+            if lane is None:
+                self._make_room(group, demand, now)
+                return
+            orders.append(self.order(group, lane, now))
+            demand -= 1
+
+    def _make_room(self, group: Group, demand: int, now: float) -> None:
+        """Where `total_count` is used up by connections that rest off the route, close as many as are wanted.
+
+        Not if that would not help: then the next look at what to keep warm would open them again.
+        """
+        if group.total_limit is None or group.total < group.total_limit or not group.route:
+            return
+        able = [lane for lane in group.lanes if lane.live and now >= lane.next_try and lane.endpoint.may_connect(now)]
+        demand = min(demand, sum(max(0, group.limit - lane.total) for lane in able))
+        demand -= sum(lane.closing for lane in group.lanes)  # on their way already
+        for lane in group.lanes:
+            if demand > 0 and not lane.live:
+                demand -= group.drop_idle(lane, lambda slot: True, "displaced", demand)
+
+    def _lane_to_open(self, group: Group, now: float) -> Lane | None:
+        """Where the next connection for a waiter should be opened; None: nowhere at this moment."""
+        for tier in group.route:
+            able = [lane for lane in tier.lanes if lane.may_open(now)]
+            if able:
+                return min(able, key=lambda lane: (lane.open + lane.opening) * lane.per_weight)
+        if group.route or self.monitored:
+            return None
+        # Nothing is believed usable: ask each endpoint in turn, the likeliest first.
+        target = group.settings.target_session_attrs
+        able = [lane for lane in group.lanes if lane.may_open(now, urgent=True) and not lane.opening]
+        if not able:
+            return None
+        lane = min(able, key=lambda lane: (lane.next_try, suits(target, lane.endpoint) or 0))
+        lane.next_try = now + backoff(SEARCH_EVERY, SEARCH_EVERY, 0, self.random)
+        lane.searches += 1
+        return lane
+
+    def _keep_warm(self, group: Group, orders: list[Order], now: float) -> None:
+        """Open what is wanted though nobody waits; where `total_count` is scarce, the preferred endpoints first."""
+        target = group.settings.target_session_attrs
+        for lane in sorted(group.lanes, key=lambda lane: (suits(target, lane.endpoint) or 0, lane.endpoint.priority)):
+            while self._wanted(group, lane) and lane.may_open(now):
+                orders.append(self.order(group, lane, now))
+
+    def _wanted(self, group: Group, lane: Lane) -> bool:
+        """Whether a connection is wanted though nobody waits: to keep warm, or to see whether it can be had again."""
+        endpoint = lane.endpoint
+        if group.refusal is not None and lane.refused:  # callers are sent away: nobody else would ask again
+            return not lane.opening
+        if suits(group.settings.target_session_attrs, endpoint) is None:
+            return False
+        if self.monitored and endpoint.health is Health.DOWN:
+            return False
+        if lane.open + lane.opening < group.min_count:
+            return True
+        if lane.opening:
+            return False
+        if self.monitored:  # its probes cannot tell whether there is room again, or a setup succeeds
+            return endpoint.fault is Fault.FULL or lane.refused
+        suspect = endpoint.health is not Health.UP and endpoint.last_error is not None
+        return suspect or endpoint.fault is not None or lane.setup_error is not None
+
+    def order(self, group: Group, lane: Lane, now: float) -> Order:
+        """Reserve a place."""
+        lane.opening += 1
+        lane.endpoint.connecting += 1
+        return Order(group, lane, lane.generation, now)
+
+    def due(self, now: float, only: Group | None = None) -> float:
+        """When `plan` could have something new to say though nothing happens: a backoff or a search ends."""
+        due = float("inf")
+        for group in self._groups if only is None else [only]:
+            searching = not (group.route or group.paused or self.monitored) and bool(group.waiters or only)
+            for lane in group.lanes:
+                endpoint = lane.endpoint
+                if (searching or self._wanted(group, lane)) and lane.room and not endpoint.connecting:
+                    next_try = endpoint.urgent_try if searching else endpoint.next_try
+                    due = min(due, max(next_try, lane.next_try))
+        return due

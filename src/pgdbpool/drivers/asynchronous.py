@@ -1,0 +1,240 @@
+"""psycopg 3 for asyncio: nothing here blocks the event loop, the lookup of names included.
+
+A loop that was kept busy by its application wakes up late, and finds both the answer and the end of the time it gave.
+So time that the loop was asleep beyond its own wish is not counted against the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import select
+import socket
+from collections.abc import Callable, Generator, Mapping
+from time import monotonic
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from ..core.evidence import Fault, Report, Sighting
+from . import Conduct, ConnectFailed, DriverTimeout, steps
+from .psycopg3 import (
+    INTERVAL,
+    TAKES_TIMEOUT,
+    WaitTimeout,
+    abort,
+    autocommit,
+    describe,
+    descriptor,
+    disown,
+    first_patience,
+    guarded,
+    in_failed_transaction,
+    nothing_committed,
+    quiet,
+    sqlstate,
+    status,
+    watch,
+)
+
+__all__ = [
+    "abort",
+    "autocommit",
+    "close",
+    "commit",
+    "connect",
+    "describe",
+    "descriptor",
+    "disown",
+    "ping",
+    "quiet",
+    "report",
+    "resolved",
+    "rollback",
+    "says_read_only_itself",
+    "set_autocommit",
+    "sight",
+    "sqlstate",
+    "statement",
+    "status",
+    "watch",
+]
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[Any]
+
+_LATE = 0.1  # s beyond its time after which a loop has been kept busy
+
+
+async def drive(conversation: steps.Steps[T], deadline: float) -> T:
+    """Carry out a conversation. Raises DriverTimeout at the deadline."""
+    try:
+        waits_for = next(conversation)
+        while True:
+            ready, late = await _wait(*waits_for, deadline)
+            deadline += late
+            if ready:
+                waits_for = conversation.send(None)
+            elif not late:
+                waits_for = conversation.throw(DriverTimeout("the server did not answer in time"))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        conversation.close()
+
+
+async def _wait(descriptor: int, events: int, deadline: float) -> tuple[bool, float]:
+    """Wait for the socket. Returns whether it is ready, and how much later than it wished the loop woke up."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[float | None] = loop.create_future()
+
+    def end(late: float | None) -> None:
+        if not done.done():
+            done.set_result(late)
+
+    def over() -> None:
+        late = monotonic() - deadline
+        end(late if late > _LATE else 0.0)
+
+    if events & select.POLLIN:
+        loop.add_reader(descriptor, end, None)
+    if events & select.POLLOUT:
+        loop.add_writer(descriptor, end, None)
+    rest = deadline - monotonic()
+    # One that is over already gets one look at the socket.
+    timer = loop.call_later(max(rest, 0.0), over) if rest != float("inf") else None
+    try:
+        late = await done
+        return late is None, late or 0.0
+    finally:
+        if timer is not None:
+            timer.cancel()
+        loop.remove_reader(descriptor)
+        loop.remove_writer(descriptor)
+
+
+class Guarded(psycopg.AsyncConnection[Any]):
+    """A connection whose calls end when the server has died, as its `conduct` says."""
+
+    conduct: Conduct
+
+    async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        conduct = self.conduct
+        if conduct.observe is None:
+            return await self._wait(gen, interval, timeout)
+        began = monotonic()
+        result = await self._wait(gen, interval, timeout)
+        conduct.observe(monotonic() - began)
+        return result
+
+    async def _wait(self, gen: Generator[Any, Any, T], interval: float, timeout: float | None) -> T:
+        patience = self.conduct.patience
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        if patience is None:
+            return await super().wait(gen, interval)
+        began = monotonic()
+        if not TAKES_TIMEOUT:
+            return await super().wait(guarded(gen, self.pgconn, patience, began, started=False), interval)
+        try:
+            return await super().wait(gen, interval, first_patience(patience))
+        except WaitTimeout:  # raised beside the conversation, which goes on where it was
+            return await super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
+
+
+async def resolved(params: Mapping[str, str | int], deadline: float) -> dict[str, str | int]:
+    """The parameters with the addresses of the host: libpq itself would block while it looks them up.
+
+    Raises ConnectFailed.
+    """
+    found = dict(params)
+    host = str(params.get("host", ""))
+    if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
+        return found
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(max(0.0, deadline - monotonic())):
+            infos = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise ConnectFailed(f"the lookup of host name {host!r} timed out", Fault.UNRESOLVED) from None
+    except OSError as error:
+        raise ConnectFailed(
+            f'could not translate host name "{host}" to address: {error.strerror}', Fault.UNRESOLVED
+        ) from None
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
+    found["hostaddr"] = ",".join(addresses)
+    found["host"] = ",".join([host] * len(addresses))  # still needed to verify the server's certificate
+    return found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def connect(
+    params: Mapping[str, str | int],
+    autocommit: bool,
+    deadline: float,
+    wanted: Callable[[], bool] | None = None,
+    conduct: Conduct | None = None,
+) -> Connection:
+    # `wanted` is of no use here: what is not wanted any more is cancelled.
+    conninfo = make_conninfo("", **await resolved(params, deadline))
+    pgconn = await drive(steps.connecting(conninfo.encode()), deadline)
+    if conduct is None or conduct == Conduct():
+        conn: Connection = psycopg.AsyncConnection(pgconn)
+    else:
+        conn = Guarded(pgconn)
+        conn.conduct = conduct
+    await conn.set_autocommit(autocommit)
+    return conn
+
+
+def close(conn: Connection) -> None:
+    closing = conn.close()
+    try:
+        closing.send(None)  # it is a coroutine for symmetry only
+    except Exception:  # done, or what is wrong with it does not matter any more
+        pass
+    finally:
+        closing.close()
+
+
+async def ping(conn: Connection, deadline: float) -> None:
+    await drive(steps.asking(conn.pgconn, b""), deadline)
+
+
+async def statement(conn: Connection, text: str, deadline: float) -> None:
+    await drive(steps.asking(conn.pgconn, text.encode()), deadline)
+
+
+async def report(conn: Connection, deadline: float) -> Report:
+    return await drive(steps.reporting(conn.pgconn), deadline)
+
+
+async def sight(conn: Connection, deadline: float) -> Sighting:
+    return await drive(steps.sighting(conn.pgconn), deadline)
+
+
+async def says_read_only_itself(conn: Connection, deadline: float) -> bool:
+    return await drive(steps.asking_who_is_read_only(conn.pgconn), deadline)
+
+
+async def set_autocommit(conn: Connection, on: bool) -> None:
+    await conn.set_autocommit(on)
+
+
+async def commit(conn: Connection) -> None:
+    if in_failed_transaction(conn):
+        await conn.rollback()
+        raise nothing_committed()
+    await conn.commit()
+
+
+async def rollback(conn: Connection) -> None:
+    await conn.rollback()

@@ -1,0 +1,193 @@
+"""psycopg 3, synchronous: whoever calls waits.
+
+Its coroutines never suspend, so `run` can carry them out without an event loop: what the pools do with a connection is
+written once, for threads and for asyncio. See `pgdbpool.session`.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from time import monotonic
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from ..core.evidence import Report, Sighting
+from . import Conduct, DriverTimeout, NotWanted, steps
+from .psycopg3 import (
+    INTERVAL,
+    TAKES_TIMEOUT,
+    WaitTimeout,
+    abort,
+    autocommit,
+    describe,
+    descriptor,
+    disown,
+    first_patience,
+    guarded,
+    in_failed_transaction,
+    nothing_committed,
+    quiet,
+    sqlstate,
+    status,
+    watch,
+)
+
+__all__ = [
+    "abort",
+    "autocommit",
+    "close",
+    "commit",
+    "connect",
+    "describe",
+    "descriptor",
+    "disown",
+    "ping",
+    "quiet",
+    "report",
+    "rollback",
+    "run",
+    "says_read_only_itself",
+    "set_autocommit",
+    "sight",
+    "sqlstate",
+    "statement",
+    "status",
+    "watch",
+]
+
+T = TypeVar("T")
+Connection = psycopg.Connection[Any]
+
+# The longest wait without a look at signals and at whether it is still wanted, in seconds.
+_INTERVAL = 0.25
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Carry out what never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise RuntimeError("a coroutine where the synchronous pool needs a plain function: asyncio needs an AsyncPool")
+
+
+def drive(conversation: steps.Steps[T], deadline: float, wanted: Callable[[], bool] | None = None) -> T:
+    """Carry out a conversation. Raises DriverTimeout at the deadline, NotWanted when `wanted` says so."""
+    try:
+        waits_for = next(conversation)
+        while True:
+            if _wait(*waits_for, deadline, wanted):
+                waits_for = conversation.send(None)
+            else:
+                waits_for = conversation.throw(DriverTimeout("the server did not answer in time"))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        conversation.close()
+
+
+def _wait(descriptor: int, events: int, deadline: float, wanted: Callable[[], bool] | None) -> bool:
+    """Wait for the socket; False at the deadline."""
+    # A new poller each time: libpq may go on with another socket.
+    poller = select.poll()
+    poller.register(descriptor, events)
+    while True:
+        rest = deadline - monotonic()
+        if poller.poll(max(0.0, min(rest, _INTERVAL)) * 1000):
+            return True
+        if rest <= 0:
+            return False
+        if wanted is not None and not wanted():
+            raise NotWanted
+
+
+class Guarded(psycopg.Connection[Any]):
+    """A connection whose calls end when the server has died, as its `conduct` says."""
+
+    conduct: Conduct
+
+    def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        conduct = self.conduct
+        if conduct.observe is None:
+            return self._wait(gen, interval, timeout)
+        began = monotonic()
+        result = self._wait(gen, interval, timeout)
+        conduct.observe(monotonic() - began)
+        return result
+
+    def _wait(self, gen: Generator[Any, Any, T], interval: float, timeout: float | None) -> T:
+        patience = self.conduct.patience
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        if patience is None:
+            return super().wait(gen, interval)
+        began = monotonic()
+        if not TAKES_TIMEOUT:
+            return super().wait(guarded(gen, self.pgconn, patience, began, started=False), interval)
+        try:
+            return super().wait(gen, interval, first_patience(patience))
+        except WaitTimeout:  # raised beside the conversation, which goes on where it was
+            return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
+
+
+async def connect(
+    params: Mapping[str, str | int],
+    autocommit: bool,
+    deadline: float,
+    wanted: Callable[[], bool] | None = None,
+    conduct: Conduct | None = None,
+) -> Connection:
+    pgconn = drive(steps.connecting(make_conninfo("", **params).encode()), deadline, wanted)
+    if conduct is None or conduct == Conduct():
+        conn: Connection = psycopg.Connection(pgconn)
+    else:
+        conn = Guarded(pgconn)
+        conn.conduct = conduct
+    conn.autocommit = autocommit
+    return conn
+
+
+def close(conn: Connection) -> None:
+    try:
+        conn.close()
+    except Exception:  # what is wrong with it does not matter any more
+        pass
+
+
+async def ping(conn: Connection, deadline: float) -> None:
+    drive(steps.asking(conn.pgconn, b""), deadline)
+
+
+async def statement(conn: Connection, text: str, deadline: float) -> None:
+    drive(steps.asking(conn.pgconn, text.encode()), deadline)
+
+
+async def report(conn: Connection, deadline: float) -> Report:
+    return drive(steps.reporting(conn.pgconn), deadline)
+
+
+async def sight(conn: Connection, deadline: float) -> Sighting:
+    return drive(steps.sighting(conn.pgconn), deadline)
+
+
+async def says_read_only_itself(conn: Connection, deadline: float) -> bool:
+    return drive(steps.asking_who_is_read_only(conn.pgconn), deadline)
+
+
+async def set_autocommit(conn: Connection, on: bool) -> None:
+    conn.autocommit = on
+
+
+async def commit(conn: Connection) -> None:
+    if in_failed_transaction(conn):
+        conn.rollback()
+        raise nothing_committed()
+    conn.commit()
+
+
+async def rollback(conn: Connection) -> None:
+    conn.rollback()

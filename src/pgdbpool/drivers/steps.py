@@ -1,0 +1,196 @@
+"""What is said to a server, step by step, and without waiting: psycopg's `pq`, the thin layer over libpq.
+
+Each conversation is a generator that yields what it waits for, a descriptor and poll events, and returns its result.
+Who drives it does the waiting, with a deadline: `blocking` by `poll`, `asynchronous` and the monitor by an event loop.
+At the deadline the driver throws `DriverTimeout` in, so that each conversation can clean up after itself.
+
+libpq does not tell the SQLSTATE of a refused login, only the server's text. It is recognised in English; a server
+with other ``lc_messages`` is still known to have *spoken*, which keeps it from being taken for dead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+from collections.abc import Generator
+from typing import TypeVar
+
+import psycopg
+from psycopg import pq
+
+from ..core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
+from . import ConnectFailed, DriverTimeout
+
+T = TypeVar("T")
+Steps = Generator[tuple[int, int], None, T]
+
+_DONE = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY})
+
+# Being opened at this moment. A child forked now inherits their sockets, and nobody there will ever close them.
+_half_open: set[pq.abc.PGconn] = set()
+
+
+def connecting(conninfo: bytes) -> Steps[pq.abc.PGconn]:
+    """Open a connection. Raises ConnectFailed."""
+    pgconn = pq.PGconn.connect_start(conninfo)
+    _half_open.add(pgconn)
+    try:
+        while True:
+            if pgconn.status == pq.ConnStatus.BAD:
+                raise _connect_failed(pgconn)
+            state = pgconn.connect_poll()
+            if state == pq.PollingStatus.OK:
+                break
+            if state not in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+                raise _connect_failed(pgconn)
+            yield pgconn.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT
+        pgconn.nonblocking = 1
+        return pgconn
+    except DriverTimeout:
+        pgconn.finish()
+        raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None
+    except BaseException:
+        pgconn.finish()
+        raise
+    finally:
+        _half_open.discard(pgconn)
+
+
+def disown(pgconn: pq.abc.PGconn) -> bool:
+    """In a forked child: point what is the parent's at the null device. False: it has no socket, or no more."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.dup2(null, pgconn.socket)
+        finally:
+            os.close(null)
+    except (psycopg.Error, OSError):
+        return False
+    return True
+
+
+def _forget_half_open() -> None:
+    """In a forked child: what the parent was opening is the parent's."""
+    for pgconn in tuple(_half_open):
+        disown(pgconn)
+    _half_open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_half_open)
+
+
+# What the server says when it turns a session away -> SQLSTATE.
+_SAID = (
+    (r"the database system is|not (yet )?accepting connections", "57P03"),
+    (r"too many (clients|connections)|connection slots are reserved|sorry, too many", "53300"),
+    (r"password authentication failed|no password supplied|SCRAM authentication", "28P01"),
+    (r"pg_hba\.conf|role \".*\" does not exist|not permitted to log in|authentication failed", "28000"),
+    (r"database \".*\" does not exist", "3D000"),
+    (r"permission denied for database", "42501"),
+    # Not the server's words but libpq's: it will not speak to this server as it was told to.
+    (r"SSL, but SSL was required|certificate verify failed|server certificate for|root certificate", "28000"),
+)
+_SPOKE = re.compile(r"failed: [^\s:]+:  ")  # severity, colon, two blanks: the form of a server's message
+
+
+def _connect_failed(pgconn: pq.abc.PGconn) -> ConnectFailed:
+    message = pgconn.error_message.decode("utf-8", "replace").strip() or "connection failed"
+    for pattern, code in _SAID:
+        if re.search(pattern, message):
+            return ConnectFailed(message, connect_fault(code))
+    if "unsupported startup parameter" in message:
+        return ConnectFailed(message, Fault.MISCONFIGURED, options_refused=True)
+    if "could not translate host name" in message:
+        return ConnectFailed(message, Fault.UNRESOLVED)
+    fault = Fault.FULL if _SPOKE.search(message) else Fault.REFUSED
+    return ConnectFailed(message, fault)
+
+
+def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | None]:
+    """One statement by the simple protocol, outside any transaction of the user's. Raises psycopg.Error."""
+    pgconn.send_query(statement)
+    while pgconn.flush():
+        yield pgconn.socket, select.POLLIN | select.POLLOUT
+        pgconn.consume_input()
+    last = None
+    while True:
+        while pgconn.is_busy():
+            yield pgconn.socket, select.POLLIN
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            return last
+        if result.status not in _DONE:
+            raise psycopg.errors.error_from_result(result)
+        last = result
+
+
+_ROLE_QUERY = (
+    b"select pg_catalog.pg_is_in_recovery(), setting, source from pg_catalog.pg_settings "
+    b"where name = 'default_transaction_read_only'"
+)
+
+
+def reporting(pgconn: pq.abc.PGconn) -> Steps[Report]:
+    """The role of its server: as reported by the session, else asked for."""
+    standby = pgconn.parameter_status(b"in_hot_standby")
+    read_only = pgconn.parameter_status(b"default_transaction_read_only")
+    if standby is None or read_only is None:
+        # Before PostgreSQL 14, or behind a pooler that does not pass the parameters on.
+        result = yield from asking(pgconn, _ROLE_QUERY)
+        if result is None or result.ntuples != 1:
+            return Report(Role.UNKNOWN)
+        standby = b"on" if result.get_value(0, 0) == b"t" else b"off"
+        read_only = result.get_value(0, 1)
+    return Report(Role.STANDBY if standby == b"on" else Role.PRIMARY, read_only == b"on")
+
+
+def asking_who_is_read_only(pgconn: pq.abc.PGconn) -> Steps[bool]:
+    """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
+    result = yield from asking(pgconn, _ROLE_QUERY)
+    return result is not None and result.ntuples == 1 and result.get_value(0, 2) == b"session"
+
+
+# One question for all: role, whether it takes writes, whose data it has, and how far it is. An ordinary role may ask.
+# The control file learns of a promotion only with the checkpoint after it, so a primary's timeline is read from the
+# name of the WAL file it writes.
+_SIGHT_QUERY = b"""
+select r.standby, pg_catalog.current_setting('default_transaction_read_only'), s.system_identifier,
+  case when r.standby then c.timeline_id::text
+       else pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) end,
+  case when r.standby then pg_catalog.pg_last_wal_replay_lsn()
+       else pg_catalog.pg_current_wal_lsn() end operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn
+from (select pg_catalog.pg_is_in_recovery() as standby) r,
+  pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c
+"""
+
+
+def sighting(pgconn: pq.abc.PGconn) -> Steps[Sighting]:
+    """All that one question tells of a server; of one that does not answer it, at least the role."""
+    try:
+        result = yield from asking(pgconn, _SIGHT_QUERY)
+    except psycopg.errors.OperationalError as error:
+        if error.sqlstate is None:  # the connection
+            raise
+        result = None
+    except psycopg.Error:  # no such function, or no right to call it: a relative of PostgreSQL, perhaps
+        result = None
+    if result is None or result.ntuples != 1:
+        result = yield from asking(pgconn, _ROLE_QUERY)
+        if result is None or result.ntuples != 1:
+            return Sighting(Report(Role.UNKNOWN))
+        return Sighting(_report(result))
+    system, timeline, position = (_text(result, column) for column in (2, 3, 4))
+    report = _report(result)
+    number = int(timeline, 10 if report.role is Role.STANDBY else 16)
+    return Sighting(report, Identity(system, number), int(position) if position else None)
+
+
+def _report(result: pq.abc.PGresult) -> Report:
+    role = Role.STANDBY if result.get_value(0, 0) == b"t" else Role.PRIMARY
+    return Report(role, result.get_value(0, 1) == b"on")
+
+
+def _text(result: pq.abc.PGresult, column: int) -> str:
+    return (result.get_value(0, column) or b"").decode()

@@ -1,0 +1,75 @@
+"""Delivers events: one line each to the log, and to whoever asked to be told.
+
+A server that comes and goes every second is one piece of news, not a thousand: of each kind of event and endpoint the
+log gets a few lines at once and after that one every ten seconds, which says how many were left out. Callables are
+told of every event.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+import msgspec
+
+from .core.events import Event, EventKind
+
+logger = logging.getLogger("pgdbpool")
+
+_AT_ONCE = 3  # lines
+_EVERY = 10.0  # s
+
+_LEVELS = {
+    EventKind.ENDPOINT_UP: logging.INFO,
+    EventKind.ENDPOINT_SUSPECT: logging.INFO,
+    EventKind.ROLE_CHANGED: logging.INFO,
+    EventKind.RECOVERED: logging.INFO,
+}
+
+
+class Herald:
+    """Delivers the events of one pool. `deliver` is for one thread at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._listeners: list[Callable[[Event], object]] = []
+        self._allowance: dict[tuple[EventKind, str], tuple[float, float, int]] = {}
+
+    def tell(self, listener: Callable[[Event], object]) -> Callable[[], None]:
+        """From now on call this for every event. Returns what ends it."""
+        self._listeners.append(listener)
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return end
+
+    def deliver(self, events: deque[Event]) -> None:
+        """Log and tell all that has been noted. Never raises an `Exception`."""
+        while events:
+            try:
+                event = events.popleft()
+            except IndexError:  # a second caller
+                return
+            event = msgspec.structs.replace(event, at=time.time())
+            self._log(event)
+            for listener in tuple(self._listeners):
+                try:
+                    listener(event)
+                except Exception:
+                    logger.exception("%s: a callable given to on_event raised", self._name)
+
+    def _log(self, event: Event) -> None:
+        key, now = (event.kind, event.endpoint), monotonic()
+        lines, since, left_out = self._allowance.get(key, (_AT_ONCE, now, 0))
+        lines = min(float(_AT_ONCE), lines + (now - since) / _EVERY)
+        if lines < 1:
+            self._allowance[key] = lines, now, left_out + 1
+            return
+        self._allowance[key] = lines - 1, now, 0
+        more = f" ({left_out} lines like this were left out)" if left_out else ""
+        logger.log(_LEVELS.get(event.kind, logging.WARNING), "%s: %s%s", self._name, event.message, more)

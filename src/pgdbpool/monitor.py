@@ -1,0 +1,322 @@
+"""Monitor: one thread with an event loop of its own that probes the endpoints of all pools of the process.
+
+Pools that name the same endpoint share its watch. An application that keeps its own threads or its own loop busy
+cannot make a healthy server look dead: the probes wait elsewhere, and time that this loop itself was kept from running
+is not counted against the server.
+
+The life of a watch::
+
+    probe ──answered──▶ tell, rest for `interval` ± 10 % ──▶ probe
+      │                            ▲ alarm, or a wanted role is missing: 0.1 s
+      └─no answer in timeout / 2──▶ one more probe beside it, on a new connection, up to `fall` of them;
+                                   each that fails is told, the first that is answered ends the others
+
+So a server that freezes is found out after at most ``interval * 1.1 + timeout * (fall + 1) / 2`` seconds. A probe is
+one question on a connection that is kept. When the server ends that connection, a new one is made at once: that alone
+is no failure.
+
+The thread starts with the first subscription and ends after the last. All of `Watch` runs in it, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Protocol
+
+import psycopg
+from psycopg import pq
+
+from .config import EndpointSettings, MonitorSettings
+from .core.endpoint import BACKOFF, backoff
+from .core.evidence import Fault, Sighting
+from .drivers import ConnectFailed, DriverTimeout, steps
+from .drivers.asynchronous import drive
+from .probe import Asked, key_of, password_of, request
+
+logger = logging.getLogger("pgdbpool")
+
+HURRY = 0.1  # s between two probes of an endpoint while a wanted role is missing, and after a first failure
+
+
+_LAST_WORDS = 1.0  # s
+
+
+class Subscriber(Protocol):
+    """Who is told. All of it is called in the monitor's thread, and must not block."""
+
+    def probed(self, sighting: Sighting, seconds: float) -> None:
+        """A probe was answered after so many seconds."""
+
+    def probe_failed(self, fault: Fault, error: str) -> None:
+        """A probe failed."""
+
+    def in_a_hurry(self) -> bool:
+        """Whether to probe ten times a second."""
+
+
+class Subscription:
+    """One pool's interest in one endpoint."""
+
+    def __init__(self, monitor: Monitor, where: EndpointSettings, how: MonitorSettings, subscriber: Subscriber) -> None:
+        self._monitor = monitor
+        self.where = where
+        self.how = how
+        self.subscriber = subscriber
+
+    def alarm(self) -> None:
+        """Something may be wrong: probe now. May be called from any thread; does not wait."""
+        self._monitor.call(self._monitor.ring, self)
+
+    def cancel(self) -> None:
+        """Nothing more is told after what is being told at this moment. Does not wait."""
+        self._monitor.forget(self)
+
+
+class Watch:
+    """What probes one endpoint."""
+
+    def __init__(self, where: EndpointSettings) -> None:
+        self._where = where
+        self.subscriptions: list[Subscription] = []
+        self.session: pq.abc.PGconn | None = None
+        self.bell = asyncio.Event()
+        self._misses = 0
+        self._turned_away = 0  # times in a row that the server spoke, and would not let us in
+        self._turned_away_for: Fault | None = None
+
+    async def run(self) -> None:
+        """Probe again and again."""
+        while True:
+            began = monotonic()
+            self.bell.clear()
+            try:
+                await self._round()
+            except Exception:  # a bug must not blind the pools
+                logger.exception("the monitor failed to probe %s, and goes on", self._where.label)
+            await self._rest(began)
+
+    async def _rest(self, began: float) -> None:
+        if self._turned_away:
+            # To ask more often would not help, and wrong passwords in quick succession are taken for an attack.
+            first, longest = BACKOFF[Fault.FULL if self._turned_away_for is Fault.FULL else Fault.MISCONFIGURED]
+            await asyncio.sleep(max(first, backoff(first, longest, self._turned_away - 1, random.random)))
+            return
+        hurry = 0 < self._misses < self._fall or any(each.subscriber.in_a_hurry() for each in self.subscriptions)
+        pause = min((each.how.interval for each in self.subscriptions), default=1.0) * random.uniform(0.9, 1.1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, began + (min(HURRY, pause) if hurry else pause) - monotonic())):
+                await self.bell.wait()
+        # However often the alarm rings, a probe begins at most so often.
+        await asyncio.sleep(max(0.0, began + HURRY / 2 - monotonic()))
+
+    @property
+    def _timeout(self) -> float:
+        return min((each.how.timeout for each in self.subscriptions), default=1.0)
+
+    @property
+    def _fall(self) -> int:
+        return max((each.how.fall for each in self.subscriptions), default=1)
+
+    async def _round(self) -> None:
+        """One probe, and others beside it if it is not answered soon."""
+        attempts = {asyncio.create_task(self._attempt(fresh=False))}
+        left = 0 if self._misses >= self._fall else self._fall - 1
+        asked = None
+        try:
+            while attempts and asked is None:
+                limit = self._timeout / 2 if left else None
+                done, attempts = await asyncio.wait(attempts, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    left -= 1
+                    attempts.add(asyncio.create_task(self._attempt(fresh=True)))
+                for attempt in done:
+                    try:
+                        asked = attempt.result()
+                    except ConnectFailed as error:
+                        left = 0  # the next round, soon, asks again
+                        self._tell_failure(error.fault, str(error))
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
+        if asked is not None:
+            if self.session is not asked.session:
+                self.drop_session()  # one that never answered
+                self.session = asked.session
+            self._tell(asked)
+
+    def _tell(self, asked: Asked) -> None:
+        self._misses = self._turned_away = 0
+        for each in tuple(self.subscriptions):
+            each.subscriber.probed(asked.sighting, asked.seconds)
+
+    def _tell_failure(self, fault: Fault, error: str) -> None:
+        self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
+        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
+        self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
+        for each in tuple(self.subscriptions):
+            each.subscriber.probe_failed(fault, error)
+
+    async def _attempt(self, *, fresh: bool) -> Asked:
+        """Ask the question: on the connection that is kept, else on a new one. Raises ConnectFailed."""
+        deadline = monotonic() + self._timeout
+        session = None if fresh else self.session
+        if session is not None:
+            try:
+                return await self._ask(session, deadline)
+            except DriverTimeout as error:
+                self.drop_session()
+                raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
+            except psycopg.Error:
+                self.drop_session()
+        conninfo = await request(self._where, await password_of(self._where), deadline)
+        session = await drive(steps.connecting(conninfo), deadline)
+        try:
+            return await self._ask(session, deadline)
+        except BaseException as error:
+            session.finish()
+            if isinstance(error, DriverTimeout):
+                raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
+            if isinstance(error, psycopg.Error):
+                raise ConnectFailed(str(error).strip(), Fault.REFUSED) from error
+            raise
+
+    async def _ask(self, session: pq.abc.PGconn, deadline: float) -> Asked:
+        began = monotonic()
+        sighting = await drive(steps.sighting(session), deadline)
+        return Asked(session, sighting, monotonic() - began)
+
+    def drop_session(self) -> None:
+        if self.session is not None:
+            self.session.finish()
+            self.session = None
+
+
+class Monitor:
+    """One thread and its watches."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.SelectorEventLoop()
+        self._watches: dict[object, tuple[Watch, asyncio.Task[None]]] = {}  # written in the thread only
+        self._stopping: set[asyncio.Task[None]] = set()
+        self.subscriptions = 0  # written with `_lock` held
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="pgdbpool monitor", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[..., object], *args: object) -> None:
+        """Have the thread do something."""
+        with suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            for watch, task in self._watches.values():
+                self._stop(watch, task)
+            if self._stopping:
+                self._loop.run_until_complete(asyncio.wait(self._stopping))
+            self._loop.close()
+
+    def add(self, subscription: Subscription) -> None:  # in the thread
+        key = key_of(subscription.where)
+        if key not in self._watches:
+            watch = Watch(subscription.where)
+            self._watches[key] = watch, self._loop.create_task(watch.run())
+        watch, _ = self._watches[key]
+        watch.subscriptions.append(subscription)
+        watch.bell.set()
+
+    def ring(self, subscription: Subscription) -> None:  # in the thread
+        found = self._watches.get(key_of(subscription.where))
+        if found is not None:
+            found[0].bell.set()
+
+    def remove(self, subscription: Subscription) -> None:  # in the thread
+        key = key_of(subscription.where)
+        watch, task = self._watches.get(key, (None, None))
+        if watch is None or task is None or subscription not in watch.subscriptions:
+            return
+        watch.subscriptions.remove(subscription)
+        if not watch.subscriptions:
+            del self._watches[key]
+            self._stop(watch, task)
+
+    def _stop(self, watch: Watch, task: asyncio.Task[None]) -> None:
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+        task.add_done_callback(lambda _: watch.drop_session())
+        task.cancel()
+
+    def forget(self, subscription: Subscription) -> None:
+        """See `Subscription.cancel`."""
+        global _monitor
+        self.call(self.remove, subscription)
+        with _lock:
+            if self._ended:
+                return
+            self.subscriptions -= 1
+            if not self.subscriptions:
+                self._ended = True
+                if _monitor is self:
+                    _monitor = None
+                self.call(self._loop.stop)
+
+    def end(self) -> None:
+        """The process ends: say goodbye to the servers, if it can be done soon."""
+        self.call(self._loop.stop)
+        self._thread.join(_LAST_WORDS)
+
+    def disown(self) -> None:
+        """In a forked child: the sessions and the loop are the parent's."""
+        for watch, _ in self._watches.values():
+            if watch.session is not None:
+                steps.disown(watch.session)
+
+
+_lock = threading.Lock()
+_monitor: Monitor | None = None
+
+
+def subscribe(where: EndpointSettings, how: MonitorSettings, subscriber: Subscriber) -> Subscription:
+    """Have an endpoint probed from now on. May be called from any thread."""
+    global _monitor
+    with _lock:
+        if _monitor is None:
+            _monitor = Monitor()
+        monitor = _monitor
+        monitor.subscriptions += 1
+    subscription = Subscription(monitor, where, how, subscriber)
+    monitor.call(monitor.add, subscription)
+    return subscription
+
+
+def _at_exit() -> None:
+    with _lock:
+        monitor = _monitor
+    if monitor is not None:
+        monitor.end()
+
+
+def _after_fork() -> None:
+    global _lock, _monitor
+    _lock = threading.Lock()
+    monitor, _monitor = _monitor, None
+    if monitor is not None:
+        _inherited.append(monitor)  # its destructor would complain of a loop that runs
+        monitor.disown()
+
+
+_inherited: list[Monitor] = []
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,118 @@
+"""What a probe of an endpoint is: whom it asks, by which connection, and who is the same as whom."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic, sleep
+from typing import NamedTuple
+
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from .config import EndpointSettings, GroupSettings, MonitorSettings, conninfo
+from .core.endpoint import Endpoint
+from .core.evidence import Fault, Health, Role, Sighting
+from .core.topology import Topology
+from .drivers import ConnectFailed, DriverTimeout, steps
+from .drivers.asynchronous import resolved
+from .drivers.blocking import drive
+
+_AS = GroupSettings(name="monitor")  # application_name is pgdbpool:monitor
+_PAUSE = 0.25  # s between two connects of `death_of` that are refused at once
+
+
+class Asked(NamedTuple):
+    """An answered probe."""
+
+    session: pq.abc.PGconn
+    sighting: Sighting
+    seconds: float
+
+
+def key_of(where: EndpointSettings) -> object:
+    """Endpoints with the same key are reached in the same way, and are probed once for all pools."""
+    return (
+        where.host,
+        where.port,
+        where.name,
+        where.user,
+        id(where.password) if callable(where.password) else where.password,
+        where.ssl,
+        where.keepalives,
+        where.params,
+    )
+
+
+async def password_of(where: EndpointSettings) -> str | None:
+    """The password, asked for in a thread of its own where it is a callable. Raises ConnectFailed."""
+    password = where.password
+    if not callable(password):
+        return password
+    try:
+        found = await asyncio.get_running_loop().run_in_executor(None, password)
+        return await found if inspect.isawaitable(found) else found
+    except Exception as error:
+        raise ConnectFailed(f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED) from error
+
+
+async def request(where: EndpointSettings, password: str | None, deadline: float) -> bytes:
+    """What libpq is told. Raises ConnectFailed."""
+    # No startup options: a pooler in between may refuse them, and the question needs none.
+    params = await resolved(conninfo(where, _AS, password, startup_options=False), deadline)
+    return make_conninfo("", **params).encode()
+
+
+def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Callable[[], str | None]:
+    """For pools without a monitor: asked by a call that gets no answer, says whether its server is dead, and how.
+
+    Tries to connect, `fall` times, each bounded; so a frozen server is found out after at most
+    ``interval + 0.75 * timeout * fall`` seconds of silence, or twice the silence of the last look. A primary that is
+    alive may have been overtaken by a promotion, so then the others are looked at as well.
+    """
+
+    def ask() -> str | None:
+        words, fault = "", None
+        for _ in range(how.fall):
+            if fault is Fault.REFUSED:
+                sleep(_PAUSE)
+            try:
+                _look(topology, endpoint, 0.75 * how.timeout)
+                break
+            except ConnectFailed as error:
+                fault, words = error.fault, str(error)
+                if fault not in (Fault.TIMEOUT, Fault.REFUSED):
+                    return None  # it speaks
+            except Exception:  # of the callable that gives the password: says nothing about the server
+                return None
+        else:
+            topology.silent(endpoint, words, monotonic())
+            return words
+        if endpoint.role is Role.PRIMARY:
+            for other in topology.endpoints:
+                if other is not endpoint and other.health is not Health.DOWN:
+                    with suppress(Exception):
+                        _look(topology, other, 0.25 * how.timeout)
+        return endpoint.fenced_by
+
+    return ask
+
+
+def _look(topology: Topology, endpoint: Endpoint, limit: float) -> None:
+    """One probe on a connection of its own. Raises ConnectFailed."""
+    where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
+    deadline = monotonic() + limit
+    password = where.password() if callable(where.password) else where.password
+    info = make_conninfo("", **conninfo(where, _AS, password, startup_options=False))
+    session = drive(steps.connecting(info.encode()), deadline)
+    try:
+        began = monotonic()
+        sighting = drive(steps.sighting(session), deadline)
+        now = monotonic()
+        topology.probed(endpoint, sighting, now - began, now)
+    except DriverTimeout:
+        raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None
+    finally:
+        session.finish()
