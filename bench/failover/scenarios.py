@@ -145,13 +145,15 @@ def network(stage: Stage) -> None:
     with stage.blow(f"the network to {stage.cluster.primary.name} and {standby.name} swallows all packets"):
         for proxy in cut:
             proxy.drop()
+        time.sleep(0.05)  # nobody can know yet: who was at rest meets it like those whose question is under way
     time.sleep(stage.effort.silence)
     for proxy in cut:
         proxy.drop(False)
-    stage.tell("the network is well again")
+    stage.returned("the network is well again")
     with Observer(stage.cluster.primary, "write", through=cut[0]) as observer:
         stage.possible("write", observer.answer())
     stage.recover()
+    stage.settle()
     stage.calm()
 
 

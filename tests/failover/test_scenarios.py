@@ -17,27 +17,13 @@ KILLED_TOGETHER = {"all-down": 3}  # so many servers at one blow
 STORM = 50  # connects per second to one server, of one pool, that are still no storm
 SERVERS = 3
 
-# What needs the monitor, fencing, or the balancer. The marks go when these are there.
-HANGS = {"freeze-primary", "freeze-standby", "network", "split-brain"}
-WRITES_HANG = {"freeze-primary", "network", "split-brain"}
-READS_HANG = {"freeze-standby", "network"}  # the only reader of the non-threaded model
-NO_BALANCER = {"slow-standby"}
-REASON = "waits for the monitor, for fencing, or for the balancer that goes by latency"
 
-
-def cases(
-    *names: str, late: Collection[str] = (), late_alone: Collection[str] = (), strict: bool = True
-) -> pytest.MarkDecorator:
-    """These scenarios (by default all) for both models. ``late``: not yet right; ``late_alone``: non-threaded."""
+def cases(*names: str, late: Collection[tuple[str, str]] = ()) -> pytest.MarkDecorator:
+    """These scenarios (by default all) for both models. ``late``: what does not yet hold."""
     found = []
     for name in names or ALL:
         for model in MODELS:
-            waiting = name in late or (name in late_alone and model == "non-threaded")
-            marks = []
-            if name in NO_BALANCER:
-                marks.append(pytest.mark.xfail(strict=True, reason=REASON))
-            elif waiting:  # without `strict` where a caller may be lucky
-                marks.append(pytest.mark.xfail(strict=strict, reason=REASON))
+            marks = [pytest.mark.xfail(strict=True, reason="see docs/design.rst")] if (name, model) in late else []
             found.append(pytest.param(name, model, marks=marks, id=f"{name}-{model}"))
     return pytest.mark.parametrize(("name", "model"), found)
 
@@ -74,7 +60,7 @@ def test_nothing_fails_while_all_is_well(name: str, model: str) -> None:
     assert found.figures.operations > 10 * found.figures.callers
 
 
-@cases(late=HANGS)
+@cases()
 def test_nobody_hangs(name: str, model: str) -> None:
     assert played(name, model).figures.hung == 0
 
@@ -94,7 +80,7 @@ def test_connects_do_not_become_a_storm(name: str, model: str) -> None:
     assert found.attempts <= STORM * SERVERS * len(found.pools) * found.figures.seconds
 
 
-@cases(*WRITES_STOP, late=WRITES_HANG, strict=False)
+@cases(*WRITES_STOP)
 def test_writes_go_on_once_they_are_possible(name: str, model: str) -> None:
     found = played(name, model)
     assert found.figures.first_write is not None
@@ -108,13 +94,13 @@ def test_reads_go_on_once_they_are_possible(name: str, model: str) -> None:
     assert found.figures.first_read < inf
 
 
-@cases(late=WRITES_HANG, strict=False)
+@cases()
 def test_in_the_end_all_writes_are_done_by_the_primary(name: str, model: str) -> None:
     found = played(name, model)
     assert set(found.figures.writes) == {found.writer}
 
 
-@cases(*(name for name in ALL if name != "name"), late_alone=READS_HANG)
+@cases(*(name for name in ALL if name != "name"))
 def test_in_the_end_all_reads_are_done_by_standbys(name: str, model: str) -> None:
     found = played(name, model)
     assert found.figures.reads
@@ -130,17 +116,23 @@ def test_the_lost_primary_gets_no_reads(name: str, model: str) -> None:
     assert len(found.figures.reads) == 1
 
 
-@cases("switchover", late_alone={"switchover"})
+@cases("switchover", late={("switchover", "non-threaded")})
 def test_the_old_primary_takes_its_share_of_reads_when_it_is_back_as_a_standby(name: str, model: str) -> None:
     found = played(name, model)
     assert len(found.figures.reads) == 2
 
 
-@cases("freeze-standby", "network", "wrong-password", late_alone=READS_HANG)
+@cases("freeze-standby", "wrong-password")
 def test_reads_leave_a_standby_that_is_of_no_use(name: str, model: str) -> None:
     found = played(name, model)
     assert found.figures.reads
     assert found.watched not in found.figures.reads
+
+
+@cases("network")
+def test_reads_return_to_a_standby_whose_network_is_well_again(name: str, model: str) -> None:
+    found = played(name, model)
+    assert set(found.figures.reads) == set(found.servers) - {found.writer}
 
 
 @cases("standby-returns", "full-standby")
@@ -162,13 +154,7 @@ def test_a_slow_standby_gets_few_reads(name: str, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(
-    "target",
-    [
-        "read-write",
-        pytest.param("primary", marks=pytest.mark.xfail(strict=True, reason="waits for the fencing of old primaries")),
-    ],
-)
+@pytest.mark.parametrize("target", ["read-write", "primary"])
 def test_a_primary_that_only_refuses_writes_is_left_whatever_the_group_asks_for(target: str, model: str) -> None:
     found = play("refuse-writes", model, target_session_attrs=target)
     assert set(found.figures.writes) == {found.writer}
