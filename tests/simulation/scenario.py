@@ -1,0 +1,185 @@
+"""What a seed decides: the settings of the pool, its servers, its callers, and how hostile the world is.
+
+Small numbers are preferred, since the interesting moments come when something is used up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from pgdbpool.core.topology import fit
+
+from .servers import PRIMARY, STANDBY, Truth
+
+LATENCIES = [50e-6, 0.2e-3, 1e-3, 5e-3, 50e-3]
+POLL_AFTER = {"auto": 0.5, "off": float("inf"), "ping": 0.0}
+
+
+@dataclass(frozen=True)
+class PlacePlan:
+    """The settings of an endpoint, as far as they are read."""
+
+    label: str
+    priority: int
+    weight: float
+    tags: frozenset[str]
+    connect_timeout: float
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """The settings of a group, as far as they are read."""
+
+    name: str
+    connection_count: int
+    total_count: int | None
+    min_count: int
+    max_waiting: int
+    max_lifetime: float
+    max_idle: float
+    target_session_attrs: str
+    spill: bool
+    balance: str
+    tags: frozenset[str]
+    check: str
+    reconnect_timeout: float = 300.0
+
+    def wants(self, place: PlacePlan) -> bool:
+        return not self.tags or bool(self.tags & place.tags)
+
+
+@dataclass(frozen=True)
+class CallerPlan:
+    """How one caller behaves."""
+
+    groups: tuple[int, ...]  # indices, one drawn for each checkout
+    patience: tuple[float, ...]
+    think: float  # s, on average
+    use: float
+    cancelled: float  # share of checkouts
+    leaves_open: float  # share of checkouts that come back within a transaction
+    nested: int = 1  # checkouts at a time
+
+
+@dataclass(frozen=True)
+class Scenario:
+    threaded: bool
+    listens: bool
+    monitored: bool
+    preemption: float
+    places: tuple[PlacePlan, ...]
+    latencies: tuple[float, ...]
+    truths: tuple[Truth, ...]
+    groups: tuple[GroupPlan, ...]
+    callers: tuple[CallerPlan, ...]
+    trouble: float  # s of it
+    strikes: int
+    owner: bool  # resizes, pauses, drains
+
+    def suits(self, group: GroupPlan, index: int, truth: Truth) -> bool:
+        """Whether a server that is well may serve a group."""
+        return group.wants(self.places[index]) and fit(group.target_session_attrs, truth.report) is not None
+
+
+def draw(random: Random, *, monitor: bool) -> Scenario:
+    choice = random.choice
+    threaded = random.random() < 0.7
+    places = _places(random)
+    trouble = choice([2.0, 5.0, 10.0, 30.0])
+    groups = _groups(random, places)
+    return Scenario(
+        threaded=threaded,
+        listens=random.random() < 0.85,
+        monitored=monitor and threaded and random.random() < 0.6,
+        preemption=choice([0.0, 0.05, 0.3]) if threaded else 0.0,
+        places=places,
+        latencies=tuple(choice(LATENCIES) for _ in places),
+        truths=_truths(random, len(places)),
+        groups=groups,
+        callers=_callers(random, len(groups), threaded, trouble),
+        trouble=trouble,
+        strikes=choice([0, 1, 2, 4, 8]),
+        owner=random.random() < 0.3,
+    )
+
+
+def _places(random: Random) -> tuple[PlacePlan, ...]:
+    places = []
+    for index in range(random.choice([1, 2, 2, 3, 3, 4])):
+        tags = frozenset({"zone", "archive"} if random.random() < 0.1 else {"zone"} if random.random() < 0.6 else ())
+        places.append(
+            PlacePlan(
+                label=f"db{index + 1}",
+                priority=random.choice([0, 0, 0, 1]),
+                weight=random.choice([1.0, 1.0, 3.0]),
+                tags=tags,
+                connect_timeout=random.choice([0.3, 2.0, 10.0]),
+            )
+        )
+    return tuple(places)
+
+
+def _truths(random: Random, count: int) -> tuple[Truth, ...]:
+    """A cluster; sometimes two of them, sometimes one without a primary."""
+    truths = [Truth(STANDBY, 1, 1) for _ in range(count)]
+    if random.random() < 0.95:
+        truths[random.randrange(count)] = Truth(PRIMARY, 1, 1)
+    if random.random() < 0.1:
+        truths[random.randrange(count)] = Truth(PRIMARY, 2, 1)
+    return tuple(truths)
+
+
+def _groups(random: Random, places: tuple[PlacePlan, ...]) -> tuple[GroupPlan, ...]:
+    choice = random.choice
+    groups = []
+    for index in range(choice([1, 1, 2, 2, 3, 4])):
+        limit = choice([1, 1, 2, 3, 4])
+        total = choice([None, None, 1, 2, 4])
+        warm = choice([0, 1, 1, 2])
+        tags = frozenset(choice([(), (), (), ("zone",), ("archive",)]))
+        if not any(tags & place.tags for place in places):
+            tags = frozenset()
+        groups.append(
+            GroupPlan(
+                name=f"g{index + 1}",
+                connection_count=limit,
+                total_count=total,
+                min_count=min(warm, limit, total or warm),
+                max_waiting=choice([0, 0, 0, 1, 3]),
+                max_lifetime=choice([0.0, 0.0, 4.0, 3600.0]),
+                max_idle=choice([0.0, 2.0, 600.0]),
+                target_session_attrs=choice(
+                    ["any", "primary", "primary", "read-write", "read-only", "standby", "prefer-standby"]
+                    + ["prefer-primary"]
+                ),
+                spill=random.random() < 0.25,
+                balance=choice(["least-busy", "round-robin"]),
+                tags=tags,
+                check=choice(["auto", "auto", "auto", "auto", "off", "ping"]),
+            )
+        )
+    return tuple(groups)
+
+
+def _callers(random: Random, groups: int, threaded: bool, trouble: float) -> tuple[CallerPlan, ...]:
+    choice = random.choice
+    count = choice([1, 2, 4, 8]) if threaded else 1
+    visits = choice([20, 60, 120])  # of all of them, about
+    callers = []
+    for _ in range(count):
+        favourites = tuple(random.randrange(groups) for _ in range(choice([1, 2, 4])))
+        cycle = trouble * count / visits
+        use = cycle * choice([0.1, 0.5, 0.9])
+        callers.append(
+            CallerPlan(
+                groups=favourites,
+                patience=tuple(choice([0.0, 0.02, 0.3, 1.0, 5.0]) for _ in range(2)),
+                think=cycle - use,
+                use=use,
+                cancelled=choice([0.0, 0.0, 0.1, 0.3]),
+                leaves_open=choice([0.0, 0.1, 0.5]),
+                nested=1 if threaded else choice([1, 1, 2, 3]),
+            )
+        )
+    return tuple(callers)

@@ -1,0 +1,187 @@
+"""The invariants: what must be true after every step, whatever has happened.
+
+The shell keeps book of what is in whose hands; core must agree with it. Each check names what it found.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
+from pgdbpool.core.evidence import Health
+from pgdbpool.core.group import Group
+from pgdbpool.core.lane import Lane
+from pgdbpool.core.slot import Slot
+from pgdbpool.core.topology import fit
+
+from .keepers import Threaded
+from .shared import Violation
+from .shell import Shell
+
+OVERLOOKED = 0.1  # s that a wish may take to be looked at: a breath or two of the keeper
+STALE = 0.5 + 0.1  # s after which a goodbye that has arrived must have been seen: POLL_AFTER, and a breath
+
+# In any second and for one endpoint. A connect that fails is followed by a wait of 5 ms at least and 27 ms on average
+# while somebody waits for it (`URGENT`); a search by one of 10 ms at least and 55 ms on average for each group
+# (`SEARCH_EVERY`). The sums of so many random waits are below one second with a probability of less than one in 10**8.
+MOST_FAILURES = 60
+MOST_SEARCHES = 35
+
+
+class Watch:
+    """Looks at everything, again and again."""
+
+    def __init__(self, shell: Shell, keeper: object) -> None:
+        self.shell = shell
+        self.clock = shell.clock
+        self.topology = shell.topology
+        self.keeper = keeper if isinstance(keeper, Threaded) else None
+        self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
+        self.most: dict[Lane, int] = {}  # more than the limit, from before the group was made smaller
+        self.overlooked: dict[Group, float] = {}
+
+    def look(self) -> None:
+        """After each step."""
+        self._places()
+        self._limits()
+        self._waiters()
+        if self.keeper is not None:
+            self._nothing_overlooked()
+
+    # -- a slot is in exactly one place, and the numbers agree ----------------------------------------------------
+
+    def _places(self) -> None:
+        shell = self.shell
+        held: Counter[Lane] = Counter(slot.lane for slot in shell.hands)
+        opening: Counter[Lane] = Counter(order.lane for order in shell.orders)
+        closing: Counter[Lane] = Counter(slot.lane for slot in shell.burying)
+        for group in self.topology.groups:
+            for slot, _ in group.closing:
+                closing[slot.lane] += 1
+                if slot in shell.hands or slot in slot.lane.slots:
+                    raise Violation(f"{slot.conn} is to be closed, and in use")
+        for lane in self.lanes:
+            idle = lane.idle
+            if lane.open != len(lane.slots):
+                raise Violation(f"{name(lane)}: open says {lane.open}, there are {len(lane.slots)}")
+            if lane.open != len(idle) + held[lane]:
+                raise Violation(
+                    f"{name(lane)}: {lane.open} open, {len(idle)} idle and {held[lane]} in somebody's hands: "
+                    f"{self._nowhere(lane)}"
+                )
+            for slot in idle:
+                if slot not in lane.slots or slot in shell.hands:
+                    raise Violation(f"{slot.conn} is idle, and {shell.hands.get(slot, 'not in the pool')}")
+                if slot.generation != lane.generation:
+                    raise Violation(f"{slot.conn} is idle, and of an old generation")
+            if len(idle) > 1 and len(set(idle)) != len(idle):
+                raise Violation(f"{name(lane)}: a slot is idle twice")
+            if lane.opening != opening[lane]:
+                raise Violation(f"{name(lane)}: opening says {lane.opening}, there are {opening[lane]}")
+            if lane.closing != closing[lane]:
+                raise Violation(f"{name(lane)}: closing says {lane.closing}, there are {closing[lane]}")
+
+    def _nowhere(self, lane: Lane) -> str:
+        lost = [str(slot.conn) for slot in lane.slots if slot not in lane.idle and slot not in self.shell.hands]
+        return f"nowhere: {', '.join(lost) or 'none'}"
+
+    # -- never too many -----------------------------------------------------------------------------------------
+
+    def _limits(self) -> None:
+        for lane in self.lanes:
+            total, limit = lane.open + lane.opening + lane.closing, lane.group.limit
+            if total > limit:
+                # What was open before a group was made smaller may stay until it comes back, but never grows.
+                if total > self.most.get(lane, 0):
+                    raise Violation(f"{name(lane)}: {total} connections, and the limit is {limit}")
+                self.most[lane] = total
+            elif self.most:
+                self.most.pop(lane, None)
+        for group in self.topology.groups:
+            if group.total_limit is not None and group.total > group.total_limit:
+                raise Violation(f"{group.name}: {group.total} connections, and total_count is {group.total_limit}")
+        for endpoint in self.topology.endpoints:
+            connecting = sum(lane.opening for lane in endpoint.lanes)
+            if endpoint.connecting != connecting:
+                raise Violation(f"{endpoint.label}: connecting says {endpoint.connecting}, there are {connecting}")
+            if connecting > MAX_CONNECTING:
+                raise Violation(f"{endpoint.label}: {connecting} connects at a time")
+
+    def about_to_shrink(self, group: Group) -> None:
+        for lane in group.lanes:
+            self.most[lane] = max(self.most.get(lane, 0), lane.total)
+
+    def connects(self, endpoint: Endpoint) -> None:
+        """When one begins: no storm."""
+        now = self.clock.now
+        attempts = self.shell.attempts[endpoint]
+        while attempts and attempts[0] < now - 1.0:
+            attempts.popleft()
+        replaced = self.shell.ended[endpoint]
+        while replaced and replaced[0] < now - 1.0:
+            replaced.popleft()
+        room = sum(lane.group.limit for lane in endpoint.lanes)
+        most = MOST_FAILURES + MOST_SEARCHES * len(endpoint.lanes) + room + len(replaced)
+        if len(attempts) > most:
+            raise Violation(f"{endpoint.label}: {len(attempts)} connects within a second")
+
+    # -- nobody is forgotten ------------------------------------------------------------------------------------
+
+    def _waiters(self) -> None:
+        for group in self.topology.groups:
+            if deque.__len__(group.waiters) and any(not waiter.claimed for waiter in group.waiters):  # type: ignore[attr-defined]
+                for tier in group.route:
+                    for lane in tier.lanes:
+                        if len(lane.idle):
+                            raise Violation(f"{group.name}: somebody waits beside an idle {lane.idle[-1].conn}")
+        if self.keeper is not None:
+            for waiter in self.keeper.parked:
+                if waiter.claimed:
+                    if waiter.slot is None and waiter.error is None:
+                        raise Violation(f"{waiter.who} was claimed, and got nothing")
+                elif waiter.enqueued and waiter not in waiter.group.waiters:
+                    raise Violation(f"{waiter.who} waits for {waiter.group.name}, and is not in its queue")
+
+    def _nothing_overlooked(self) -> None:
+        """Where there is something to do, somebody is about to do it."""
+        now, keeper = self.clock.now, self.keeper
+        for group in self.topology.groups:
+            if not self._to_be_opened(group) and not group.closing:
+                self.overlooked.pop(group, None)
+            elif keeper.busy or keeper.next_look <= now:
+                self.overlooked.pop(group, None)
+            elif now > self.overlooked.setdefault(group, now) + OVERLOOKED:
+                what = "connections to close" if group.closing else f"{len(group.waiters)} waiters and room"
+                raise Violation(f"{group.name}: {what}, and nobody looks before {keeper.next_look:.3f}")
+
+    def _to_be_opened(self, group: Group) -> bool:
+        if group.paused or len(group.waiters) <= group.opening or not group.route:
+            return False
+        return any(lane.may_open(self.clock.now) for tier in group.route for lane in tier.lanes)
+
+    # -- what a caller gets --------------------------------------------------------------------------------------
+
+    def lent(self, slot: Slot, group: Group) -> None:
+        """A caller is about to use it."""
+        lane, session = slot.lane, slot.conn
+        target = group.settings.target_session_attrs
+        if lane.group is not group or lane not in group.lanes:
+            raise Violation(f"{session} of {lane.group.name} was lent by {group.name}")
+        if fit(target, session.heard) is None:
+            raise Violation(f"{session} says it is a {session.heard}, and was lent for {target}")
+        if session.closed:
+            raise Violation(f"{session} was lent after it was closed")
+        how = group.settings
+        if session.told and how.check != "off":  # type: ignore[attr-defined]
+            if self.clock.now - session.told_at > STALE:
+                raise Violation(f"{session} had said goodbye {self.clock.now - session.told_at:.3f} s ago, and was lent")
+
+    def looked_at(self, slot: Slot) -> None:
+        """It is about to be lent without a look at its socket."""
+        endpoint = slot.lane.endpoint
+        if endpoint.health is not Health.UP and slot.lane.group.settings.check != "off":  # type: ignore[attr-defined]
+            raise Violation(f"{slot.conn} was lent without a look, and {endpoint.label} is {endpoint.health}")
+
+
+def name(lane: Lane) -> str:
+    return f"{lane.group.name} on {lane.endpoint.label}"
