@@ -187,6 +187,7 @@ class Threaded:
             self._openers += 1
             yield from self._clock.breath()
             orders = self._shell.plan() if self._running else []
+            self._bury()  # the plan may have made room
             if not orders:
                 self._openers -= 1
                 self.bell.ring()
@@ -220,6 +221,9 @@ class Inline:
             if group.closed:
                 raise PoolClosed
             orders = shell.plan(only=group, demand=1)
+            if not orders and group.closing:  # it has made room
+                shell.bury(group)
+                orders = shell.plan(only=group, demand=1)
             if orders:
                 yield from shell.open(orders[0], deadline)
             slot = shell.take(group)
@@ -245,9 +249,15 @@ class Inline:
             group.tend_at = now + TEND_EVERY
             group.tend(now)
             shell.bury(group)
-        for order in shell.plan():
+        orders = shell.plan()
+        while orders:
+            order = orders.pop(0)
             began = clock.now
-            yield from shell.open(order, began + INLINE_LIMIT)
+            try:
+                yield from shell.open(order, began + INLINE_LIMIT)
+            except BaseException:
+                shell.cancel(orders)
+                raise
             endpoint = order.lane.endpoint
             if endpoint.fault is not None:
                 spent = clock.now - began

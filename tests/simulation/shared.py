@@ -62,9 +62,6 @@ class Shared(deque[Any]):
         super().remove(item)
 
 
-
-
-
 class Queue(Shared):
     """The waiters of a group: first come, first served, but for those who had their turn and drew a dead connection."""
 

@@ -8,7 +8,7 @@ which orders are under way, which slots are in somebody's hands, and which are b
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 from pgdbpool.core.endpoint import Endpoint
@@ -61,6 +61,11 @@ class Shell:
         orders = self.topology.plan(self.clock.now, only, demand)
         self.orders += orders
         return orders
+
+    def cancel(self, orders: Iterable[Order]) -> None:
+        for order in orders:
+            self.orders.remove(order)
+            self.topology.cancelled(order)
 
     def others_run(self) -> None:
         """Here a thread could lose the processor, unless it holds the lock: then nobody gets far."""

@@ -174,7 +174,9 @@ class Watch:
         how = group.settings
         if session.told and how.check != "off":  # type: ignore[attr-defined]
             if self.clock.now - session.told_at > STALE:
-                raise Violation(f"{session} had said goodbye {self.clock.now - session.told_at:.3f} s ago, and was lent")
+                raise Violation(
+                    f"{session} had said goodbye {self.clock.now - session.told_at:.3f} s ago, and was lent"
+                )
 
     def looked_at(self, slot: Slot) -> None:
         """It is about to be lent without a look at its socket."""
