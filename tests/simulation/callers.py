@@ -12,7 +12,7 @@ from pgdbpool.core.group import Group
 from pgdbpool.core.slot import Slot
 from pgdbpool.errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout, TooManyWaiting
 
-from .clock import FOREVER, Clock, Interrupted, Steps
+from .clock import FOREVER, Bell, Clock, Interrupted, Steps
 from .keepers import Keeper
 from .network import Lost, ask
 from .scenario import CallerPlan
@@ -89,11 +89,17 @@ class Caller:
         self.plan = plan
         self.random = random
         self.working = True
+        self._closing_time = Bell()
+
+    def go_home(self) -> None:
+        """As soon as what is under way is done."""
+        self.working = False
+        self._closing_time.ring()
 
     def run(self) -> Steps:
         clock, random = self.pool.clock, self.random
         while self.working:
-            yield self.plan.think * random.expovariate(1.0)
+            yield self._closing_time, clock.now + self.plan.think * random.expovariate(1.0)
             if not self.working:
                 return
             try:
@@ -150,7 +156,7 @@ class Caller:
     def _use(self, slot: Slot) -> Steps:
         random, session = self.random, slot.conn
         pieces = random.choice([1, 1, 2, 3])
-        seconds = self.plan.use * random.expovariate(1.0)
+        seconds = self.plan.use * min(random.expovariate(1.0), 2.0)
         for _ in range(pieces):
             work = seconds / pieces
             spent = work * random.random()  # of it with the application, the rest with the server

@@ -4,8 +4,8 @@
 
     bound = 2 * backoff + resend + endpoints * (search + connect + turn) + breath
 
-    backoff    the longest wait between two tries that is in force: 1 s; 30 s if a server or `configure` refused us for a
-               reason that no retry mends; 10 s in the non-threaded model, where a try that nobody asked for may take
+    backoff    the longest wait between two tries that is in force: 1 s; 30 s if a server or `configure` refused us for
+               a reason that no retry mends; 10 s in the non-threaded model, where a try that nobody asked for may take
                half a second, and then is not repeated for 20 times as long. Twice, since a connect that was under way
                when the servers got well may still end badly.
     resend     1 s: TCP's wait before it sends again on a line that healed
@@ -25,12 +25,12 @@ from collections.abc import Callable
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Health
 from pgdbpool.core.group import Group
-from pgdbpool.core.topology import fit
 from pgdbpool.errors import DBOfflineError, PoolTimeout
 
 from .callers import Pool
 from .clock import FOREVER, Steps
 from .network import RESEND, Lost, ask
+from .scenario import rank
 from .servers import Server
 from .shared import Violation
 
@@ -61,7 +61,7 @@ class Recovery:
         return 2 * self.backoff + RESEND + len(group.lanes) * (SEARCH + 3 * latency + 3 * latency) + BREATH
 
     def suits(self, group: Group, server: Server) -> bool:
-        return fit(group.settings.target_session_attrs, server.report) is not None
+        return rank(group.settings.target_session_attrs, server.report) is not None
 
     def groups(self) -> list[Group]:
         return [
@@ -95,8 +95,8 @@ class Recovery:
                 if clock.now - since >= self.bound(group) - RETRY:
                     why = pool.shell.topology.unreachable(group)
                     raise Violation(
-                        f"{group.name}, {group.settings.target_session_attrs}: not served within {self.bound(group):.3f} "
-                        f"s after the servers got well: {type(error).__name__}, {why}"
+                        f"{group.name}, {group.settings.target_session_attrs}: not served within "
+                        f"{self.bound(group):.3f} s after the servers got well: {type(error).__name__}, {why}"
                     ) from None
                 yield RETRY
                 continue
@@ -124,7 +124,7 @@ class Recovery:
             lanes = [
                 lane
                 for lane in endpoint.lanes
-                if lane.room and fit(lane.group.settings.target_session_attrs, endpoint.report) is not None
+                if lane.room and rank(lane.group.settings.target_session_attrs, endpoint.report) is not None
             ]
             wrong = endpoint.health is not Health.UP and endpoint.last_error is not None
             if lanes and (wrong or endpoint.fault is not None):

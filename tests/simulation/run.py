@@ -86,7 +86,7 @@ class World:
 
     def _share_containers(self) -> None:
         for group in self.topology.groups:
-            group.waiters = Queue(self.shell.others_run)
+            group.waiters = Queue(self.shell.others_run, group.settings.max_waiting)
             if self.scenario.preemption:
                 group.closing = Shared(self.shell.others_run)
             for lane in group.lanes:
@@ -129,7 +129,7 @@ class World:
         self.weather.clear_up()
         self.owner.make_good()
         for caller in self.callers:
-            caller.working = False
+            caller.go_home()
         if not self._until(self._all_home, clock.now + HOME):
             raise Violation(f"still busy {HOME} s after the servers got well: {self._busy()}")
         self.recovery = Recovery(self.pool, self.shell.servers, self.scenario.threaded)

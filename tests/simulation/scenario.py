@@ -8,12 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from pgdbpool.core.topology import fit
+from pgdbpool.core.evidence import Report, Role
 
 from .servers import PRIMARY, STANDBY, Truth
 
 LATENCIES = [50e-6, 0.2e-3, 1e-3, 5e-3, 50e-3]
+TARGETS = ["any", "primary", "primary", "read-write", "read-only", "standby", "prefer-standby", "prefer-primary"]
 POLL_AFTER = {"auto": 0.5, "off": float("inf"), "ping": 0.0}
+
+
+def rank(target: str, report: Report) -> int | None:
+    """How well a server suits a group; None: not at all. Written apart from core, from the manual."""
+    if target == "any":
+        return 0
+    if report.role is Role.UNKNOWN:
+        return 1
+    standby = report.role is Role.STANDBY
+    return {
+        "primary": None if standby else 0,
+        "standby": 0 if standby else None,
+        "read-write": None if standby or report.read_only else 0,
+        "read-only": 0 if standby or report.read_only else None,
+        "prefer-standby": 0 if standby else 2,
+        "prefer-primary": 2 if standby else 0,
+    }[target]
 
 
 @dataclass(frozen=True)
@@ -76,10 +94,6 @@ class Scenario:
     trouble: float  # s of it
     strikes: int
     owner: bool  # resizes, pauses, drains
-
-    def suits(self, group: GroupPlan, index: int, truth: Truth) -> bool:
-        """Whether a server that is well may serve a group."""
-        return group.wants(self.places[index]) and fit(group.target_session_attrs, truth.report) is not None
 
 
 def draw(random: Random, *, monitor: bool) -> Scenario:
@@ -149,10 +163,7 @@ def _groups(random: Random, places: tuple[PlacePlan, ...]) -> tuple[GroupPlan, .
                 max_waiting=choice([0, 0, 0, 1, 3]),
                 max_lifetime=choice([0.0, 0.0, 4.0, 3600.0]),
                 max_idle=choice([0.0, 2.0, 600.0]),
-                target_session_attrs=choice(
-                    ["any", "primary", "primary", "read-write", "read-only", "standby", "prefer-standby"]
-                    + ["prefer-primary"]
-                ),
+                target_session_attrs=choice(TARGETS),
                 spill=random.random() < 0.25,
                 balance=choice(["least-busy", "round-robin"]),
                 tags=tags,

@@ -65,11 +65,14 @@ class Shared(deque[Any]):
 class Queue(Shared):
     """The waiters of a group: first come, first served, but for those who had their turn and drew a dead connection."""
 
-    def __init__(self, let_others_run: Callable[[], None]) -> None:
+    def __init__(self, let_others_run: Callable[[], None], most: int) -> None:
         super().__init__(let_others_run)
+        self._most = most
         self._last = self._first = 0
 
     def append(self, item: Any) -> None:
+        if self._most and len(self) >= self._most:
+            raise Violation(f"{item.who} joins a queue of {len(self)}, and max_waiting is {self._most}")
         if item.first:
             raise Violation(f"{item.who} had its turn, and stands at the end of the queue again")
         super().append(item)

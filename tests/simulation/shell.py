@@ -141,6 +141,7 @@ class Shell:
                 clock.say(f"connect to {endpoint.label} for {group.name}: {error}{', in a hurry' if hurried else ''}")
             self.orders.remove(order)
             if error.fault is Fault.TIMEOUT and hurried:
+                self.attempts[endpoint].remove(began)  # how often is up to those in a hurry
                 self.topology.cancelled(order)
             else:
                 self.counts[f"connect failed: {error}"] += 1

@@ -5,16 +5,17 @@ The shell keeps book of what is in whose hands; core must agree with it. Each ch
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
+from itertools import groupby
 
 from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
 from pgdbpool.core.evidence import Health
 from pgdbpool.core.group import Group
 from pgdbpool.core.lane import Lane
 from pgdbpool.core.slot import Slot
-from pgdbpool.core.topology import fit
 
-from .keepers import Threaded
+from .keepers import LONGEST_SLEEP, Threaded
+from .scenario import rank
 from .shared import Violation
 from .shell import Shell
 
@@ -45,6 +46,7 @@ class Watch:
         self._places()
         self._limits()
         self._waiters()
+        self._routes()
         if self.keeper is not None:
             self._nothing_overlooked()
 
@@ -129,7 +131,7 @@ class Watch:
 
     def _waiters(self) -> None:
         for group in self.topology.groups:
-            if deque.__len__(group.waiters) and any(not waiter.claimed for waiter in group.waiters):  # type: ignore[attr-defined]
+            if len(group.waiters) and any(not waiter.claimed for waiter in group.waiters):  # type: ignore[attr-defined]
                 for tier in group.route:
                     for lane in tier.lanes:
                         if len(lane.idle):
@@ -142,17 +144,42 @@ class Watch:
                 elif waiter.enqueued and waiter not in waiter.group.waiters:
                     raise Violation(f"{waiter.who} waits for {waiter.group.name}, and is not in its queue")
 
+    def _routes(self) -> None:
+        """Each route is what belief says, computed anew and in another way."""
+        for group in self.topology.groups:
+            tiers = [] if group.closed or group.paused else self._tiers(group)
+            route = [list(tier.lanes) for tier in group.route]
+            if route != (tiers if group.settings.spill else tiers[:1]):
+                words = [[lane.endpoint.label for lane in tier] for tier in route]
+                raise Violation(f"{group.name}: the route is {words}, and belief says otherwise")
+            for lane in group.lanes:
+                if lane.live != any(lane in tier for tier in route):
+                    raise Violation(f"{name(lane)}: live is {lane.live}")
+
+    def _tiers(self, group: Group) -> list[list[Lane]]:
+        ranked = []
+        for number, lane in enumerate(group.lanes):
+            endpoint = lane.endpoint
+            place = rank(group.settings.target_session_attrs, endpoint.report)
+            way_in = endpoint.fault is None and lane.setup_error is None
+            if place is not None and endpoint.health is not Health.DOWN and (lane.open or way_in):
+                ranked.append(((place, endpoint.priority), number, lane))
+        return [[lane for *_, lane in tier] for _, tier in groupby(sorted(ranked), key=lambda each: each[0])]
+
     def _nothing_overlooked(self) -> None:
         """Where there is something to do, somebody is about to do it."""
         now, keeper = self.clock.now, self.keeper
         for group in self.topology.groups:
-            if not self._to_be_opened(group) and not group.closing:
-                self.overlooked.pop(group, None)
-            elif keeper.busy or keeper.next_look <= now:
+            idle = not self._to_be_opened(group) and not group.closing
+            if idle or keeper.busy or keeper.next_look <= now:
                 self.overlooked.pop(group, None)
             elif now > self.overlooked.setdefault(group, now) + OVERLOOKED:
                 what = "connections to close" if group.closing else f"{len(group.waiters)} waiters and room"
                 raise Violation(f"{group.name}: {what}, and nobody looks before {keeper.next_look:.3f}")
+            for lane in group.lanes:
+                for slot in lane.idle:
+                    if now > slot.expires + LONGEST_SLEEP + OVERLOOKED:  # harmless until then: nobody gets it
+                        raise Violation(f"{slot.conn} rests after its life")
 
     def _to_be_opened(self, group: Group) -> bool:
         if group.paused or len(group.waiters) <= group.opening or not group.route:
@@ -167,16 +194,15 @@ class Watch:
         target = group.settings.target_session_attrs
         if lane.group is not group or lane not in group.lanes:
             raise Violation(f"{session} of {lane.group.name} was lent by {group.name}")
-        if fit(target, session.heard) is None:
+        if rank(target, session.heard) is None:
             raise Violation(f"{session} says it is a {session.heard}, and was lent for {target}")
         if session.closed:
             raise Violation(f"{session} was lent after it was closed")
-        how = group.settings
-        if session.told and how.check != "off":  # type: ignore[attr-defined]
-            if self.clock.now - session.told_at > STALE:
-                raise Violation(
-                    f"{session} had said goodbye {self.clock.now - session.told_at:.3f} s ago, and was lent"
-                )
+        if session.told and group.settings.check != "off":  # type: ignore[attr-defined]
+            # Without a listener one that came back a moment ago is not looked at, and may have died in use.
+            since = session.told_at if self.shell.on_heard else max(session.told_at, slot.rested)
+            if self.clock.now > since + STALE:
+                raise Violation(f"{session} had said goodbye at {session.told_at:.3f}, and was lent")
 
     def looked_at(self, slot: Slot) -> None:
         """It is about to be lent without a look at its socket."""
