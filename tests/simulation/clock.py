@@ -1,26 +1,26 @@
 """Time, and those who live in it.
 
 One queue of events, ordered by time and then by the sequence in which they were asked for: nothing else decides what
-comes next. A *task* is a generator, and stands for a thread. It yields when a thread would wait::
+comes next. A *task* is a coroutine, and stands for a thread. It awaits where a thread would wait::
 
-    yield 0.5               # sleep
-    yield bell, until       # sleep until somebody rings, at most until then; true if somebody rang
+    await sleep(0.5)
+    await hear(bell, until)       # sleep until somebody rings, at most until then; true if somebody rang
 
-Between two yields it runs alone, unless core comes to a place where a thread could lose the processor (a lock about to
-be taken, an operation on a shared container): there `Clock.preempt` lets others take some steps, inside the call. So a
-task may find that time has passed though it did not yield.
+Between two of these it runs alone, unless core comes to a place where a thread could lose the processor (a lock about
+to be taken, an operation on a shared container): there `Clock.preempt` lets others take some steps, inside the call. So
+a task may find that time has passed though it did not wait.
 """
 
 from __future__ import annotations
 
+import types
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
 from typing import Any
 
-Steps = Generator[Any, bool, Any]
 FOREVER = float("inf")
 
 _WAKE = 50e-6  # s, at most, from the bell to the first instruction
@@ -61,11 +61,23 @@ class Bell:
             self.task.wake()
 
 
+@types.coroutine
+def sleep(seconds: float) -> Generator[float, bool | None, None]:
+    """Do nothing for so long."""
+    yield seconds
+
+
+@types.coroutine
+def hear(bell: Bell, until: float = FOREVER) -> Generator[tuple[Bell, float], bool | None, bool]:
+    """Wait for the bell; false if the time is over."""
+    return bool((yield bell, until))
+
+
 class Clock:
     """The queue of events, and what time it is."""
 
     def __init__(self, random: Random, preemption: float, trace: Callable[[str], None] | None = None) -> None:
-        self.now = 100.0
+        self.began = self.now = 100.0
         self.steps = 0
         self.digest = 0  # of all steps so far: two runs with the same digest were the same
         self.trace = trace
@@ -85,7 +97,7 @@ class Clock:
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         return self.at(self.now + seconds, action)
 
-    def spawn(self, name: str, steps: Steps, delay: float = 0.0) -> Task:
+    def spawn(self, name: str, steps: Coroutine[Any, Any, None], delay: float = 0.0) -> Task:
         task = Task(self, name, steps)
         self.tasks.append(task)
         self.after(delay, task.resume)
@@ -111,6 +123,13 @@ class Clock:
             return True
         return False
 
+    def abandon(self) -> None:
+        """Nothing happens any more: let go of all tasks, wherever they are."""
+        for task in tuple(self.tasks):
+            task.abandon()
+        self.tasks.clear()
+        self._events.clear()
+
     def preempt(self) -> None:
         """Here a thread could lose the processor."""
         if self._depth >= _DEPTH or self._random() >= self._preemption:
@@ -131,10 +150,10 @@ class Clock:
         """Whether nobody is in the middle of a call of core."""
         return self._depth == 0
 
-    def breath(self) -> Steps:
+    async def breath(self) -> None:
         """Between two lines of the shell a thread may lose the processor as well."""
         if self._random() < self._preemption:
-            yield _AWAY * self._random()
+            await sleep(_AWAY * self._random())
 
     def wake_delay(self) -> float:
         return _WAKE * self._random()
@@ -147,11 +166,11 @@ class Clock:
 
 
 class Task:
-    """A thread, as a generator."""
+    """A thread, as a coroutine."""
 
     __slots__ = ("_bell", "_clock", "_error", "_running", "_steps", "_timer", "done", "name")
 
-    def __init__(self, clock: Clock, name: str, steps: Steps) -> None:
+    def __init__(self, clock: Clock, name: str, steps: Coroutine[Any, Any, None]) -> None:
         self._clock = clock
         self._steps = steps
         self._timer: Timer | None = None
@@ -186,6 +205,13 @@ class Task:
 
     def resume(self) -> None:
         self._go_on(None)
+
+    def abandon(self) -> None:
+        """Its coroutine is closed, and what it does on its way out counts for nothing."""
+        try:
+            self._steps.close()
+        except BaseException:
+            pass
 
     def _go_on(self, bell: Bell | None) -> None:
         clock = self._clock

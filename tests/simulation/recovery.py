@@ -2,12 +2,13 @@
 
 ::
 
-    bound = 2 * backoff + resend + endpoints * (search + connect + turn) + breath
+    bound = 2 * backoff + detection + resend + endpoints * (search + connect + turn) + breath
 
     backoff    the longest wait between two tries that is in force: 1 s; 30 s if a server or `configure` refused us for
                a reason that no retry mends; 10 s in the non-threaded model, where a try that nobody asked for may take
                half a second, and then is not repeated for 20 times as long. Twice, since a connect that was under way
                when the servers got well may still end badly.
+    detection  1.1 s from one probe to the next, where there is a monitor: it searches, and not the pool
     resend     1 s: TCP's wait before it sends again on a line that healed
     search     0.1 s between two looks at one endpoint while the role is sought
     connect    3 round trips
@@ -20,7 +21,8 @@ that really has the role which the group wants.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Health
@@ -28,9 +30,10 @@ from pgdbpool.core.group import Group
 from pgdbpool.errors import DBOfflineError, PoolTimeout
 
 from .callers import Pool
-from .clock import FOREVER, Steps
-from .network import RESEND, Lost, ask
-from .scenario import rank
+from .clock import FOREVER, Task, sleep
+from .driver import RESEND, Lost
+from .monitor import DETECTION
+from .scenario import Scenario, rank
 from .servers import Server
 from .shared import Violation
 
@@ -45,20 +48,22 @@ RETRY = 0.02  # s after which a caller that was turned away at once comes again
 class Recovery:
     """One caller for each group, that wants to be served in time."""
 
-    def __init__(self, pool: Pool, servers: dict[Endpoint, Server], threaded: bool) -> None:
+    def __init__(self, pool: Pool, servers: dict[Endpoint, Server], scenario: Scenario) -> None:
         self.pool = pool
         self.servers = servers
-        self.threaded = threaded
-        counts = pool.shell.counts
+        self.threaded = threaded = scenario.threaded
+        self.detection = DETECTION if scenario.monitored else 0.0
+        counts = pool.book.counts
         self.backoff = BACKOFF if threaded else BACKOFF_INLINE
-        if counts["connect failed: misconfigured"] or counts["setup failed"]:
+        if counts["connect: misconfigured"] or counts["probe: misconfigured"] or counts["connect: not made ready"]:
             self.backoff = BACKOFF_MISCONFIGURED
         self.waiting: dict[Group, float] = {}  # -> since when
         self.took = 0.0
 
     def bound(self, group: Group) -> float:
         latency = 1.2 * max(self.servers[lane.endpoint].latency for lane in group.lanes)
-        return 2 * self.backoff + RESEND + len(group.lanes) * (SEARCH + 3 * latency + 3 * latency) + BREATH
+        turns = len(group.lanes) * (SEARCH + 3 * latency + 3 * latency)
+        return 2 * self.backoff + self.detection + RESEND + turns + BREATH
 
     def suits(self, group: Group, server: Server) -> bool:
         return rank(group.settings.target_session_attrs, server.report) is not None
@@ -70,7 +75,7 @@ class Recovery:
             if any(self.suits(group, self.servers[lane.endpoint]) for lane in group.lanes)
         ]
 
-    def begin(self, spawn: Callable[[str, Steps], object]) -> None:
+    def begin(self, spawn: Callable[[str, Coroutine[Any, Any, None]], Task]) -> None:
         if self.threaded:
             for group in self.groups():
                 self.waiting[group] = self.pool.clock.now
@@ -79,34 +84,34 @@ class Recovery:
             self.waiting = dict.fromkeys(self.groups(), self.pool.clock.now)
             spawn("the last", self._in_turn())
 
-    def _in_turn(self) -> Steps:
+    async def _in_turn(self) -> None:
         for group in self.groups():
             self.waiting = {group: self.pool.clock.now}
-            yield from self._serve(group)
+            await self._serve(group)
 
-    def _serve(self, group: Group) -> Steps:
+    async def _serve(self, group: Group) -> None:
         clock, pool = self.pool.clock, self.pool
         since = self.waiting[group]
         while True:
             patience = since + self.bound(group) - clock.now
             try:
-                slot = yield from pool.checkout(group, patience)
+                slot = await pool.checkout(group, patience)
             except (PoolTimeout, DBOfflineError) as error:
                 if clock.now - since >= self.bound(group) - RETRY:
-                    why = pool.shell.topology.unreachable(group)
+                    why = pool.topology.unreachable(group)
                     raise Violation(
                         f"{group.name}, {group.settings.target_session_attrs}: not served within "
                         f"{self.bound(group):.3f} s after the servers got well: {type(error).__name__}, {why}"
                     ) from None
-                yield RETRY
+                await sleep(RETRY)
                 continue
             lost: Lost | None = None
             try:
-                yield from ask(clock, slot.conn, FOREVER, 0.0)
+                await pool.driver.ask(slot.conn, FOREVER)
             except Lost as error:
                 lost = error
             served = lost is None and self.suits(group, slot.conn.server)
-            yield from pool.give_back(slot, lost)
+            await pool.give_back(slot, lost)
             if served:
                 break
         self.took = max(self.took, (clock.now - since) / self.bound(group))
@@ -123,7 +128,7 @@ class Recovery:
         for endpoint, server in self.servers.items():
             lanes = [
                 lane
-                for lane in endpoint.lanes
+                for lane in self.pool.topology.lanes(endpoint)
                 if lane.room and rank(lane.group.settings.target_session_attrs, endpoint.report) is not None
             ]
             wrong = endpoint.health is not Health.UP and endpoint.last_error is not None

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
+from typing import Any
 
-from pgdbpool.core.balance import POLICIES
+import msgspec
+
+from pgdbpool import session
+from pgdbpool.config import GroupSettings
+from pgdbpool.core.balance import POLICIES, Policy
+from pgdbpool.core.balance import Random as RandomBalancer
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.group import Group
-from pgdbpool.core.topology import Topology
 from pgdbpool.errors import PoolClosed
+from pgdbpool.session import Sessions
 
+from .book import Book, BookedGroup, BookedTopology
 from .callers import Caller, Owner, Pool
 from .clock import Clock
+from .driver import SimulatedDriver
 from .keepers import Inline, Keeper, Threaded
+from .monitor import Monitor
 from .recovery import Recovery
-from .scenario import POLL_AFTER, Scenario, draw
+from .scenario import POLL_AFTER, Scenario, attached, draw
 from .servers import Server
-from .shared import Lock, Queue, Shared, Slots, Violation
-from .shell import Shell
+from .shared import Violation
 from .watch import Watch
 from .weather import Weather
 
-MONITOR = hasattr(Topology, "probed")
-HOME = 60.0  # s in which all callers have gone home, and a pool that was closed is empty
+HOME = 90.0  # s in which all callers have gone home, and a pool that was closed is empty
+SERVANTS = ("keeper", "opener", "monitor", "probe")  # tasks that nobody waits for
 
 
 @dataclass(frozen=True)
@@ -51,48 +61,61 @@ class World:
 
     def __init__(self, seed: int, trace: Callable[[str], None] | None = None) -> None:
         random = Random(seed)
-        self.seed = seed
-        self.scenario = scenario = draw(random, monitor=MONITOR)
-        self.clock = clock = Clock(Random(random.random()), scenario.preemption, trace)
+        self.scenario = scenario = draw(random)
+        draws = [Random(random.random()) for _ in range(6)]
+        self.clock = clock = Clock(draws[0], scenario.preemption, trace)
+        self.book = book = Book(clock)
         self.servers = [
-            Server(place.label, clock, Random(random.random()), latency, truth)
+            Server(place.host, clock, Random(random.random()), latency, truth)
             for place, latency, truth in zip(scenario.places, scenario.latencies, scenario.truths, strict=True)
         ]
-        self.lock = Lock(clock.preempt)
-        self.topology = self._topology(scenario, Random(random.random()).random)
-        by_endpoint = dict(zip(self.topology.endpoints, self.servers, strict=True))
-        self.shell = Shell(clock, self.topology, self.lock, by_endpoint, Random(random.random()))
-        self._share_containers()
-        self.keeper: Keeper = Threaded(self.shell, scenario.listens) if scenario.threaded else Inline(self.shell)
-        self.watch = Watch(self.shell, self.keeper)
-        self.shell.on_connect = self.watch.connects
-        self.pool = Pool(self.shell, self.keeper, self.watch)
-        self.weather = Weather(clock, self.servers, Random(random.random()))
+        by_host = {server.label: server for server in self.servers}
+        driver = SimulatedDriver(clock, by_host, draws[1], book.others_run)
+        self.topology = topology = self._topology(scenario, draws[2].random)
+        topology.keep(book)
+        self.sessions = Sessions(driver, topology)
+        self.sessions.closing = book.closes
+        self.keeper: Keeper
+        if scenario.threaded:
+            monitor = Monitor(clock, book, topology, driver, draws[3]) if scenario.monitored else None
+            self.keeper = Threaded(clock, book, topology, self.sessions, scenario.listens, monitor)
+        else:
+            self.keeper = Inline(clock, book, topology, self.sessions)
+        self.watch = Watch(book, topology, self.keeper)
+        book.on_connect = self.watch.connects
+        self.pool = Pool(clock, book, topology, self.sessions, driver, self.keeper, self.watch)
+        self.weather = Weather(clock, self.servers, draws[4])
         self.callers = [Caller(self.pool, plan, Random(random.random())) for plan in scenario.callers]
-        self.owner = Owner(self.pool, Random(random.random()))
+        self.owner = Owner(self.pool, draws[5])
         self.recovery: Recovery | None = None
 
-    def _topology(self, scenario: Scenario, draws: Callable[[], float]) -> Topology:
+    def _topology(self, scenario: Scenario, draws: Callable[[], float]) -> BookedTopology:
         endpoints = [Endpoint(place, draws) for place in scenario.places]
-        groups = [
-            Group(plan, POLICIES[plan.balance], self.lock, draws, POLL_AFTER[plan.check]) for plan in scenario.groups
-        ]
-        topology = Topology(endpoints, groups, self.lock, draws)
+        groups: list[Group] = []
+        for plan, resets in zip(scenario.groups, scenario.resets, strict=True):
+            policy: Policy = POLICIES[str(plan.balance)]
+            if plan.balance == "random":
+                policy = partial(RandomBalancer, random=draws)
+            group = BookedGroup(
+                self._settings(plan, resets), policy, self.book.lock, draws, POLL_AFTER[str(plan.check)]
+            )
+            groups.append(group)
+        topology = BookedTopology(endpoints, groups, self.book.lock, draws)
         for group, plan in zip(groups, scenario.groups, strict=True):
             for endpoint, place in zip(endpoints, scenario.places, strict=True):
-                if plan.wants(place):
+                if attached(plan, place):
                     topology.attach(group, endpoint)
         return topology
 
-    def _share_containers(self) -> None:
-        for group in self.topology.groups:
-            group.waiters = Queue(self.shell.others_run, group.settings.max_waiting)
-            if self.scenario.preemption:
-                group.closing = Shared(self.shell.others_run)
-            for lane in group.lanes:
-                lane.slots = Slots()  # type: ignore[assignment]
-                if self.scenario.preemption:
-                    lane.idle = Shared(self.shell.others_run)
+    def _settings(self, plan: GroupSettings, resets: bool) -> GroupSettings:
+        def configure(conn: Any) -> None:
+            if plan.name in self.owner.unready:
+                raise RuntimeError("configure raises")
+
+        def reset(conn: Any) -> None:
+            self.book.counts["resets"] += 1
+
+        return msgspec.structs.replace(plan, configure=configure, reset=reset if resets else None)
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
@@ -132,16 +155,17 @@ class World:
             caller.go_home()
         if not self._until(self._all_home, clock.now + HOME):
             raise Violation(f"still busy {HOME} s after the servers got well: {self._busy()}")
-        self.recovery = Recovery(self.pool, self.shell.servers, self.scenario.threaded)
-        self.recovery.begin(clock.spawn)
-        self._until(lambda: not self.recovery.waiting and self._all_home(), clock.now + 4 * HOME)  # type: ignore[union-attr]
-        self.recovery.overdue()
+        by_endpoint = dict(zip(self.topology.endpoints, self.servers, strict=True))
+        self.recovery = recovery = Recovery(self.pool, by_endpoint, self.scenario)
+        recovery.begin(clock.spawn)
+        self._until(lambda: not recovery.waiting and self._all_home(), clock.now + 4 * HOME)
+        recovery.overdue()
         if self.scenario.threaded:
-            self._until(lambda: False, clock.now + 2 * self.recovery.backoff + 1.0)
-            self.recovery.beliefs()
+            self._until(lambda: False, clock.now + 2 * recovery.backoff + 1.0)
+            recovery.beliefs()
 
     def _busy(self) -> list[str]:
-        return [task.name for task in self.clock.tasks if task.name not in ("keeper", "opener", "monitor")]
+        return [task.name for task in self.clock.tasks if task.name not in SERVANTS]
 
     def _all_home(self) -> bool:
         return not self._busy()
@@ -154,39 +178,58 @@ class World:
         self.keeper.stop()
         self._until(lambda: not self.clock.tasks, self.clock.now + HOME)
         for group in self.topology.groups:
-            self.shell.bury(group)
+            self.sessions.bury(group)
             if group.total or group.waiters or group.closing:
                 raise Violation(f"{group.name} was closed, and still has {group.total} connections")
-        if self.shell.hands or self.shell.orders:
-            raise Violation(f"closed, and in somebody's hands: {list(self.shell.hands.values())}")
+        if self.book.hands or self.book.orders:
+            raise Violation(f"closed, and in somebody's hands: {list(self.book.hands.values())}")
         for server in self.servers:
             if server.sessions:
                 raise Violation(f"closed, and open on {server.label}: {len(server.sessions)}")
 
 
+@contextmanager
+def simulated(clock: Clock) -> Iterator[None]:
+    """`pgdbpool.session` looks at the simulated clock, and logs nothing."""
+    monotonic, session.monotonic = session.monotonic, lambda: clock.now  # type: ignore[assignment]
+    logger = logging.getLogger("pgdbpool")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        session.monotonic = monotonic
+        logger.disabled = disabled
+
+
 def run(seed: int, trace: Callable[[str], None] | None = None) -> Outcome:
     """Live through a seed. A broken promise is part of the outcome; nothing is raised."""
     world = World(seed, trace)
-    violation = None
-    try:
-        world.live()
-    except Violation as broken:
-        violation = str(broken)
-    except Exception as error:
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        at = f"{where.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{where.tb_lineno}" if where else "?"
-        violation = f"{type(error).__name__} at {at}: {error}"
     clock = world.clock
+    violation = None
+    with simulated(clock):
+        try:
+            world.live()
+        except Violation as broken:
+            violation = str(broken)
+        except Exception as error:
+            violation = f"{type(error).__name__} at {_place(error)}: {error}"
+        finally:
+            clock.abandon()
     if violation is not None:
         violation = f"seed {seed}, step {clock.steps}, at {clock.now:.6f}: {violation}"
     return Outcome(
         seed=seed,
         steps=clock.steps,
         digest=clock.digest,
-        seconds=clock.now - 100.0,
+        seconds=clock.now - clock.began,
         violation=violation,
-        counts=world.shell.counts + world.weather.counts,
+        counts=world.book.counts + world.weather.counts,
         recovered=world.recovery.took if world.recovery is not None else 0.0,
     )
+
+
+def _place(error: BaseException) -> str:
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    return f"{where.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{where.tb_lineno}" if where else "?"

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from pgdbpool.config import EndpointSettings, GroupSettings
+from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Report, Role
 
 from .servers import PRIMARY, STANDBY, Truth
@@ -34,37 +36,16 @@ def rank(target: str, report: Report) -> int | None:
     }[target]
 
 
-@dataclass(frozen=True)
-class PlacePlan:
-    """The settings of an endpoint, as far as they are read."""
-
-    label: str
-    priority: int
-    weight: float
-    tags: frozenset[str]
-    connect_timeout: float
-
-
-@dataclass(frozen=True)
-class GroupPlan:
-    """The settings of a group, as far as they are read."""
-
-    name: str
-    connection_count: int
-    total_count: int | None
-    min_count: int
-    max_waiting: int
-    max_lifetime: float
-    max_idle: float
-    target_session_attrs: str
-    spill: bool
-    balance: str
-    tags: frozenset[str]
-    check: str
-    reconnect_timeout: float = 300.0
-
-    def wants(self, place: PlacePlan) -> bool:
-        return not self.tags or bool(self.tags & place.tags)
+def place_of(target: str, endpoint: Endpoint) -> int | None:
+    """The same for what is believed of an endpoint, fencing included."""
+    if endpoint.fenced_by is not None:
+        return None
+    place = rank(target, endpoint.report)
+    if endpoint.demoted and target == "primary":
+        return None
+    if endpoint.demoted and target == "prefer-primary":
+        return 2
+    return place
 
 
 @dataclass(frozen=True)
@@ -86,17 +67,18 @@ class Scenario:
     listens: bool
     monitored: bool
     preemption: float
-    places: tuple[PlacePlan, ...]
+    places: tuple[EndpointSettings, ...]
     latencies: tuple[float, ...]
     truths: tuple[Truth, ...]
-    groups: tuple[GroupPlan, ...]
+    groups: tuple[GroupSettings, ...]
+    resets: tuple[bool, ...]  # which groups have a `reset` callable
     callers: tuple[CallerPlan, ...]
     trouble: float  # s of it
     strikes: int
     owner: bool  # resizes, pauses, drains
 
 
-def draw(random: Random, *, monitor: bool) -> Scenario:
+def draw(random: Random) -> Scenario:
     choice = random.choice
     threaded = random.random() < 0.7
     places = _places(random)
@@ -105,12 +87,13 @@ def draw(random: Random, *, monitor: bool) -> Scenario:
     return Scenario(
         threaded=threaded,
         listens=random.random() < 0.85,
-        monitored=monitor and threaded and random.random() < 0.6,
+        monitored=threaded and random.random() < 0.5,
         preemption=choice([0.0, 0.05, 0.3]) if threaded else 0.0,
         places=places,
         latencies=tuple(choice(LATENCIES) for _ in places),
         truths=_truths(random, len(places)),
         groups=groups,
+        resets=tuple(random.random() < 0.1 for _ in groups),
         callers=_callers(random, len(groups), threaded, trouble),
         trouble=trouble,
         strikes=choice([0, 1, 2, 4, 8]),
@@ -118,13 +101,20 @@ def draw(random: Random, *, monitor: bool) -> Scenario:
     )
 
 
-def _places(random: Random) -> tuple[PlacePlan, ...]:
+def attached(group: GroupSettings, place: EndpointSettings) -> bool:
+    """Whether a group may use an endpoint, as far as tags say."""
+    return not group.tags or bool(group.tags & place.tags)
+
+
+def _places(random: Random) -> tuple[EndpointSettings, ...]:
     places = []
     for index in range(random.choice([1, 2, 2, 3, 3, 4])):
         tags = frozenset({"zone", "archive"} if random.random() < 0.1 else {"zone"} if random.random() < 0.6 else ())
         places.append(
-            PlacePlan(
-                label=f"db{index + 1}",
+            EndpointSettings(
+                host=f"db{index + 1}",
+                ssl="disable",
+                keepalives=False,
                 priority=random.choice([0, 0, 0, 1]),
                 weight=random.choice([1.0, 1.0, 3.0]),
                 tags=tags,
@@ -144,7 +134,7 @@ def _truths(random: Random, count: int) -> tuple[Truth, ...]:
     return tuple(truths)
 
 
-def _groups(random: Random, places: tuple[PlacePlan, ...]) -> tuple[GroupPlan, ...]:
+def _groups(random: Random, places: tuple[EndpointSettings, ...]) -> tuple[GroupSettings, ...]:
     choice = random.choice
     groups = []
     for index in range(choice([1, 1, 2, 2, 3, 4])):
@@ -155,7 +145,7 @@ def _groups(random: Random, places: tuple[PlacePlan, ...]) -> tuple[GroupPlan, .
         if not any(tags & place.tags for place in places):
             tags = frozenset()
         groups.append(
-            GroupPlan(
+            GroupSettings(
                 name=f"g{index + 1}",
                 connection_count=limit,
                 total_count=total,
@@ -165,7 +155,9 @@ def _groups(random: Random, places: tuple[PlacePlan, ...]) -> tuple[GroupPlan, .
                 max_idle=choice([0.0, 2.0, 600.0]),
                 target_session_attrs=choice(TARGETS),
                 spill=random.random() < 0.25,
-                balance=choice(["least-busy", "round-robin"]),
+                balance=choice(["least-busy", "least-busy", "round-robin", "latency", "random"]),
+                autocommit=choice([True, False]),
+                query_timeout=choice([None, None, 200, 3000]),
                 tags=tags,
                 check=choice(["auto", "auto", "auto", "auto", "off", "ping"]),
             )

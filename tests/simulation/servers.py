@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from pgdbpool.core.evidence import Report, Role
+from pgdbpool.drivers import Conduct
 
 from .clock import Bell, Clock
 
@@ -33,9 +34,12 @@ class Session:
     __slots__ = (
         "aborted",
         "alive",
+        "autocommit",
         "bell",
         "broken",
+        "busy",
         "closed",
+        "conduct",
         "heard",
         "in_transaction",
         "mask",
@@ -57,7 +61,10 @@ class Session:
         self.broken = False  # and we know it, because we asked
         self.closed = False  # by us
         self.aborted = False  # its socket was shut down by us, from another thread
+        self.busy = False  # in the middle of a statement
         self.in_transaction = False
+        self.autocommit = True
+        self.conduct: Conduct | None = None
         self.mask: Report | None = None  # it leads to another server, which says this
         self.heard = UNKNOWN  # what the session has last said of its server
         self.bell = Bell()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pgdbpool.core.slot import Slot
+from pgdbpool.core.lane import Slot
 
 
 class Violation(BaseException):

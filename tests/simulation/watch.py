@@ -11,13 +11,12 @@ from itertools import groupby
 from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
 from pgdbpool.core.evidence import Health
 from pgdbpool.core.group import Group
-from pgdbpool.core.lane import Lane
-from pgdbpool.core.slot import Slot
+from pgdbpool.core.lane import Lane, Slot
 
+from .book import Book, BookedTopology, name
 from .keepers import LONGEST_SLEEP, Threaded
-from .scenario import rank
+from .scenario import place_of, rank
 from .shared import Violation
-from .shell import Shell
 
 OVERLOOKED = 0.1  # s that a wish may take to be looked at: a breath or two of the keeper
 STALE = 0.5 + 0.1  # s after which a goodbye that has arrived must have been seen: POLL_AFTER, and a breath
@@ -32,11 +31,12 @@ MOST_SEARCHES = 35
 class Watch:
     """Looks at everything, again and again."""
 
-    def __init__(self, shell: Shell, keeper: object) -> None:
-        self.shell = shell
-        self.clock = shell.clock
-        self.topology = shell.topology
+    def __init__(self, book: Book, topology: BookedTopology, keeper: object) -> None:
+        self.book = book
+        self.clock = book.clock
+        self.topology = topology
         self.keeper = keeper if isinstance(keeper, Threaded) else None
+        self.listens = self.keeper is not None and self.keeper.listens
         self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
         self.most: dict[Lane, int] = {}  # more than the limit, from before the group was made smaller
         self.overlooked: dict[Group, float] = {}
@@ -53,14 +53,14 @@ class Watch:
     # -- a slot is in exactly one place, and the numbers agree ----------------------------------------------------
 
     def _places(self) -> None:
-        shell = self.shell
-        held: Counter[Lane] = Counter(slot.lane for slot in shell.hands)
-        opening: Counter[Lane] = Counter(order.lane for order in shell.orders)
-        closing: Counter[Lane] = Counter(slot.lane for slot in shell.burying)
+        book = self.book
+        held: Counter[Lane] = Counter(slot.lane for slot in book.hands)
+        opening: Counter[Lane] = Counter(order.lane for order in book.orders)
+        closing: Counter[Lane] = Counter()
         for group in self.topology.groups:
             for slot, _ in group.closing:
                 closing[slot.lane] += 1
-                if slot in shell.hands or slot in slot.lane.slots:
+                if slot in book.hands or slot in slot.lane.slots:
                     raise Violation(f"{slot.conn} is to be closed, and in use")
         for lane in self.lanes:
             idle = lane.idle
@@ -72,8 +72,8 @@ class Watch:
                     f"{self._nowhere(lane)}"
                 )
             for slot in idle:
-                if slot not in lane.slots or slot in shell.hands:
-                    raise Violation(f"{slot.conn} is idle, and {shell.hands.get(slot, 'not in the pool')}")
+                if slot not in lane.slots or slot in book.hands:
+                    raise Violation(f"{slot.conn} is idle, and {book.hands.get(slot, 'not in the pool')}")
                 if slot.generation != lane.generation:
                     raise Violation(f"{slot.conn} is idle, and of an old generation")
             if len(idle) > 1 and len(set(idle)) != len(idle):
@@ -84,7 +84,7 @@ class Watch:
                 raise Violation(f"{name(lane)}: closing says {lane.closing}, there are {closing[lane]}")
 
     def _nowhere(self, lane: Lane) -> str:
-        lost = [str(slot.conn) for slot in lane.slots if slot not in lane.idle and slot not in self.shell.hands]
+        lost = [str(slot.conn) for slot in lane.slots if slot not in lane.idle and slot not in self.book.hands]
         return f"nowhere: {', '.join(lost) or 'none'}"
 
     # -- never too many -----------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Watch:
             if group.total_limit is not None and group.total > group.total_limit:
                 raise Violation(f"{group.name}: {group.total} connections, and total_count is {group.total_limit}")
         for endpoint in self.topology.endpoints:
-            connecting = sum(lane.opening for lane in endpoint.lanes)
+            connecting = sum(lane.opening for lane in self.topology.lanes(endpoint))
             if endpoint.connecting != connecting:
                 raise Violation(f"{endpoint.label}: connecting says {endpoint.connecting}, there are {connecting}")
             if connecting > MAX_CONNECTING:
@@ -116,14 +116,14 @@ class Watch:
     def connects(self, endpoint: Endpoint) -> None:
         """When one begins: no storm."""
         now = self.clock.now
-        attempts = self.shell.attempts[endpoint]
+        attempts = self.book.attempts[endpoint]
         while attempts and attempts[0] < now - 1.0:
             attempts.popleft()
-        replaced = self.shell.ended[endpoint]
+        replaced = self.book.ended[endpoint]
         while replaced and replaced[0] < now - 1.0:
             replaced.popleft()
-        room = sum(lane.group.limit for lane in endpoint.lanes)
-        most = MOST_FAILURES + MOST_SEARCHES * len(endpoint.lanes) + room + len(replaced)
+        room = sum(lane.group.limit for lane in self.topology.lanes(endpoint))
+        most = MOST_FAILURES + MOST_SEARCHES * len(self.topology.lanes(endpoint)) + room + len(replaced)
         if len(attempts) > most:
             raise Violation(f"{endpoint.label}: {len(attempts)} connects within a second")
 
@@ -160,7 +160,7 @@ class Watch:
         ranked = []
         for number, lane in enumerate(group.lanes):
             endpoint = lane.endpoint
-            place = rank(group.settings.target_session_attrs, endpoint.report)
+            place = place_of(group.settings.target_session_attrs, endpoint)
             way_in = endpoint.fault is None and lane.setup_error is None
             if place is not None and endpoint.health is not Health.DOWN and (lane.open or way_in):
                 ranked.append(((place, endpoint.priority), number, lane))
@@ -200,7 +200,7 @@ class Watch:
             raise Violation(f"{session} was lent after it was closed")
         if session.told and group.settings.check != "off":  # type: ignore[attr-defined]
             # Without a listener one that came back a moment ago is not looked at, and may have died in use.
-            since = session.told_at if self.shell.on_heard else max(session.told_at, slot.rested)
+            since = session.told_at if self.listens else max(session.told_at, slot.rested)
             if self.clock.now > since + STALE:
                 raise Violation(f"{session} had said goodbye at {session.told_at:.3f}, and was lent")
 
@@ -209,7 +209,3 @@ class Watch:
         endpoint = slot.lane.endpoint
         if endpoint.health is not Health.UP and slot.lane.group.settings.check != "off":  # type: ignore[attr-defined]
             raise Violation(f"{slot.conn} was lent without a look, and {endpoint.label} is {endpoint.health}")
-
-
-def name(lane: Lane) -> str:
-    return f"{lane.group.name} on {lane.endpoint.label}"
