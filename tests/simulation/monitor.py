@@ -110,6 +110,8 @@ class Watch:
                     self._answered(session, outcome, seconds)
         for attempt in attempts:
             attempt.interrupt()
+        for session, *_ in results:  # one that came too late
+            self._drop(session)
 
     def _attempt(self, bell: Bell, results: deque[Any], *, fresh: bool) -> Task:
         return self._clock.spawn("probe", self._try(bell, results, None if fresh else self._session))

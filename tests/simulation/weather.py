@@ -217,7 +217,7 @@ class Weather:
     # -- the end ----------------------------------------------------------------------------------------------
 
     def clear_up(self) -> list[Truth]:
-        """All is well from now on. Of each cluster at most one is the primary: the one on the highest timeline."""
+        """All is well from now on. Of each cluster at most one is the primary, and the others follow its timeline."""
         self.over = True
         for server in self.servers:
             if server.report == READ_ONLY:
@@ -232,7 +232,7 @@ class Weather:
                 self.promote(keep)
             for server in cluster:
                 if server is not keep:
-                    server.report, server.timeline = STANDBY, max(latest, keep.timeline if keep else 0)
+                    server.report, server.timeline = STANDBY, keep.timeline if keep is not None else latest
         for server, latency in zip(self.servers, self._latencies, strict=True):
             server.latency, server.loss = latency, 0.0
             server.full = server.locked = server.starting = False
