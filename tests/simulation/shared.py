@@ -22,6 +22,7 @@ class Lock:
 
     def __init__(self, let_others_run: Callable[[], None]) -> None:
         self.held = False
+        self.taken = 0  # how often
         self._let_others_run = let_others_run
 
     def __enter__(self) -> None:
@@ -29,6 +30,7 @@ class Lock:
             raise Violation("the pool's lock is taken by somebody who holds it: a deadlock")
         self._let_others_run()
         self.held = True
+        self.taken += 1
 
     def __exit__(self, *error: object) -> None:
         self.held = False

@@ -5,7 +5,6 @@ The shell keeps book of what is in whose hands; core must agree with it. Each ch
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import groupby
 
 from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
@@ -40,13 +39,19 @@ class Watch:
         self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
         self.most: dict[Lane, int] = {}  # more than the limit, from before the group was made smaller
         self.overlooked: dict[Group, float] = {}
+        self._touched = self._taken = -1
 
     def look(self) -> None:
-        """After each step."""
-        self._places()
-        self._limits()
-        self._waiters()
-        self._routes()
+        """After each step. Where nobody came near what core holds, it is as it was."""
+        book = self.book
+        if book.touched != self._touched:
+            self._touched = book.touched
+            self._places()
+            self._waiters()
+            if book.lock.taken != self._taken:
+                self._taken = book.lock.taken
+                self._limits()
+                self._routes()
         if self.keeper is not None:
             self._nothing_overlooked()
 
@@ -54,9 +59,12 @@ class Watch:
 
     def _places(self) -> None:
         book = self.book
-        held: Counter[Lane] = Counter(slot.lane for slot in book.hands)
-        opening: Counter[Lane] = Counter(order.lane for order in book.orders)
-        closing: Counter[Lane] = Counter()
+        held = dict.fromkeys(self.lanes, 0)
+        opening, closing = dict(held), dict(held)
+        for slot in book.hands:
+            held[slot.lane] += 1
+        for order in book.orders:
+            opening[order.lane] += 1
         for group in self.topology.groups:
             for slot, _ in group.closing:
                 closing[slot.lane] += 1
@@ -169,12 +177,14 @@ class Watch:
     def _nothing_overlooked(self) -> None:
         """Where there is something to do, somebody is about to do it."""
         now, keeper = self.clock.now, self.keeper
+        if keeper.busy or keeper.next_look <= now:  # type: ignore[union-attr]
+            self.overlooked.clear()
+            return
         for group in self.topology.groups:
-            idle = not self._to_be_opened(group) and not group.closing
-            if idle or keeper.busy or keeper.next_look <= now:
+            if not len(group.closing) and not self._to_be_opened(group):
                 self.overlooked.pop(group, None)
             elif now > self.overlooked.setdefault(group, now) + OVERLOOKED:
-                what = "connections to close" if group.closing else f"{len(group.waiters)} waiters and room"
+                what = "connections to close" if len(group.closing) else f"{len(group.waiters)} waiters and room"
                 raise Violation(f"{group.name}: {what}, and nobody looks before {keeper.next_look:.3f}")
             for lane in group.lanes:
                 for slot in lane.idle:
@@ -182,7 +192,7 @@ class Watch:
                         raise Violation(f"{slot.conn} rests after its life")
 
     def _to_be_opened(self, group: Group) -> bool:
-        if group.paused or len(group.waiters) <= group.opening or not group.route:
+        if not len(group.waiters) or group.paused or not group.route or len(group.waiters) <= group.opening:
             return False
         return any(lane.may_open(self.clock.now) for tier in group.route for lane in tier.lanes)
 
