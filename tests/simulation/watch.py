@@ -119,7 +119,7 @@ class Watch:
 
     def about_to_shrink(self, group: Group) -> None:
         for lane in group.lanes:
-            self.most[lane] = max(self.most.get(lane, 0), lane.total)
+            self.most[lane] = max(self.most.get(lane, 0), group.limit)
 
     def connects(self, endpoint: Endpoint) -> None:
         """When one begins: no storm."""
