@@ -18,6 +18,7 @@ from pgdbpool.core.plan import Order
 from pgdbpool.core.topology import Topology
 
 from .clock import Clock
+from .servers import Session
 from .shared import Lock, Queue, Shared, Slots, Violation
 
 IN_VAIN = ("role", "resized", "displaced")  # closed for reasons of our own, which must not lead to new connects
@@ -61,6 +62,18 @@ class Book:
         """It is about to be closed, by `Sessions.bury`."""
         if slot in self.hands or slot in slot.lane.slots:
             raise Violation(f"{slot.conn} is about to be closed, and is in use by {self.hands.get(slot)}")
+
+    def aborts(self, session: Session) -> None:
+        """Calls in flight on it are about to be ended."""
+        self.counts["aborts"] += 1
+        if self.clock.trace:
+            self.say(f"aborts {session}")
+
+    def outage(self, endpoint: str, error: str) -> None:
+        """A `reconnect_failed` callable was called."""
+        self.counts["outages told"] += 1
+        if self.clock.trace:
+            self.say(f"reconnect_failed: {endpoint}, {error}")
 
 
 class Stack(Shared):
@@ -184,9 +197,9 @@ class BookedTopology(Topology):
         book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
         return reason
 
-    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> list[Group]:
+    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> None:
         self._ended(order, fault.value)
-        return super().open_failed(order, fault, error, now)
+        super().open_failed(order, fault, error, now)
 
     def setup_failed(self, order: Order, error: str, now: float) -> None:
         self._ended(order, "not made ready")
@@ -194,10 +207,6 @@ class BookedTopology(Topology):
 
     def cancelled(self, order: Order) -> None:
         self._ended(order, "given up")
-        # How often is up to those who are in a hurry, or no longer want it.
-        attempts = self.book.attempts[order.lane.endpoint]
-        if attempts:
-            attempts.pop()
         super().cancelled(order)
 
     def _ended(self, order: Order, how: str) -> None:

@@ -47,6 +47,7 @@ class SimulatedDriver:
         self.servers = servers
         self.random = random
         self.others_run = others_run
+        self.on_abort: Callable[[Session], None] = lambda session: None
 
     # -- connecting -----------------------------------------------------------------------------------------------
 
@@ -179,6 +180,7 @@ class SimulatedDriver:
         session.close()
 
     def abort(self, session: Session) -> None:
+        self.on_abort(session)
         session.abort()
 
     def quiet(self, session: Session) -> bool:

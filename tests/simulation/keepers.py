@@ -205,7 +205,8 @@ class Threaded:
 
     async def _round(self) -> float:
         clock, topology = self._clock, self._topology
-        self._abort()
+        self._sessions.abort()
+        await self._sessions.tell_outages()
         tell_events(self._book, topology)
         self._bury()
         await clock.breath()
@@ -217,17 +218,6 @@ class Threaded:
         self._bury()
         await clock.breath()
         return min(due, topology.tend(now), topology.due(now))
-
-    def _abort(self) -> None:
-        """End the calls in flight on servers that are dead."""
-        aborts = self._topology.aborts
-        while aborts:
-            slot = aborts.popleft()
-            if slot.generation != slot.lane.generation and slot in slot.lane.slots:
-                self._book.counts["aborts"] += 1
-                if self._clock.trace:
-                    self._book.say(f"aborts {slot.conn}")
-                self._sessions.driver.abort(slot.conn)
 
     def _bury(self) -> None:
         for group in self._topology.groups:
@@ -279,10 +269,12 @@ class Inline:
             if group.closed:
                 raise PoolClosed
             tell_events(self._book, topology)
-            orders = topology.plan(clock.now, only=group, demand=1)
-            if not orders and group.closing:  # it has made room
-                sessions.bury(group)
+            orders = []
+            if clock.now < deadline:
                 orders = topology.plan(clock.now, only=group, demand=1)
+                if not orders and group.closing:  # it has made room
+                    sessions.bury(group)
+                    orders = topology.plan(clock.now, only=group, demand=1)
             if orders:
                 await sessions.open(orders[0], deadline)
             slot = group.take(clock.now)
@@ -308,6 +300,7 @@ class Inline:
             group.tend(now)
             sessions.bury(group)
         topology.tend(now)
+        await sessions.tell_outages()
         tell_events(self._book, topology)
         orders = topology.plan(now)
         while orders:

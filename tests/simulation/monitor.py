@@ -158,8 +158,8 @@ class Watch:
         self._misses = 0
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {sighting.report.role.value}, {sighting.identity}")
-        self._topology.probed(self._endpoint, sighting, seconds, self._clock.now)
-        self.wake.ring()
+        if self._topology.probed(self._endpoint, sighting, seconds, self._clock.now):
+            self.wake.ring()
 
     def _failed(self, fault: Fault, error: str) -> None:
         self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)

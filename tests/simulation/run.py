@@ -73,6 +73,7 @@ class World:
         driver = SimulatedDriver(clock, by_host, draws[1], book.others_run)
         self.topology = topology = self._topology(scenario, draws[2].random)
         topology.keep(book)
+        driver.on_abort = book.aborts
         self.sessions = Sessions(driver, topology)
         self.sessions.closing = book.closes
         self.keeper: Keeper
@@ -115,7 +116,9 @@ class World:
         def reset(conn: Any) -> None:
             self.book.counts["resets"] += 1
 
-        return msgspec.structs.replace(plan, configure=configure, reset=reset if resets else None)
+        return msgspec.structs.replace(
+            plan, configure=configure, reset=reset if resets else None, reconnect_failed=self.book.outage
+        )
 
     # -- what happens ---------------------------------------------------------------------------------------------
 

@@ -157,6 +157,7 @@ def _groups(random: Random, places: tuple[EndpointSettings, ...]) -> tuple[Group
                 spill=random.random() < 0.25,
                 balance=choice(["least-busy", "least-busy", "round-robin", "latency", "random"]),
                 autocommit=choice([True, False]),
+                reconnect_timeout=choice([0.0, 1.0, 300.0]),
                 query_timeout=choice([None, None, 200, 3000]),
                 tags=tags,
                 check=choice(["auto", "auto", "auto", "auto", "off", "ping"]),
