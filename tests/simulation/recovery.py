@@ -132,6 +132,9 @@ class Recovery:
                 if lane.room and rank(lane.group.settings.target_session_attrs, endpoint.report) is not None
             ]
             wrong = endpoint.health is not Health.UP and endpoint.last_error is not None
+            long_ago = self.pool.clock.now - 2 * self.backoff - 1.0
+            if (endpoint.last_error_at or 0.0) > long_ago:  # what the kernel found out late
+                continue
             if lanes and (wrong or endpoint.fault is not None):
                 raise Violation(
                     f"{server.label} is well, and believed to be {endpoint.health.value}, {endpoint.fault}: "

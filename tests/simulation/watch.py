@@ -188,7 +188,8 @@ class Watch:
                 raise Violation(f"{group.name}: {what}, and nobody looks before {keeper.next_look:.3f}")
             for lane in group.lanes:
                 for slot in lane.idle:
-                    if now > slot.expires + LONGEST_SLEEP + OVERLOOKED:  # harmless until then: nobody gets it
+                    # Harmless until then: nobody gets it. Not those that were marked to go when they come back.
+                    if 0.0 < slot.expires < now - LONGEST_SLEEP - OVERLOOKED:
                         raise Violation(f"{slot.conn} rests after its life")
 
     def _to_be_opened(self, group: Group) -> bool:
