@@ -41,10 +41,8 @@ def place_of(target: str, endpoint: Endpoint) -> int | None:
     if endpoint.fenced_by is not None:
         return None
     place = rank(target, endpoint.report)
-    if endpoint.demoted and target == "primary":
-        return None
-    if endpoint.demoted and target == "prefer-primary":
-        return 2
+    if endpoint.demoted and place == 0:  # it says that it is a primary, and takes no writes any more
+        return {"primary": None, "prefer-primary": 2}.get(target, place)
     return place
 
 
