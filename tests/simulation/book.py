@@ -1,0 +1,246 @@
+"""Core as it is, and a book that is kept of all that goes in and out of it.
+
+The book knows which slots are in somebody's hands and which orders are under way, from what it sees at the doors of
+core: `take`, `give`, `retire`, a hand-over, an order given and answered. `watch` compares it with what core believes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from pgdbpool.core.endpoint import Endpoint
+from pgdbpool.core.evidence import Fault, Identity, Report
+from pgdbpool.core.group import Group
+from pgdbpool.core.lane import Lane, Slot
+from pgdbpool.core.plan import Order
+from pgdbpool.core.topology import Topology
+
+from .clock import Clock
+from .servers import Session
+from .shared import Lock, Queue, Shared, Slots, Violation
+
+IN_VAIN = ("role", "resized", "displaced")  # closed for reasons of our own, which must not lead to new connects
+
+
+class Book:
+    """What is in whose hands."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.lock = Lock(self.others_run)
+        self.touched = 0  # how often anybody came to the lock, or to a container that is shared
+        self.hands: dict[Slot, str] = {}  # -> whose, or what for
+        self.orders: list[Order] = []
+        self.attempts: dict[Endpoint, deque[float]] = {}
+        self.ended: dict[Endpoint, deque[float]] = {}
+        self.counts: Counter[str] = Counter()
+        self.on_connect: Callable[[Endpoint], None] = lambda endpoint: None
+        self.on_reject: Callable[[Group], None] = lambda group: None
+
+    def others_run(self) -> None:
+        """Here a thread could lose the processor, unless it holds the lock: then nobody gets far."""
+        self.touched += 1
+        if not self.lock.held:
+            self.clock.preempt()
+
+    def who(self) -> str:
+        return self.clock.running.name if self.clock.running is not None else "world"
+
+    def say(self, what: str) -> None:
+        self.clock.say(what)
+
+    def hold(self, slot: Slot, whose: str) -> None:
+        if slot in self.hands:
+            raise Violation(f"{slot.conn} was given to {whose}, and is in the hands of {self.hands[slot]}")
+        if slot.conn.closed:
+            raise Violation(f"{slot.conn} was given to {whose}, and is closed")
+        self.hands[slot] = whose
+
+    def closes(self, slot: Slot) -> None:
+        """It is about to be closed, by `Sessions.bury`."""
+        if slot in self.hands or slot in slot.lane.slots:
+            raise Violation(f"{slot.conn} is about to be closed, and is in use by {self.hands.get(slot)}")
+
+    def aborts(self, session: Session) -> None:
+        """Calls in flight on it are about to be ended."""
+        self.counts["aborts"] += 1
+        if self.clock.trace:
+            self.say(f"aborts {session}")
+
+    def outage(self, endpoint: str, error: str) -> None:
+        """A `reconnect_failed` callable was called."""
+        self.counts["outages told"] += 1
+        if self.clock.trace:
+            self.say(f"reconnect_failed: {endpoint}, {error}")
+
+
+class Stack(Shared):
+    """The idle slots of a lane."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__(book.others_run)
+        self._book = book
+
+    def remove(self, slot: Any) -> None:
+        super().remove(slot)
+        if not self._book.lock.held:
+            self._book.hold(slot, f"{self._book.who()}, for a closer look")
+
+
+class BookedGroup(Group):
+    """A group at whose doors the book is kept."""
+
+    book: Book
+
+    def keep(self, book: Book) -> None:
+        self.book = book
+        self.waiters = Queue(book.others_run, self.settings.max_waiting)
+        self.closing = Closing(book)
+
+    def take(self, now: float) -> Slot | None:
+        book = self.book
+        steps, waiting = book.clock.steps, len(self.waiters)
+        slot = super().take(now)
+        if slot is None:
+            return None
+        book.hold(slot, book.who())
+        if book.clock.trace:
+            book.say(f"takes {slot.conn} of {self.name}")
+        if book.clock.steps == steps:  # nobody came in between
+            lane = slot.lane
+            if waiting:
+                raise Violation("a newcomer was served before those who wait")
+            if not lane.live or lane not in [lane for tier in self.route for lane in tier.lanes]:
+                raise Violation(f"{slot.conn} was taken off the route of {self.name}")
+            if slot.generation != lane.generation:
+                raise Violation(f"{slot.conn} of an old generation was handed out")
+            if now >= slot.expires:
+                raise Violation(f"{slot.conn} was handed out after its life")
+        return slot
+
+    def give(self, slot: Slot, now: float) -> None:
+        if slot in self.book.hands:
+            if self.book.clock.trace:
+                self.book.say(f"gives back {slot.conn} of {self.name}")
+            del self.book.hands[slot]
+        super().give(slot, now)
+
+    def retire(self, slot: Slot, reason: str) -> None:
+        if slot in self.book.hands:
+            if self.book.clock.trace:
+                self.book.say(f"retires {slot.conn} of {self.name}: {reason}")
+            del self.book.hands[slot]
+        self.book.counts[f"retired: {reason}"] += 1
+        super().retire(slot, reason)
+
+
+class Closing(Shared):
+    """The slots that are to be closed."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__(book.others_run)
+        self._book = book
+
+    def append(self, item: Any) -> None:
+        slot, reason = item
+        book = self._book
+        book.counts[f"closed: {reason}"] += 1
+        if reason not in IN_VAIN:
+            book.ended[slot.lane.endpoint].append(book.clock.now)
+        if book.clock.trace:
+            book.say(f"{slot.conn} of {slot.lane.group.name} is to be closed: {reason}")
+        super().append(item)
+
+
+class BookedTopology(Topology):
+    """A topology at whose doors the book is kept."""
+
+    book: Book
+
+    def keep(self, book: Book) -> None:
+        self.book = book
+        for endpoint in self.endpoints:
+            book.attempts[endpoint] = deque()
+            book.ended[endpoint] = deque()
+        for group in self.groups:
+            group.keep(book)  # type: ignore[attr-defined]
+            for lane in group.lanes:
+                lane.slots = Slots()  # type: ignore[assignment]
+                lane.idle = Stack(book)
+
+    def plan(self, now: float, only: Group | None = None, demand: int | None = None) -> list[Order]:
+        orders = super().plan(now, only, demand)
+        for order in orders:
+            endpoint = order.lane.endpoint
+            self.book.orders.append(order)
+            self.book.counts["connects"] += 1
+            self.book.attempts[endpoint].append(self.book.clock.now)
+            self.book.on_connect(endpoint)
+        return orders
+
+    def opened(
+        self,
+        order: Order,
+        conn: Any,
+        clean: Callable[[], bool],
+        report: Report,
+        now: float,
+        identity: Identity | None = None,
+    ) -> str | None:
+        book = self.book
+        book.orders.remove(order)
+        if book.clock.trace:
+            book.say(f"opened {conn} for {order.group.name}, {words(report)}{'' if identity is None else identity[1:]}")
+        reason = super().opened(order, conn, clean, report, now, identity)
+        book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
+        return reason
+
+    def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> None:
+        self._ended(order, fault.value)
+        super().open_failed(order, fault, error, now)
+
+    def setup_failed(self, order: Order, error: str, now: float) -> None:
+        self._ended(order, "not made ready")
+        super().setup_failed(order, error, now)
+
+    def cancelled(self, order: Order) -> None:
+        self._ended(order, "given up")
+        super().cancelled(order)
+
+    def _ended(self, order: Order, how: str) -> None:
+        book = self.book
+        book.orders.remove(order)
+        book.counts[f"connect: {how}"] += 1
+        if book.clock.trace:
+            book.say(f"connect to {order.lane.endpoint.label} for {order.group.name}: {how}")
+
+    def reported(self, endpoint: Endpoint, report: Report, now: float) -> None:
+        self._tells("reported", endpoint, words(report))
+        super().reported(endpoint, report, now)
+
+    def write_refused(self, endpoint: Endpoint, report: Report, now: float) -> None:
+        self._tells("write refused", endpoint, words(report))
+        super().write_refused(endpoint, report, now)
+
+    def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
+        self._tells("session lost", slot.lane.endpoint, f"{slot.conn}, {sqlstate}")
+        return super().session_lost(slot, sqlstate, error, now)
+
+    def silent(self, endpoint: Endpoint, error: str, now: float) -> None:
+        self._tells("silent", endpoint, "no answer to a ping")
+        super().silent(endpoint, error, now)
+
+    def _tells(self, what: str, endpoint: Endpoint, details: str) -> None:
+        self.book.counts[what] += 1
+        if self.book.clock.trace:
+            self.book.say(f"{what}: {endpoint.label}, {details}")
+
+
+def words(report: Report) -> str:
+    return f"a {report.role.value}{', read only' * report.read_only}"
+
+
+def name(lane: Lane) -> str:
+    return f"{lane.group.name} on {lane.endpoint.label}"

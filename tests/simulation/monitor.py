@@ -1,0 +1,170 @@
+"""Who probes the endpoints: `pgdbpool.monitor` in simulated time.
+
+One task for each endpoint, written after the real one: a probe on a connection that is kept, another beside it where
+it is not answered soon, `fall` of them at most.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+from typing import Any
+
+from pgdbpool.core.endpoint import Endpoint
+from pgdbpool.core.evidence import Fault
+from pgdbpool.core.topology import Topology
+from pgdbpool.drivers import ConnectFailed, DriverTimeout
+
+from .book import Book
+from .clock import FOREVER, Bell, Clock, Task, hear, sleep
+from .driver import Lost, SimulatedDriver
+from .servers import Session
+
+HURRY = 0.1
+INTERVAL = 1.0
+TIMEOUT = 1.0
+DETECTION = 1.1 * INTERVAL  # s, at most, from one probe to the next
+
+
+class Monitor:
+    """The watches of all endpoints."""
+
+    def __init__(self, clock: Clock, book: Book, topology: Topology, driver: SimulatedDriver, random: Random) -> None:
+        self._clock = clock
+        self._watches = [Watch(clock, book, topology, driver, random, endpoint) for endpoint in topology.endpoints]
+
+    def start(self, wake: Bell) -> None:
+        for watch in self._watches:
+            watch.wake = wake
+            watch.running = True
+            self._clock.spawn("monitor", watch.run())
+
+    def stop(self) -> None:
+        for watch in self._watches:
+            watch.running = False
+            watch.bell.ring()
+
+    def alarm(self) -> None:
+        for watch in self._watches:
+            watch.bell.ring()
+
+
+class Watch:
+    """What probes one endpoint."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        book: Book,
+        topology: Topology,
+        driver: SimulatedDriver,
+        random: Random,
+        endpoint: Endpoint,
+    ) -> None:
+        self._clock = clock
+        self._book = book
+        self._topology = topology
+        self._driver = driver
+        self._random = random
+        self._endpoint = endpoint
+        self._host = {"host": endpoint.settings.host}  # type: ignore[attr-defined]
+        self._session: Session | None = None
+        self._misses = 0
+        self.bell = Bell()
+        self.wake = Bell()
+        self.running = False
+
+    async def run(self) -> None:
+        clock = self._clock
+        while self.running:
+            began = clock.now
+            self.bell.rung = False
+            await self._round()
+            hurry = 0 < self._misses < self._topology.fall or self._topology.searching(clock.now)
+            pause = HURRY if hurry else INTERVAL * (0.9 + 0.2 * self._random.random())
+            if self.running:
+                await hear(self.bell, began + pause)
+            await sleep(max(0.0, began + HURRY / 2 - clock.now))
+        self._drop(self._session)
+
+    async def _round(self) -> None:
+        clock = self._clock
+        bell = Bell()
+        results: deque[Any] = deque()
+        attempts = [self._attempt(bell, results, fresh=False)]
+        ended = 0
+        left = 0 if self._misses >= self._topology.fall else self._topology.fall - 1
+        answered = False
+        while ended < len(attempts) and not answered:
+            if not await hear(bell, clock.now + TIMEOUT / 2 if left else FOREVER):
+                left -= 1
+                attempts.append(self._attempt(bell, results, fresh=True))
+            while results and not answered:
+                ended += 1
+                session, outcome, seconds = results.popleft()
+                if isinstance(outcome, ConnectFailed):
+                    left = 0
+                    self._failed(outcome.fault, str(outcome))
+                else:
+                    answered = True
+                    self._answered(session, outcome, seconds)
+        for attempt in attempts:
+            attempt.interrupt()
+        for session, *_ in results:  # one that came too late
+            self._drop(session)
+
+    def _attempt(self, bell: Bell, results: deque[Any], *, fresh: bool) -> Task:
+        return self._clock.spawn("probe", self._try(bell, results, None if fresh else self._session))
+
+    async def _try(self, bell: Bell, results: deque[Any], session: Session | None) -> None:
+        clock, driver = self._clock, self._driver
+        deadline = clock.now + TIMEOUT
+        kept = session
+        self._book.counts["probes"] += 1
+        try:
+            if session is not None:
+                try:
+                    began = clock.now
+                    results.append((session, await driver.sight(session, deadline), clock.now - began))
+                    return
+                except Lost:
+                    self._drop(session)
+            session = await driver.connect(self._host, True, deadline)
+            began = clock.now
+            results.append((session, await driver.sight(session, deadline), clock.now - began))
+        except ConnectFailed as error:
+            results.append((None, error, 0.0))
+        except (DriverTimeout, Lost) as error:
+            self._drop(session)
+            fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.REFUSED
+            results.append((None, ConnectFailed(str(error), fault), 0.0))
+        except BaseException:
+            if session is not kept:
+                self._drop(session)
+            raise
+        finally:
+            bell.ring()
+
+    def _drop(self, session: Session | None) -> None:
+        if session is not None:
+            session.close()
+            if session is self._session:
+                self._session = None
+
+    def _answered(self, session: Session, sighting: Any, seconds: float) -> None:
+        if session is not self._session:
+            self._drop(self._session)
+            self._session = session
+        self._misses = 0
+        if self._clock.trace:
+            self._book.say(f"probe of {self._endpoint.label}: {sighting.report.role.value}, {sighting.identity}")
+        if self._topology.probed(self._endpoint, sighting, seconds, self._clock.now):
+            self.wake.ring()
+
+    def _failed(self, fault: Fault, error: str) -> None:
+        self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
+        self._book.counts[f"probe: {fault.value}"] += 1
+        if self._clock.trace:
+            self._book.say(f"probe of {self._endpoint.label}: {fault.value}")
+        self._topology.probe_failed(self._endpoint, fault, error, self._clock.now)
+        self.wake.ring()

@@ -1,0 +1,187 @@
+"""What a seed decides: the settings of the pool, its servers, its callers, and how hostile the world is.
+
+Small numbers are preferred, since the interesting moments come when something is used up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from pgdbpool.config import EndpointSettings, GroupSettings
+from pgdbpool.core.endpoint import Endpoint
+from pgdbpool.core.evidence import Report, Role
+
+from .servers import PRIMARY, STANDBY, Truth
+
+LATENCIES = [50e-6, 0.2e-3, 1e-3, 5e-3, 50e-3]
+TARGETS = ["any", "primary", "primary", "read-write", "read-only", "standby", "prefer-standby", "prefer-primary"]
+POLL_AFTER = {"auto": 0.5, "off": float("inf"), "ping": 0.0}
+
+
+def rank(target: str, report: Report) -> int | None:
+    """How well a server suits a group; None: not at all. Written apart from core, from the manual."""
+    if target == "any":
+        return 0
+    if report.role is Role.UNKNOWN:
+        return 1
+    standby = report.role is Role.STANDBY
+    return {
+        "primary": None if standby else 0,
+        "standby": 0 if standby else None,
+        "read-write": None if standby or report.read_only else 0,
+        "read-only": 0 if standby or report.read_only else None,
+        "prefer-standby": 0 if standby else 2,
+        "prefer-primary": 2 if standby else 0,
+    }[target]
+
+
+def place_of(target: str, endpoint: Endpoint) -> int | None:
+    """The same for what is believed of an endpoint, fencing included."""
+    if endpoint.fenced_by is not None:
+        return None
+    place = rank(target, endpoint.report)
+    if endpoint.demoted and place == 0:  # it says that it is a primary, and takes no writes any more
+        return {"primary": None, "prefer-primary": 2}.get(target, place)
+    return place
+
+
+@dataclass(frozen=True)
+class CallerPlan:
+    """How one caller behaves."""
+
+    groups: tuple[int, ...]  # indices, one drawn for each checkout
+    patience: tuple[float, ...]
+    think: float  # s, on average
+    use: float
+    cancelled: float  # share of checkouts
+    leaves_open: float  # share of checkouts that come back within a transaction
+    nested: int = 1  # checkouts at a time
+
+
+@dataclass(frozen=True)
+class Scenario:
+    threaded: bool
+    listens: bool
+    monitored: bool
+    preemption: float
+    places: tuple[EndpointSettings, ...]
+    latencies: tuple[float, ...]
+    truths: tuple[Truth, ...]
+    groups: tuple[GroupSettings, ...]
+    resets: tuple[bool, ...]  # which groups have a `reset` callable
+    callers: tuple[CallerPlan, ...]
+    trouble: float  # s of it
+    strikes: int
+    owner: bool  # resizes, pauses, drains
+
+
+def draw(random: Random) -> Scenario:
+    choice = random.choice
+    threaded = random.random() < 0.7
+    places = _places(random)
+    trouble = choice([2.0, 5.0, 10.0, 30.0])
+    groups = _groups(random, places)
+    return Scenario(
+        threaded=threaded,
+        listens=random.random() < 0.85,
+        monitored=threaded and random.random() < 0.5,
+        preemption=choice([0.0, 0.05, 0.3]) if threaded else 0.0,
+        places=places,
+        latencies=tuple(choice(LATENCIES) for _ in places),
+        truths=_truths(random, len(places)),
+        groups=groups,
+        resets=tuple(random.random() < 0.1 for _ in groups),
+        callers=_callers(random, len(groups), threaded, trouble),
+        trouble=trouble,
+        strikes=choice([0, 1, 2, 4, 8]),
+        owner=random.random() < 0.3,
+    )
+
+
+def attached(group: GroupSettings, place: EndpointSettings) -> bool:
+    """Whether a group may use an endpoint, as far as tags say."""
+    return not group.tags or bool(group.tags & place.tags)
+
+
+def _places(random: Random) -> tuple[EndpointSettings, ...]:
+    places = []
+    for index in range(random.choice([1, 2, 2, 3, 3, 4])):
+        tags = frozenset({"zone", "archive"} if random.random() < 0.1 else {"zone"} if random.random() < 0.6 else ())
+        places.append(
+            EndpointSettings(
+                host=f"db{index + 1}",
+                ssl="disable",
+                keepalives=False,
+                priority=random.choice([0, 0, 0, 1]),
+                weight=random.choice([1.0, 1.0, 3.0]),
+                tags=tags,
+                connect_timeout=random.choice([0.3, 2.0, 10.0]),
+            )
+        )
+    return tuple(places)
+
+
+def _truths(random: Random, count: int) -> tuple[Truth, ...]:
+    """A cluster; sometimes two of them, sometimes one without a primary."""
+    truths = [Truth(STANDBY, 1, 1) for _ in range(count)]
+    if random.random() < 0.95:
+        truths[random.randrange(count)] = Truth(PRIMARY, 1, 1)
+    if random.random() < 0.1:
+        truths[random.randrange(count)] = Truth(PRIMARY, 2, 1)
+    return tuple(truths)
+
+
+def _groups(random: Random, places: tuple[EndpointSettings, ...]) -> tuple[GroupSettings, ...]:
+    choice = random.choice
+    groups = []
+    for index in range(choice([1, 1, 2, 2, 3, 4])):
+        limit = choice([1, 1, 2, 3, 4])
+        total = choice([None, None, 1, 2, 4])
+        warm = choice([0, 1, 1, 2])
+        tags = frozenset(choice([(), (), (), ("zone",), ("archive",)]))
+        if not any(tags & place.tags for place in places):
+            tags = frozenset()
+        groups.append(
+            GroupSettings(
+                name=f"g{index + 1}",
+                connection_count=limit,
+                total_count=total,
+                min_count=min(warm, limit, total or warm),
+                max_waiting=choice([0, 0, 0, 1, 3]),
+                max_lifetime=choice([0.0, 0.0, 4.0, 3600.0]),
+                max_idle=choice([0.0, 2.0, 600.0]),
+                target_session_attrs=choice(TARGETS),
+                spill=random.random() < 0.25,
+                balance=choice(["least-busy", "least-busy", "round-robin", "latency", "random"]),
+                autocommit=choice([True, False]),
+                reconnect_timeout=choice([0.0, 1.0, 300.0]),
+                query_timeout=choice([None, None, 200, 3000]),
+                tags=tags,
+                check=choice(["auto", "auto", "auto", "auto", "off", "ping"]),
+            )
+        )
+    return tuple(groups)
+
+
+def _callers(random: Random, groups: int, threaded: bool, trouble: float) -> tuple[CallerPlan, ...]:
+    choice = random.choice
+    count = choice([1, 2, 4, 8]) if threaded else 1
+    visits = choice([20, 60, 120])  # of all of them, about
+    callers = []
+    for _ in range(count):
+        favourites = tuple(random.randrange(groups) for _ in range(choice([1, 2, 4])))
+        cycle = trouble * count / visits
+        use = cycle * choice([0.1, 0.5, 0.9])
+        callers.append(
+            CallerPlan(
+                groups=favourites,
+                patience=tuple(choice([0.0, 0.02, 0.3, 1.0, 5.0]) for _ in range(2)),
+                think=cycle - use,
+                use=use,
+                cancelled=choice([0.0, 0.0, 0.1, 0.3]),
+                leaves_open=choice([0.0, 0.1, 0.5]),
+                nested=1 if threaded else choice([1, 1, 2, 3]),
+            )
+        )
+    return tuple(callers)

@@ -1,0 +1,222 @@
+"""The invariants: what must be true after every step, whatever has happened.
+
+The shell keeps book of what is in whose hands; core must agree with it. Each check names what it found.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
+from pgdbpool.core.evidence import Health
+from pgdbpool.core.group import Group
+from pgdbpool.core.lane import Lane, Slot
+
+from .book import Book, BookedTopology, name
+from .keepers import LONGEST_SLEEP, Threaded
+from .scenario import place_of, rank
+from .shared import Violation
+
+OVERLOOKED = 0.1  # s that a wish may take to be looked at: a breath or two of the keeper
+STALE = 0.5 + 0.1  # s after which a goodbye that has arrived must have been seen: POLL_AFTER, and a breath
+
+# In any second and for one endpoint. A connect that fails is followed by a wait of 5 ms at least and 27 ms on average
+# while somebody waits for it (`URGENT`); a search by one of 10 ms at least and 55 ms on average for each group
+# (`SEARCH_EVERY`). The sums of so many random waits are below one second with a probability of less than one in 10**8.
+MOST_FAILURES = 60
+MOST_SEARCHES = 35
+
+
+class Watch:
+    """Looks at everything, again and again."""
+
+    def __init__(self, book: Book, topology: BookedTopology, keeper: object) -> None:
+        self.book = book
+        self.clock = book.clock
+        self.topology = topology
+        self.keeper = keeper if isinstance(keeper, Threaded) else None
+        self.listens = self.keeper is not None and self.keeper.listens
+        self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
+        self.most: dict[Lane, int] = {}  # more than the limit, from before the group was made smaller
+        self.overlooked: dict[Group, float] = {}
+        self._touched = self._taken = -1
+
+    def look(self) -> None:
+        """After each step. Where nobody came near what core holds, it is as it was."""
+        book = self.book
+        if book.touched != self._touched:
+            self._touched = book.touched
+            self._places()
+            self._waiters()
+            if book.lock.taken != self._taken:
+                self._taken = book.lock.taken
+                self._limits()
+                self._routes()
+        if self.keeper is not None:
+            self._nothing_overlooked()
+
+    # -- a slot is in exactly one place, and the numbers agree ----------------------------------------------------
+
+    def _places(self) -> None:
+        book = self.book
+        held = dict.fromkeys(self.lanes, 0)
+        opening, closing = dict(held), dict(held)
+        for slot in book.hands:
+            held[slot.lane] += 1
+        for order in book.orders:
+            opening[order.lane] += 1
+        for group in self.topology.groups:
+            for slot, _ in group.closing:
+                closing[slot.lane] += 1
+                if slot in book.hands or slot in slot.lane.slots:
+                    raise Violation(f"{slot.conn} is to be closed, and in use")
+        for lane in self.lanes:
+            idle = lane.idle
+            if lane.open != len(lane.slots):
+                raise Violation(f"{name(lane)}: open says {lane.open}, there are {len(lane.slots)}")
+            if lane.open != len(idle) + held[lane]:
+                raise Violation(
+                    f"{name(lane)}: {lane.open} open, {len(idle)} idle and {held[lane]} in somebody's hands: "
+                    f"{self._nowhere(lane)}"
+                )
+            for slot in idle:
+                if slot not in lane.slots or slot in book.hands:
+                    raise Violation(f"{slot.conn} is idle, and {book.hands.get(slot, 'not in the pool')}")
+                if slot.generation != lane.generation:
+                    raise Violation(f"{slot.conn} is idle, and of an old generation")
+            if len(idle) > 1 and len(set(idle)) != len(idle):
+                raise Violation(f"{name(lane)}: a slot is idle twice")
+            if lane.opening != opening[lane]:
+                raise Violation(f"{name(lane)}: opening says {lane.opening}, there are {opening[lane]}")
+            if lane.closing != closing[lane]:
+                raise Violation(f"{name(lane)}: closing says {lane.closing}, there are {closing[lane]}")
+
+    def _nowhere(self, lane: Lane) -> str:
+        lost = [str(slot.conn) for slot in lane.slots if slot not in lane.idle and slot not in self.book.hands]
+        return f"nowhere: {', '.join(lost) or 'none'}"
+
+    # -- never too many -----------------------------------------------------------------------------------------
+
+    def _limits(self) -> None:
+        for lane in self.lanes:
+            total, limit = lane.open + lane.opening + lane.closing, lane.group.limit
+            if total > limit:
+                # What was open before a group was made smaller may stay until it comes back, but never grows.
+                if total > self.most.get(lane, 0):
+                    raise Violation(f"{name(lane)}: {total} connections, and the limit is {limit}")
+                self.most[lane] = total
+            elif self.most:
+                self.most.pop(lane, None)
+        for group in self.topology.groups:
+            if group.total_limit is not None and group.total > group.total_limit:
+                raise Violation(f"{group.name}: {group.total} connections, and total_count is {group.total_limit}")
+        for endpoint in self.topology.endpoints:
+            connecting = sum(lane.opening for lane in self.topology.lanes(endpoint))
+            if endpoint.connecting != connecting:
+                raise Violation(f"{endpoint.label}: connecting says {endpoint.connecting}, there are {connecting}")
+            if connecting > MAX_CONNECTING:
+                raise Violation(f"{endpoint.label}: {connecting} connects at a time")
+
+    def about_to_shrink(self, group: Group) -> None:
+        for lane in group.lanes:
+            self.most[lane] = max(self.most.get(lane, 0), group.limit)
+
+    def connects(self, endpoint: Endpoint) -> None:
+        """When one begins: no storm."""
+        now = self.clock.now
+        attempts = self.book.attempts[endpoint]
+        while attempts and attempts[0] < now - 1.0:
+            attempts.popleft()
+        replaced = self.book.ended[endpoint]
+        while replaced and replaced[0] < now - 1.0:
+            replaced.popleft()
+        room = sum(lane.group.limit for lane in self.topology.lanes(endpoint))
+        most = MOST_FAILURES + MOST_SEARCHES * len(self.topology.lanes(endpoint)) + room + len(replaced)
+        if len(attempts) > most:
+            raise Violation(f"{endpoint.label}: {len(attempts)} connects within a second")
+
+    # -- nobody is forgotten ------------------------------------------------------------------------------------
+
+    def _waiters(self) -> None:
+        for group in self.topology.groups:
+            if len(group.waiters) and any(not waiter.claimed for waiter in group.waiters):  # type: ignore[attr-defined]
+                for tier in group.route:
+                    for lane in tier.lanes:
+                        if len(lane.idle):
+                            raise Violation(f"{group.name}: somebody waits beside an idle {lane.idle[-1].conn}")
+        if self.keeper is not None:
+            for waiter in self.keeper.parked:
+                if waiter.claimed:
+                    if waiter.slot is None and waiter.error is None:
+                        raise Violation(f"{waiter.who} was claimed, and got nothing")
+                elif waiter.enqueued and waiter not in waiter.group.waiters:
+                    raise Violation(f"{waiter.who} waits for {waiter.group.name}, and is not in its queue")
+
+    def _routes(self) -> None:
+        """Each route is what belief says, computed anew and in another way."""
+        for group in self.topology.groups:
+            tiers = [] if group.closed or group.paused else self._tiers(group)
+            route = [list(tier.lanes) for tier in group.route]
+            if route != (tiers if group.settings.spill else tiers[:1]):
+                words = [[lane.endpoint.label for lane in tier] for tier in route]
+                raise Violation(f"{group.name}: the route is {words}, and belief says otherwise")
+            for lane in group.lanes:
+                if lane.live != any(lane in tier for tier in route):
+                    raise Violation(f"{name(lane)}: live is {lane.live}")
+
+    def _tiers(self, group: Group) -> list[list[Lane]]:
+        ranked = []
+        for number, lane in enumerate(group.lanes):
+            endpoint = lane.endpoint
+            place = place_of(group.settings.target_session_attrs, endpoint)
+            way_in = endpoint.fault is None and lane.setup_error is None
+            if place is not None and endpoint.health is not Health.DOWN and (lane.open or way_in):
+                ranked.append(((place, endpoint.priority), number, lane))
+        return [[lane for *_, lane in tier] for _, tier in groupby(sorted(ranked), key=lambda each: each[0])]
+
+    def _nothing_overlooked(self) -> None:
+        """Where there is something to do, somebody is about to do it."""
+        now, keeper = self.clock.now, self.keeper
+        if keeper.busy or keeper.next_look <= now:  # type: ignore[union-attr]
+            self.overlooked.clear()
+            return
+        for group in self.topology.groups:
+            if not len(group.closing) and not self._to_be_opened(group):
+                self.overlooked.pop(group, None)
+            elif now > self.overlooked.setdefault(group, now) + OVERLOOKED:
+                what = "connections to close" if len(group.closing) else f"{len(group.waiters)} waiters and room"
+                raise Violation(f"{group.name}: {what}, and nobody looks before {keeper.next_look:.3f}")
+            for lane in group.lanes:
+                for slot in lane.idle:
+                    # Harmless until then: nobody gets it. Not those that were marked to go when they come back.
+                    if 0.0 < slot.expires < now - LONGEST_SLEEP - OVERLOOKED:
+                        raise Violation(f"{slot.conn} rests after its life")
+
+    def _to_be_opened(self, group: Group) -> bool:
+        if not len(group.waiters) or group.paused or not group.route or len(group.waiters) <= group.opening:
+            return False
+        return any(lane.may_open(self.clock.now) for tier in group.route for lane in tier.lanes)
+
+    # -- what a caller gets --------------------------------------------------------------------------------------
+
+    def lent(self, slot: Slot, group: Group) -> None:
+        """A caller is about to use it."""
+        lane, session = slot.lane, slot.conn
+        target = group.settings.target_session_attrs
+        if lane.group is not group or lane not in group.lanes:
+            raise Violation(f"{session} of {lane.group.name} was lent by {group.name}")
+        if rank(target, session.heard) is None:
+            raise Violation(f"{session} says it is a {session.heard}, and was lent for {target}")
+        if session.closed:
+            raise Violation(f"{session} was lent after it was closed")
+        if session.told and group.settings.check != "off":  # type: ignore[attr-defined]
+            # Without a listener one that came back a moment ago is not looked at, and may have died in use.
+            since = session.told_at if self.listens else max(session.told_at, slot.rested)
+            if self.clock.now > since + STALE:
+                raise Violation(f"{session} had said goodbye at {session.told_at:.3f}, and was lent")
+
+    def looked_at(self, slot: Slot) -> None:
+        """It is about to be lent without a look at its socket."""
+        endpoint = slot.lane.endpoint
+        if endpoint.health is not Health.UP and slot.lane.group.settings.check != "off":  # type: ignore[attr-defined]
+            raise Violation(f"{slot.conn} was lent without a look, and {endpoint.label} is {endpoint.health}")
