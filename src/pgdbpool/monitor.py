@@ -99,9 +99,10 @@ class Watch:
             self.bell.clear()
             try:
                 await self._round()
+                await self._rest(began)
             except Exception:  # a bug must not blind the pools
                 logger.exception("the monitor failed to probe %s, and goes on", self._where.label)
-            await self._rest(began)
+                await asyncio.sleep(HURRY)
 
     async def _rest(self, began: float) -> None:
         if self._turned_away:

@@ -169,10 +169,9 @@ class Sessions:
 
     def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
         # A group with a reset callable always takes the long way back.
-        if how.reset is not None:
-            return _never
         writes = how.target_session_attrs in ("primary", "prefer-primary", "read-write", "read-only")
-        return self.driver.watch(conn, how.autocommit, writes)
+        clean = self.driver.watch(conn, how.autocommit, writes)
+        return clean if how.reset is None else _Resets(clean)
 
     # -- before a checkout --------------------------------------------------------------------------------------
 
@@ -203,7 +202,7 @@ class Sessions:
         except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
             group.retire(slot, "broken")
             raise
-        if not slot.clean() and group.settings.reset is None:
+        if not _clean(slot):
             # What it heard while it rested: its server has another role now, say.
             return await self._catch_up(slot, deadline)
         return True
@@ -292,7 +291,7 @@ class Sessions:
         refused = how.target_session_attrs in _WRITERS and self._sqlstate(error) == _READ_ONLY
         if refused and not await self._catch_up(slot, monotonic() + PING_LIMIT, refused=True):
             return
-        if how.reset is not None or slot.clean() or await self._catch_up(slot, monotonic() + PING_LIMIT):
+        if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
     async def _commit(self, slot: Slot) -> None:
@@ -412,8 +411,18 @@ async def _outcome(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-def _never() -> bool:
-    return False
+class _Resets:
+    """`Slot.clean` where the group has a `reset` callable: never; on the long way back `clean` is asked."""
+
+    def __init__(self, clean: Callable[[], bool]) -> None:
+        self.clean = clean
+
+    def __call__(self) -> bool:
+        return False
+
+
+def _clean(slot: Slot) -> bool:
+    return slot.clean.clean() if isinstance(slot.clean, _Resets) else slot.clean()
 
 
 def _words(error: BaseException | None) -> str:

@@ -167,9 +167,11 @@ class Planner:
         due = float("inf")
         for group in self._groups if only is None else [only]:
             searching = not (group.route or group.paused or self.monitored) and bool(group.waiters or only)
+            waiting = only is not None or len(group.waiters) > group.opening
             for lane in group.lanes:
                 endpoint = lane.endpoint
-                if (searching or self._wanted(group, lane)) and lane.room and not endpoint.connecting:
+                wanted = searching or (waiting and lane.live) or self._wanted(group, lane)
+                if wanted and lane.room and not endpoint.connecting:
                     next_try = endpoint.urgent_try if searching else endpoint.next_try
                     due = min(due, max(next_try, lane.next_try))
                 if not self.monitored and _unseen(lane):
