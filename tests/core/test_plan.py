@@ -404,7 +404,14 @@ def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():
     world = World(rules=[Rules(target_session_attrs="primary")])
     world.topology.reported(world.endpoint, STANDBY, world.now)
     world.failed(world.order(), Fault.FULL)
+    world.topology.monitored = True
     assert keepers_rounds(world, 600) == 1
+
+
+def test_without_a_monitor_an_endpoint_of_a_role_nobody_wants_is_looked_at_again_once_in_a_while():
+    world = World(rules=[Rules(target_session_attrs="primary")])
+    world.topology.reported(world.endpoint, STANDBY, world.now)
+    assert 30 <= keepers_rounds(world, 600) <= 61
 
 
 def test_a_connect_that_hangs_gives_no_cause_to_look_at_the_others_in_vain():

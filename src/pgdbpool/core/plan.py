@@ -180,7 +180,6 @@ class Planner:
 
 
 def _unseen(lane: Lane) -> bool:
-    """Whether nothing would tell of a change at the endpoint: it is well, but not used."""
+    """Whether nothing would tell of a change at the endpoint: it is not used, nor tried again for other reasons."""
     endpoint = lane.endpoint
-    used = lane.live or lane.refused or endpoint.open or endpoint.connecting
-    return not used and endpoint.health is Health.UP
+    return not (lane.live or lane.refused or endpoint.open or endpoint.connecting or endpoint.health is Health.DOWN)
