@@ -3,7 +3,6 @@
 Limits are those of patience, not of speed: `make bench-failover` measures that.
 """
 
-from collections.abc import Collection
 from math import inf
 
 import pytest
@@ -18,13 +17,9 @@ STORM = 50  # connects per second to one server, of one pool, that are still no 
 SERVERS = 3
 
 
-def cases(*names: str, late: Collection[tuple[str, str]] = ()) -> pytest.MarkDecorator:
-    """These scenarios (by default all) for both models. ``late``: what does not yet hold."""
-    found = []
-    for name in names or ALL:
-        for model in MODELS:
-            marks = [pytest.mark.xfail(strict=True, reason="see docs/design.rst")] if (name, model) in late else []
-            found.append(pytest.param(name, model, marks=marks, id=f"{name}-{model}"))
+def cases(*names: str) -> pytest.MarkDecorator:
+    """These scenarios (by default all) for both models."""
+    found = [pytest.param(name, model, id=f"{name}-{model}") for name in names or ALL for model in MODELS]
     return pytest.mark.parametrize(("name", "model"), found)
 
 
@@ -116,7 +111,7 @@ def test_the_lost_primary_gets_no_reads(name: str, model: str) -> None:
     assert len(found.figures.reads) == 1
 
 
-@cases("switchover", late={("switchover", "non-threaded")})
+@cases("switchover")
 def test_the_old_primary_takes_its_share_of_reads_when_it_is_back_as_a_standby(name: str, model: str) -> None:
     found = played(name, model)
     assert len(found.figures.reads) == 2
