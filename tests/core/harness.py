@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from pgdbpool.core.balance import POLICIES
 from pgdbpool.core.endpoint import Endpoint
-from pgdbpool.core.evidence import Fault, Report, Role
+from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting
 from pgdbpool.core.group import Group, Lock, Waiter
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.plan import Order
@@ -84,17 +84,24 @@ class World:
     lock: Lock = field(default_factory=nullcontext)
     random: Callable[[], float] = lambda: 0.5
     now: float = 100.0
+    fall: int = 2
+    slow_start: float = 10.0
 
     def __post_init__(self) -> None:
-        self.endpoints = [Endpoint(place, lambda: self.random()) for place in self.places]
+        self.endpoints = [Endpoint(place, lambda: self.random(), self.slow_start) for place in self.places]
         self.groups = [Group(rule, POLICIES[rule.balance], self.lock, lambda: self.random()) for rule in self.rules]
-        self.topology = Topology(self.endpoints, self.groups, self.lock, lambda: self.random())
+        self.topology = Topology(self.endpoints, self.groups, self.lock, lambda: self.random(), self.fall)
         self.wishes: list[str] = []
+        self.alarms = 0
+        self.topology.alarm = self._ring
         for group in self.groups:
             group.wish = lambda group=group: self.wishes.append(group.name)
             for endpoint in self.endpoints:
                 self.topology.attach(group, endpoint)
         self.topology.open()
+
+    def _ring(self) -> None:
+        self.alarms += 1
 
     # the first of each, since most tests have only one
 
@@ -124,8 +131,8 @@ class World:
         group = next(group for group in self.groups if lane in group.lanes)
         return self.topology.order(group, lane, self.now)
 
-    def opened(self, order: Order, report: Report = UNKNOWN) -> str | None:
-        return self.topology.opened(order, object(), clean, report, self.now)
+    def opened(self, order: Order, report: Report = UNKNOWN, identity: Identity | None = None) -> str | None:
+        return self.topology.opened(order, object(), clean, report, self.now, identity)
 
     def failed(self, order: Order, fault: Fault, words: str = "no") -> list[Group]:
         """Returns the groups whose `reconnect_failed` is to be called."""
@@ -133,6 +140,34 @@ class World:
         groups = [group for group, *_ in self.topology.outages]
         self.topology.outages.clear()
         return groups
+
+    def probed(
+        self,
+        endpoint: Endpoint | None = None,
+        report: Report = PRIMARY,
+        identity: Identity | None = None,
+        position: int | None = None,
+        seconds: float = 0.001,
+    ) -> bool:
+        """What the monitor does when a probe is answered."""
+        sighting = Sighting(report, identity, position)
+        return self.topology.probed(endpoint or self.endpoint, sighting, seconds, self.now)
+
+    def missed(self, endpoint: Endpoint | None = None, fault: Fault = Fault.TIMEOUT, words: str = "no answer") -> None:
+        """What the monitor does when a probe fails."""
+        self.topology.probe_failed(endpoint or self.endpoint, fault, words, self.now)
+
+    def events(self) -> list[tuple[str, str]]:
+        """What has happened since the last time somebody asked: what, and where."""
+        events = [(event.kind.value, event.endpoint) for event in self.topology.events]
+        self.topology.events.clear()
+        return events
+
+    def aborts(self) -> list[Slot]:
+        """Whose calls are to be ended, since the last time somebody asked."""
+        slots = list(self.topology.aborts)
+        self.topology.aborts.clear()
+        return slots
 
     def grow(self, lane: Lane | None = None, count: int = 1, report: Report = UNKNOWN) -> list[Slot]:
         """Idle connections on this lane."""

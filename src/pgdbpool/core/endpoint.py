@@ -174,6 +174,7 @@ class Endpoint:
             self.down_since = now
         self.health = Health.DOWN
         self.report = Report(Role.UNKNOWN)  # it may come back as something else
+        self.fenced_by = None
 
     def silent(self, error: str, now: float) -> None:
         """It was asked and gave no answer: the server or the way to it is frozen."""

@@ -143,9 +143,10 @@ class Planner:
         endpoint = lane.endpoint
         if group.refusal is not None and lane.refused:  # callers are sent away: nobody else would ask again
             return not lane.opening
-        if suits(group.settings.target_session_attrs, endpoint) is None:
-            return False
-        if self.monitored and endpoint.health is Health.DOWN:
+        if endpoint.health is Health.DOWN:
+            if self.monitored:
+                return False
+        elif suits(group.settings.target_session_attrs, endpoint) is None:
             return False
         if lane.open + lane.opening < group.min_count:
             return True

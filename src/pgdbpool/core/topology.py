@@ -117,6 +117,7 @@ class Topology:
         self._random = random
         self._planner.random = random
         self._planner.monitored = False
+        self.alarm = lambda: None  # the monitor that it rings is not of this process
         for queue in (self.aborts, self.events, self.outages):
             queue.clear()
         for group in self.groups:
