@@ -117,6 +117,11 @@ class Report:
             f"{there['python']}, PostgreSQL {there['postgresql']}, {packages}",
             f"{there['cpus']} processors ({there['cpu']}), {there['system']}, {there['date']}",
             f"Command: {there['command']} ({there['effort']} effort, {there['rounds']} of each)",
+            *(
+                [f"The machine was busy with other things (load {there['load_before']} before the run)."]
+                if there["load_before"] > there["cpus"] / 4
+                else []
+            ),
         ]
 
     def print(self) -> None:
