@@ -69,7 +69,7 @@ def connect():
 @BOTH
 def test_connect_gives_an_ordinary_connection_in_the_wanted_mode(autocommit, pg_node, connect):
     conn = connect(pg_node, autocommit)
-    assert type(conn) is psycopg.Connection
+    assert isinstance(conn, psycopg.Connection)
     assert conn.autocommit is autocommit
     assert one(conn, "select 1") == 1
     assert (psycopg3.status(conn) is Status.IDLE) is autocommit
@@ -424,25 +424,50 @@ def test_a_lost_session_is_broken(pg_node, connect):
 @pytest.mark.parametrize("writes", [True, False])
 def test_the_watch_calls_a_session_clean_only_as_it_was(autocommit, writes, pg_node, connect):
     conn = connect(pg_node, autocommit)
-    clean = psycopg3.watch(conn, autocommit, writes)
+    clean = psycopg3.watch(conn, writes)
     assert clean()
     conn.execute("begin") if autocommit else conn.execute("select 1")
     assert not clean()
     psycopg3.commit(conn)
     assert clean()
-    psycopg3.set_autocommit(conn, not autocommit)
-    assert psycopg3.autocommit(conn) is not autocommit
-    assert not clean()
-    psycopg3.set_autocommit(conn, autocommit)
-    assert clean()
     psycopg3.close(conn)
     assert not clean()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("autocommit", None),
+        ("isolation_level", psycopg.IsolationLevel.SERIALIZABLE),
+        ("read_only", True),
+        ("deferrable", True),
+    ],
+)
+def test_what_a_user_changes_of_transactions_is_noticed_and_put_back(name, value, autocommit, pg_node, connect):
+    conn = connect(pg_node, autocommit)
+    clean = psycopg3.watch(conn, False)
+    before = getattr(conn, name)
+    setattr(conn, name, not autocommit if value is None else value)
+    assert not clean()
+    psycopg3.restore(conn)
+    assert clean()
+    assert getattr(conn, name) is before
+
+
+def test_what_is_adopted_is_what_is_put_back(pg_node, connect):
+    conn = connect(pg_node, False)
+    conn.read_only = True
+    psycopg3.adopt(conn, False)
+    conn.read_only = False
+    psycopg3.restore(conn)
+    assert conn.read_only
 
 
 @pytest.mark.parametrize("writes", [True, False])
 def test_the_watch_looks_at_read_only_mode_where_writes_matter(writes, pg_node, connect):
     conn = connect(pg_node)
-    clean = psycopg3.watch(conn, True, writes)
+    clean = psycopg3.watch(conn, writes)
     conn.execute("set default_transaction_read_only = on")
     assert clean() is not writes
 
@@ -450,7 +475,7 @@ def test_the_watch_looks_at_read_only_mode_where_writes_matter(writes, pg_node, 
 def test_the_watch_sees_a_promotion_with_the_next_answer(pg_cluster, connect):
     node = pg_cluster.standbys[0]
     conn = connect(node)
-    clean = psycopg3.watch(conn, True, False)
+    clean = psycopg3.watch(conn, False)
     node.promote()
     psycopg3.ping(conn, soon())
     assert not clean()

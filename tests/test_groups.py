@@ -64,7 +64,7 @@ def test_a_transaction_group_commits_at_the_end_of_the_block(pg_node, open_pool,
 
 def test_a_block_in_which_nothing_is_done_sends_nothing(pg_node, open_pool):
     with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, autocommit=False))
+        pool = open_pool(config(wire, autocommit=False, monitor=False))
         for _ in range(3):
             with pool.connection():
                 pass
@@ -72,6 +72,28 @@ def test_a_block_in_which_nothing_is_done_sends_nothing(pg_node, open_pool):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, GeneratorExit, SystemExit])
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_what_a_user_makes_of_transactions_is_not_there_for_the_next(autocommit, pg_node, open_pool, table):
+    pool = open_pool(config(pg_node, connection_count=1, autocommit=autocommit))
+    with pool.connection() as conn:
+        conn.read_only = True
+        conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    with pool.connection() as same:
+        assert same is conn
+        assert (same.read_only, same.isolation_level, same.deferrable) == (None, None, None)
+
+
+def test_what_configure_makes_of_transactions_stays(pg_node, open_pool):
+    def configure(conn):
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+
+    pool = open_pool(config(pg_node, connection_count=1, autocommit=False, configure=configure))
+    for level in (psycopg.IsolationLevel.SERIALIZABLE, None):
+        with pool.connection() as conn:
+            assert conn.isolation_level is psycopg.IsolationLevel.REPEATABLE_READ
+            conn.isolation_level = level
+
+
 def test_a_transaction_group_rolls_back_when_the_block_is_left_by(error, pg_node, open_pool, table):
     pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
     raised = error("mine")

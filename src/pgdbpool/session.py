@@ -154,23 +154,22 @@ class Sessions:
             await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
         if how.configure is not None:
             await _outcome(how.configure(conn))
-            await self._end_transaction(conn, "configure", how.autocommit)
+            await self._end_transaction(conn, "configure")
+            await self.driver.adopt(conn, how.autocommit)
 
-    async def _end_transaction(self, conn: Any, callback: str, autocommit: bool) -> None:
-        """After a callback: keep what it did, and leave the session idle in the mode of its group."""
+    async def _end_transaction(self, conn: Any, callback: str) -> None:
+        """After a callback: keep what it did, and leave the session idle."""
         status = self.driver.status(conn)
         if status is Status.IN_TRANSACTION:
             await self.driver.commit(conn)
             status = self.driver.status(conn)
         if status is not Status.IDLE:
             raise RuntimeError(f"{callback} left the connection {status.value}")
-        if self.driver.autocommit(conn) is not autocommit:
-            await self.driver.set_autocommit(conn, autocommit)
 
     def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
         # A group with a reset callable always takes the long way back.
         writes = how.target_session_attrs in ("primary", "prefer-primary", "read-write", "read-only")
-        clean = self.driver.watch(conn, how.autocommit, writes)
+        clean = self.driver.watch(conn, writes)
         return clean if how.reset is None else _Resets(clean)
 
     # -- before a checkout --------------------------------------------------------------------------------------
@@ -189,7 +188,8 @@ class Sessions:
             if check != "auto" or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
                     await _outcome(check(slot.conn))
-                    await self._end_transaction(slot.conn, "check", group.settings.autocommit)
+                    await self._end_transaction(slot.conn, "check")
+                    await self.driver.restore(slot.conn)
                 else:
                     await self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
         except Exception as error:
@@ -259,11 +259,11 @@ class Sessions:
                     await self._roll_back(slot)
             status = driver.status(conn)
             if status is Status.IDLE:
-                if driver.autocommit(conn) is not how.autocommit:
-                    await driver.set_autocommit(conn, how.autocommit)
+                await driver.restore(conn)
                 if how.reset is not None:
                     await _outcome(how.reset(conn))
-                    await self._end_transaction(conn, "reset", how.autocommit)
+                    await self._end_transaction(conn, "reset")
+                    await driver.restore(conn)
         except OutcomeUnknown as unknown:
             try:
                 await self._lost(slot, unknown.__cause__ or unknown)

@@ -171,8 +171,10 @@ class SimulatedDriver:
         await self.ask(session, FOREVER)
         session.in_transaction = False
 
-    async def set_autocommit(self, session: Session, on: bool) -> None:
-        session.autocommit = on
+    async def adopt(self, session: Session, autocommit: bool) -> None:
+        session.autocommit = autocommit
+
+    async def restore(self, session: Session) -> None: ...
 
     # -- a look ---------------------------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class SimulatedDriver:
             return Status.BUSY
         return Status.IN_TRANSACTION if session.in_transaction else Status.IDLE
 
-    def watch(self, session: Session, autocommit: bool, writes: bool) -> Callable[[], bool]:
+    def watch(self, session: Session, writes: bool) -> Callable[[], bool]:
         said = session.heard
 
         def clean() -> bool:

@@ -105,8 +105,8 @@ class Driver(Protocol):
     async def sight(self, conn: Any, deadline: float) -> Sighting:
         """The role of its server, whose data it has and how far it is, in one round trip."""
 
-    def watch(self, conn: Any, autocommit: bool, writes: bool) -> Callable[[], bool]:
-        """A cheap look: is it idle, in the mode the group wants, and says of its server what it says now?
+    def watch(self, conn: Any, writes: bool) -> Callable[[], bool]:
+        """A cheap look: is it idle, as `adopt` left it, and says of its server what it says now?
 
         With `writes` this includes whether the server takes writes, else only whether it is a standby.
         """
@@ -114,9 +114,11 @@ class Driver(Protocol):
     async def says_read_only_itself(self, conn: Any, deadline: float) -> bool:
         """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
 
-    def autocommit(self, conn: Any) -> bool: ...
+    async def adopt(self, conn: Any, autocommit: bool) -> None:
+        """Its transactions are from now on meant to be as they are set up now, and `autocommit` as given."""
 
-    async def set_autocommit(self, conn: Any, on: bool) -> None: ...
+    async def restore(self, conn: Any) -> None:
+        """Put autocommit and the properties of its transactions back to what was adopted."""
 
     async def commit(self, conn: Any) -> None:
         """Commit what is open. A transaction that has failed is rolled back, and that is an error of the driver's."""

@@ -22,9 +22,10 @@ from . import Conduct, ConnectFailed, DriverTimeout, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
+    Adopted,
     WaitTimeout,
     abort,
-    autocommit,
+    as_it_is,
     describe,
     descriptor,
     disown,
@@ -40,7 +41,7 @@ from .psycopg3 import (
 
 __all__ = [
     "abort",
-    "autocommit",
+    "adopt",
     "close",
     "commit",
     "connect",
@@ -51,9 +52,9 @@ __all__ = [
     "quiet",
     "report",
     "resolved",
+    "restore",
     "rollback",
     "says_read_only_itself",
-    "set_autocommit",
     "sight",
     "sqlstate",
     "statement",
@@ -62,7 +63,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Connection = psycopg.AsyncConnection[Any]
 
 _LATE = 0.1  # s beyond its time after which a loop has been kept busy
 
@@ -114,7 +114,30 @@ async def _wait(descriptor: int, events: int, deadline: float) -> tuple[bool, fl
         loop.remove_writer(descriptor)
 
 
-class Guarded(psycopg.AsyncConnection[Any]):
+class Pooled(psycopg.AsyncConnection[Any]):
+    """A connection that knows whether its user has changed how its transactions are."""
+
+    altered = False
+    adopted: Adopted
+
+    async def set_autocommit(self, value: bool) -> None:
+        self.altered = True
+        await super().set_autocommit(value)
+
+    async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        self.altered = True
+        await super().set_isolation_level(value)
+
+    async def set_read_only(self, value: bool | None) -> None:
+        self.altered = True
+        await super().set_read_only(value)
+
+    async def set_deferrable(self, value: bool | None) -> None:
+        self.altered = True
+        await super().set_deferrable(value)
+
+
+class Guarded(Pooled):
     """A connection whose calls end when the server has died, as its `conduct` says."""
 
     conduct: Conduct
@@ -182,20 +205,20 @@ async def connect(
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
-) -> Connection:
+) -> Pooled:
     # `wanted` is of no use here: what is not wanted any more is cancelled.
     conninfo = make_conninfo("", **await resolved(params, deadline))
     pgconn = await drive(steps.connecting(conninfo.encode()), deadline)
     if conduct is None or conduct == Conduct():
-        conn: Connection = psycopg.AsyncConnection(pgconn)
+        conn = Pooled(pgconn)
     else:
-        conn = Guarded(pgconn)
-        conn.conduct = conduct
-    await conn.set_autocommit(autocommit)
+        conn = guarded = Guarded(pgconn)
+        guarded.conduct = conduct
+    await adopt(conn, autocommit)
     return conn
 
 
-def close(conn: Connection) -> None:
+def close(conn: Pooled) -> None:
     closing = conn.close()
     try:
         closing.send(None)  # it is a coroutine for symmetry only
@@ -205,36 +228,53 @@ def close(conn: Connection) -> None:
         closing.close()
 
 
-async def ping(conn: Connection, deadline: float) -> None:
+async def ping(conn: Pooled, deadline: float) -> None:
     await drive(steps.asking(conn.pgconn, b""), deadline)
 
 
-async def statement(conn: Connection, text: str, deadline: float) -> None:
+async def statement(conn: Pooled, text: str, deadline: float) -> None:
     await drive(steps.asking(conn.pgconn, text.encode()), deadline)
 
 
-async def report(conn: Connection, deadline: float) -> Report:
+async def report(conn: Pooled, deadline: float) -> Report:
     return await drive(steps.reporting(conn.pgconn), deadline)
 
 
-async def sight(conn: Connection, deadline: float) -> Sighting:
+async def sight(conn: Pooled, deadline: float) -> Sighting:
     return await drive(steps.sighting(conn.pgconn), deadline)
 
 
-async def says_read_only_itself(conn: Connection, deadline: float) -> bool:
+async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:
     return await drive(steps.asking_who_is_read_only(conn.pgconn), deadline)
 
 
-async def set_autocommit(conn: Connection, on: bool) -> None:
-    await conn.set_autocommit(on)
+async def adopt(conn: Pooled, autocommit: bool) -> None:
+    if conn.autocommit is not autocommit:
+        await conn.set_autocommit(autocommit)
+    conn.adopted = as_it_is(conn)
+    conn.altered = False
 
 
-async def commit(conn: Connection) -> None:
+async def restore(conn: Pooled) -> None:
+    if conn.altered:
+        now, meant = as_it_is(conn), conn.adopted
+        if now.autocommit is not meant.autocommit:
+            await conn.set_autocommit(meant.autocommit)
+        if now.isolation_level is not meant.isolation_level:
+            await conn.set_isolation_level(meant.isolation_level)
+        if now.read_only is not meant.read_only:
+            await conn.set_read_only(meant.read_only)
+        if now.deferrable is not meant.deferrable:
+            await conn.set_deferrable(meant.deferrable)
+        conn.altered = False
+
+
+async def commit(conn: Pooled) -> None:
     if in_failed_transaction(conn):
         await conn.rollback()
         raise nothing_committed()
     await conn.commit()
 
 
-async def rollback(conn: Connection) -> None:
+async def rollback(conn: Pooled) -> None:
     await conn.rollback()

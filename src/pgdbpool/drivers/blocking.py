@@ -19,9 +19,10 @@ from . import Conduct, DriverTimeout, NotWanted, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
+    Adopted,
     WaitTimeout,
     abort,
-    autocommit,
+    as_it_is,
     describe,
     descriptor,
     disown,
@@ -37,7 +38,7 @@ from .psycopg3 import (
 
 __all__ = [
     "abort",
-    "autocommit",
+    "adopt",
     "close",
     "commit",
     "connect",
@@ -47,10 +48,10 @@ __all__ = [
     "ping",
     "quiet",
     "report",
+    "restore",
     "rollback",
     "run",
     "says_read_only_itself",
-    "set_autocommit",
     "sight",
     "sqlstate",
     "statement",
@@ -59,7 +60,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Connection = psycopg.Connection[Any]
 
 # The longest wait without a look at signals and at whether it is still wanted, in seconds.
 _INTERVAL = 0.25
@@ -105,7 +105,30 @@ def _wait(descriptor: int, events: int, deadline: float, wanted: Callable[[], bo
             raise NotWanted
 
 
-class Guarded(psycopg.Connection[Any]):
+class Pooled(psycopg.Connection[Any]):
+    """A connection that knows whether its user has changed how its transactions are."""
+
+    altered = False
+    adopted: Adopted
+
+    def set_autocommit(self, value: bool) -> None:
+        self.altered = True
+        super().set_autocommit(value)
+
+    def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        self.altered = True
+        super().set_isolation_level(value)
+
+    def set_read_only(self, value: bool | None) -> None:
+        self.altered = True
+        super().set_read_only(value)
+
+    def set_deferrable(self, value: bool | None) -> None:
+        self.altered = True
+        super().set_deferrable(value)
+
+
+class Guarded(Pooled):
     """A connection whose calls end when the server has died, as its `conduct` says."""
 
     conduct: Conduct
@@ -140,54 +163,71 @@ async def connect(
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
-) -> Connection:
+) -> Pooled:
     pgconn = drive(steps.connecting(make_conninfo("", **params).encode()), deadline, wanted)
     if conduct is None or conduct == Conduct():
-        conn: Connection = psycopg.Connection(pgconn)
+        conn = Pooled(pgconn)
     else:
-        conn = Guarded(pgconn)
-        conn.conduct = conduct
-    conn.autocommit = autocommit
+        conn = guarded = Guarded(pgconn)
+        guarded.conduct = conduct
+    await adopt(conn, autocommit)
     return conn
 
 
-def close(conn: Connection) -> None:
+def close(conn: Pooled) -> None:
     try:
         conn.close()
     except Exception:  # what is wrong with it does not matter any more
         pass
 
 
-async def ping(conn: Connection, deadline: float) -> None:
+async def ping(conn: Pooled, deadline: float) -> None:
     drive(steps.asking(conn.pgconn, b""), deadline)
 
 
-async def statement(conn: Connection, text: str, deadline: float) -> None:
+async def statement(conn: Pooled, text: str, deadline: float) -> None:
     drive(steps.asking(conn.pgconn, text.encode()), deadline)
 
 
-async def report(conn: Connection, deadline: float) -> Report:
+async def report(conn: Pooled, deadline: float) -> Report:
     return drive(steps.reporting(conn.pgconn), deadline)
 
 
-async def sight(conn: Connection, deadline: float) -> Sighting:
+async def sight(conn: Pooled, deadline: float) -> Sighting:
     return drive(steps.sighting(conn.pgconn), deadline)
 
 
-async def says_read_only_itself(conn: Connection, deadline: float) -> bool:
+async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:
     return drive(steps.asking_who_is_read_only(conn.pgconn), deadline)
 
 
-async def set_autocommit(conn: Connection, on: bool) -> None:
-    conn.autocommit = on
+async def adopt(conn: Pooled, autocommit: bool) -> None:
+    if conn.autocommit is not autocommit:
+        conn.set_autocommit(autocommit)
+    conn.adopted = as_it_is(conn)
+    conn.altered = False
 
 
-async def commit(conn: Connection) -> None:
+async def restore(conn: Pooled) -> None:
+    if conn.altered:
+        now, meant = as_it_is(conn), conn.adopted
+        if now.autocommit is not meant.autocommit:
+            conn.set_autocommit(meant.autocommit)
+        if now.isolation_level is not meant.isolation_level:
+            conn.set_isolation_level(meant.isolation_level)
+        if now.read_only is not meant.read_only:
+            conn.set_read_only(meant.read_only)
+        if now.deferrable is not meant.deferrable:
+            conn.set_deferrable(meant.deferrable)
+        conn.altered = False
+
+
+async def commit(conn: Pooled) -> None:
     if in_failed_transaction(conn):
         conn.rollback()
         raise nothing_committed()
     conn.commit()
 
 
-async def rollback(conn: Connection) -> None:
+async def rollback(conn: Pooled) -> None:
     conn.rollback()

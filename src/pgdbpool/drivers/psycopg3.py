@@ -11,7 +11,7 @@ import select
 import socket
 from collections.abc import Callable, Generator
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -133,7 +133,20 @@ def status(conn: Connection) -> Status:
             return Status.BROKEN
 
 
-def watch(conn: Connection, autocommit: bool, writes: bool) -> Callable[[], bool]:
+class Adopted(NamedTuple):
+    """How the transactions of a connection are meant to be."""
+
+    autocommit: bool
+    isolation_level: psycopg.IsolationLevel | None
+    read_only: bool | None
+    deferrable: bool | None
+
+
+def as_it_is(conn: Connection) -> Adopted:
+    return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable)
+
+
+def watch(conn: Any, writes: bool) -> Callable[[], bool]:
     pgconn = conn.pgconn
     parameter = pgconn.parameter_status
     standby = parameter(b"in_hot_standby")
@@ -142,18 +155,12 @@ def watch(conn: Connection, autocommit: bool, writes: bool) -> Callable[[], bool
     # transaction_status is 0 when idle. On a closed connection it is not, and nothing further is asked of it.
     # Each question costs some 50 ns in every checkout, so the one about writes is asked only where it matters.
     def clean() -> bool:
-        return (
-            not pgconn.transaction_status and parameter(b"in_hot_standby") == standby and conn.autocommit is autocommit
-        )
+        return not pgconn.transaction_status and parameter(b"in_hot_standby") == standby and not conn.altered
 
     def clean_and_writable() -> bool:
         return clean() and parameter(b"default_transaction_read_only") == read_only
 
     return clean_and_writable if writes else clean
-
-
-def autocommit(conn: Connection) -> bool:
-    return conn.autocommit
 
 
 def in_failed_transaction(conn: Connection) -> bool:
