@@ -124,6 +124,40 @@ def test_leases_spread_over_lanes_by_weight():
     assert [lane.leased for lane in world.group.lanes] == [6, 3]
 
 
+def test_random_names_each_lane_by_weight():
+    world = World([Place("a", weight=1), Place("b", weight=2), Place("c", weight=1)])
+    draws = iter([0.0, 0.24, 0.25, 0.5, 0.74, 0.75, 0.9999999999999999])
+    pick = Random(world.group.lanes, lambda: next(draws))
+    assert [pick().endpoint.label for _ in range(7)] == ["a", "a", "b", "b", "b", "c", "c"]
+
+
+@quick
+@given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=6), st.floats(0, 1, exclude_max=True))
+def test_random_always_names_a_lane(weights: list[float], draw: float):
+    world = World([Place(str(number), weight=weight) for number, weight in enumerate(weights)])
+    assert Random(world.group.lanes, lambda: draw)() in world.group.lanes
+
+
+def test_random_spreads_by_itself_about_evenly():
+    world = World(places("a", "b"))
+    pick = Random(world.group.lanes)
+    counts = Counter(pick().endpoint.label for _ in range(2000))
+    assert 800 < counts["a"] < 1200  # nine standard deviations
+
+
+@pytest.mark.parametrize("policy", POLICIES.values())
+def test_every_balancer_heeds_a_share_that_grows(policy):
+    world = World(places("a", "b"))
+    a, b = world.group.lanes
+    a.set_share(0.1)
+    pick = policy([a, b])
+    few = sum(pick() is a for _ in range(1100))
+    a.set_share(1.0)
+    pick = policy([a, b])
+    many = sum(pick() is a for _ in range(1100))
+    assert few < 200 < 400 < many  # expected: 100 and 550
+
+
 def test_a_tier_of_one_needs_no_balancer():
     world = World()
 

@@ -228,7 +228,7 @@ def test_a_fenced_endpoint_that_goes_down_is_not_told_to_have_recovered():
 def test_a_fenced_endpoint_that_is_down_is_asked_again_where_nobody_probes():
     # It is stopped to be rebuilt, and comes back as a standby: only a connect can tell.
     world = split_brain()
-    a, b = world.endpoints
+    a, _ = world.endpoints
     lane = world.groups[1].lanes[0]
     world.failed(world.order(lane), Fault.REFUSED)
     assert a.health is Health.DOWN

@@ -217,6 +217,14 @@ def test_a_group_may_grow_while_there_is_room_on_its_route_or_no_route():
     assert world.group.may_grow()
 
 
+def test_a_group_may_grow_where_connections_off_its_route_can_give_way():
+    world = World([Place("a"), Place("b", priority=1)], [Rules(connection_count=2, total_count=2)])
+    world.grow(world.group.lanes[1], 2)
+    assert world.route() == [["a"]]
+    assert not world.lane.room
+    assert world.group.may_grow()
+
+
 # -- between two steps of somebody else -------------------------------------------------------------------------
 
 

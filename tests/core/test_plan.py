@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from pgdbpool.core.endpoint import BACKOFF, BACKOFF_ELSE, Endpoint, backoff
-from pgdbpool.core.evidence import Fault, Health
-from pgdbpool.core.plan import SEARCH_EVERY
+from pgdbpool.core.evidence import Fault, Health, Role
+from pgdbpool.core.plan import LOOK_EVERY, SEARCH_EVERY
 from pgdbpool.errors import DBOfflineError
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Place, Rules, World, places
@@ -419,6 +419,147 @@ def test_a_connect_that_hangs_gives_no_cause_to_look_at_the_others_in_vain():
     assert world.places_of(world.plan()) == ["a"]  # which lets us wait
     world.now += 5
     assert world.plan() or world.topology.due(world.now) > world.now
+
+
+def test_an_order_is_wanted_until_its_endpoint_is_known_to_be_down():
+    world = proven(World(rules=[Rules(connection_count=3)]))
+    order, other = world.order(), world.order()
+    assert order.wanted
+    world.failed(other, Fault.REFUSED)
+    assert not order.wanted
+
+
+def test_an_order_is_wanted_until_its_group_has_to_leave_the_endpoint():
+    world = proven(World(rules=[Rules("w", target_session_attrs="primary"), Rules("any")]))
+    orders = [world.order(group.lanes[0]) for group in world.groups]
+    world.topology.reported(world.endpoint, STANDBY, world.now)
+    assert [order.wanted for order in orders] == [False, True]
+
+
+# -- with a monitor ---------------------------------------------------------------------------------------------
+
+
+def monitored(world: World) -> World:
+    world.topology.monitored = True
+    return world
+
+
+def test_with_a_monitor_nobody_searches_by_connecting():
+    world = monitored(searching())
+    assert world.plan() == []
+    world.now += 60
+    assert world.plan() == []
+    assert world.topology.due(world.now) == INF
+
+
+def test_with_a_monitor_the_role_found_by_a_probe_is_connected_to_for_the_waiter():
+    world = monitored(searching())
+    world.probed(world.endpoints[1], PRIMARY)
+    assert world.places_of(world.plan()) == ["b"]
+
+
+def test_with_a_monitor_a_down_endpoint_is_left_to_its_probes():
+    world = monitored(proven(World(rules=[Rules(min_count=1)])))
+    world.failed(world.order(), Fault.REFUSED)
+    world.now += 60
+    assert (world.plan(), world.topology.due(world.now)) == ([], INF)
+    world.probed()
+    assert world.places_of(world.plan()) == ["db1:5432"]
+
+
+def test_with_a_monitor_a_suspect_endpoint_is_left_to_its_probes():
+    world = monitored(proven(World(rules=[Rules(min_count=1)])))
+    world.grow()
+    world.missed()
+    world.now += 60
+    assert world.plan() == []
+
+
+@pytest.mark.parametrize("fault", [Fault.FULL, Fault.MISCONFIGURED])
+def test_what_no_probe_can_tell_is_tried_again_though_there_is_a_monitor(fault: Fault):
+    world = monitored(World())
+    world.probed()
+    world.failed(world.order(), fault)
+    world.now += BACKOFF[fault][1]
+    (order,) = world.plan()
+    world.opened(order, PRIMARY)
+    assert world.endpoint.fault is None
+
+
+def test_with_a_monitor_a_failed_setup_is_repeated():
+    world = monitored(World())
+    world.probed()
+    world.topology.setup_failed(world.order(), "configure raised", world.now)
+    world.now += 60
+    assert len(world.plan()) == 1
+
+
+def test_with_a_monitor_one_who_waits_beside_a_suspect_endpoint_is_served_when_its_backoff_ends():
+    world = monitored(World())
+    world.probed()
+    world.grow()
+    world.lease()
+    world.failed(world.order(), Fault.STARTING)
+    world.wait()
+    assert world.plan() == []
+    due = world.topology.due(world.now)
+    assert due == world.endpoint.next_try
+    world.now = due
+    assert len(world.plan()) == 1
+
+
+# -- without a monitor: who is looked at again ------------------------------------------------------------------
+
+
+def looks(world: World, seconds: float) -> dict[str, list[float]]:
+    """When which endpoint is connected to, in so many seconds in which nobody waits and nothing changes."""
+    until, seen = world.now + seconds, {endpoint.label: [] for endpoint in world.endpoints}
+    while world.now < until:
+        for order in world.plan():
+            label = order.lane.endpoint.label
+            seen[label].append(world.now)
+            world.opened(order, order.lane.endpoint.report)
+            world.bury()
+        world.now = max(world.now + 0.01, world.topology.due(world.now))
+    return seen
+
+
+def one_used_one_not() -> World:
+    """A group that wants a primary, has one at "a", and a standby at "b" that nobody uses."""
+    world = proven(World(places("a", "b"), [Rules(target_session_attrs="primary", min_count=1)]))
+    world.topology.reported(world.endpoints[0], PRIMARY, world.now)
+    world.topology.reported(world.endpoints[1], STANDBY, world.now)
+    return world
+
+
+def test_an_endpoint_that_nobody_uses_is_looked_at_again_once_in_a_while_at_an_even_pace():
+    seen = looks(one_used_one_not(), 600)
+    assert len(seen["a"]) == 1  # to keep warm
+    gaps = [later - earlier for earlier, later in pairwise([100.0, *seen["b"]])]
+    assert all(LOOK_EVERY <= gap <= 2 * LOOK_EVERY + 0.2 for gap in gaps)
+    assert len(gaps) >= 600 / (2 * LOOK_EVERY) - 2
+
+
+def test_a_look_finds_out_that_a_standby_was_promoted():
+    world = one_used_one_not()
+    b = world.endpoints[1]
+    while b.role is Role.STANDBY:
+        for order in world.plan():
+            world.opened(order, PRIMARY)
+        assert world.now <= 100 + 2 * LOOK_EVERY + 0.2
+        world.now = max(world.now + 0.01, world.topology.due(world.now))
+    assert world.route() == [["a", "b"]]
+
+
+def test_with_a_monitor_nobody_looks_again():
+    world = monitored(one_used_one_not())
+    assert looks(world, 600)["b"] == []
+
+
+def test_a_look_is_not_taken_where_another_group_has_a_connection():
+    world = World(rules=[Rules("w", target_session_attrs="primary"), Rules("r", target_session_attrs="standby")])
+    world.grow(world.groups[1].lanes[0], report=STANDBY)
+    assert looks(world, 600) == {"db1:5432": []}
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 from math import exp
 
 DECAY = 10.0  # s in which the memory of a slow time fades to a third
-UNKNOWN = 0.001  # s, until something has been measured
+UNKNOWN = 0.0001  # s, until something has been measured: as fast as any server, so that it is asked, and measured
 
 
 class Latency:
@@ -47,7 +47,7 @@ class Latency:
             self.cost = self.cost * weight + seconds * (1.0 - weight)
 
     def fade(self, now: float) -> None:
-        """Forget a little: without calls and probes nothing else would send anybody there again."""
-        if self._at is not None and now > self._at:
-            self.cost *= exp((self._at - now) / DECAY)
-            self._at = now
+        """Forget a little: where nobody probes, nothing else would send a caller there again."""
+        at, self._at = self._at, now
+        if at is not None and now > at:
+            self.cost *= exp((at - now) / DECAY)

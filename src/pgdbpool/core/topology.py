@@ -449,8 +449,12 @@ class Topology:
             self._reroute(now)
 
     def tend(self, now: float) -> float:
-        """Let the share of those that came back grow. Returns when to look again."""
+        """Let the share of those that came back grow, and old latencies fade. Returns when to look again."""
         with self._lock:
+            if not self.monitored:
+                for group in self.groups:
+                    for lane in group.lanes:
+                        lane.latency.fade(now)
             for endpoint in self.endpoints:
                 if any(lane.share != endpoint.share(now) for lane in self.lanes(endpoint)):
                     self._reroute(now)
