@@ -71,9 +71,8 @@ def test_a_block_in_which_nothing_is_done_sends_nothing(pg_node, open_pool):
         assert wire.statements == []
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, GeneratorExit, SystemExit])
 @pytest.mark.parametrize("autocommit", [True, False])
-def test_what_a_user_makes_of_transactions_is_not_there_for_the_next(autocommit, pg_node, open_pool, table):
+def test_what_a_user_makes_of_transactions_is_not_there_for_the_next(autocommit, pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=1, autocommit=autocommit))
     with pool.connection() as conn:
         conn.read_only = True
@@ -94,6 +93,7 @@ def test_what_configure_makes_of_transactions_stays(pg_node, open_pool):
             conn.isolation_level = level
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, GeneratorExit, SystemExit])
 def test_a_transaction_group_rolls_back_when_the_block_is_left_by(error, pg_node, open_pool, table):
     pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
     raised = error("mine")
