@@ -30,6 +30,7 @@ class Book:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = Lock(self.others_run)
+        self.watched = False  # the world stands still, and is looked at
         self.touched = 0  # how often anybody came to the lock, or to a container that is shared
         self.hands: dict[Slot, str] = {}  # -> whose, or what for
         self.orders: list[Order] = []
@@ -44,6 +45,8 @@ class Book:
 
     def others_run(self) -> None:
         """Here a thread could lose the processor, unless it holds the lock: then nobody gets far."""
+        if self.watched:
+            return
         self.touched += 1
         if not self.lock.held:
             self.clock.preempt()
@@ -86,9 +89,6 @@ class Book:
     def outage(self, group: str, endpoint: str, error: str) -> None:
         """A `reconnect_failed` callable was called."""
         self.counts["outages told"] += 1
-        if (group, endpoint) in self.outages:
-            raise Violation(f"{group} is told twice of the same outage of {endpoint}")
-        self.outages.add((group, endpoint))
         if self.clock.trace:
             self.say(f"reconnect_failed: {endpoint}, {error}")
 
@@ -154,6 +154,21 @@ class BookedGroup(Group):
         super().retire(slot, reason)
 
 
+class Outages(deque[Any]):
+    """What `reconnect_failed` is to be called for."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self._book = book
+
+    def append(self, item: Any) -> None:
+        group, endpoint, _ = item
+        if (group.name, endpoint) in self._book.outages:
+            raise Violation(f"{group.name} is told twice of the same outage of {endpoint}")
+        self._book.outages.add((group.name, endpoint))
+        super().append(item)
+
+
 class Closing(Shared):
     """The slots that are to be closed."""
 
@@ -179,6 +194,7 @@ class BookedTopology(Topology):
 
     def keep(self, book: Book) -> None:
         self.book = book
+        self.outages = Outages(book)
         for endpoint in self.endpoints:
             book.attempts[endpoint] = deque()
             book.ended[endpoint] = deque()

@@ -12,7 +12,7 @@
     resend     1 s: TCP's wait before it sends again on a line that healed
     search     0.1 s between two looks at one endpoint while the role is sought
     connect    3 round trips
-    turn       3 round trips: a connection that is drawn on a false belief is used once, and is believed then
+    turn       3 round trips: a connection that is drawn on a false belief is used once, and believed then
     breath     0.5 s: all the moments in which a thread loses the processor
 
 It counts from the moment when all is well and the other callers have gone home. "Serves" means a connection to a server
@@ -44,6 +44,7 @@ BACKOFF_INLINE = 10.0
 BACKOFF_MISCONFIGURED = 30.0
 SEARCH = 0.1
 BREATH = 0.5
+REST = 0.2  # s between them, in which a connection can be opened
 TURNS = 24  # checkouts in which each endpoint of a tier gets one: weights differ by 3 at most
 RETRY = 0.02  # s after which a caller that was turned away at once comes again
 
@@ -148,9 +149,7 @@ class Recovery:
                     f"{endpoint.last_error}"
                 )
             if self.monitored and endpoint.report != server.report and server.report.role is not Role.UNKNOWN:
-                raise Violation(
-                    f"{server.label} is {server.report}, and the monitor has it believed to be {endpoint.report}"
-                )
+                raise Violation(f"{server.label} is {server.report}, and believed to be {endpoint.report}")
 
     # -- each gets its share ------------------------------------------------------------------------------------
 
@@ -169,7 +168,7 @@ class Recovery:
             slot = await pool.checkout(group, BREATH)
             served[slot.lane] = served.get(slot.lane, 0) + 1
             await pool.give_back(slot, None)
-            await sleep(BREATH)
+            await sleep(REST)
             if group.route is not route:
                 return
         left_out = [lane.endpoint.label for lane, times in served.items() if not times]

@@ -51,7 +51,13 @@ class Watch:
 
     def look(self) -> None:
         """After each step. Where nobody came near what core holds, it is as it was."""
-        book = self.book
+        self.book.watched = True
+        try:
+            self._look(self.book)
+        finally:
+            self.book.watched = False
+
+    def _look(self, book: Book) -> None:
         if book.touched != self._touched:
             self._touched = book.touched
             self._places()
@@ -150,15 +156,8 @@ class Watch:
     def _waiters(self) -> None:
         for group in self.topology.groups:
             if len(group.waiters) and any(not waiter.claimed for waiter in group.waiters):  # type: ignore[attr-defined]
-                if not group.route and not group.paused and group.refusal is not None:
-                    raise Violation(f"{group.name}: somebody waits, and {group.refusal}")
-                if (
-                    not group.route
-                    and not group.paused
-                    and self.monitored
-                    and not self.topology.searching(self.clock.now)
-                ):
-                    raise Violation(f"{group.name}: somebody waits for a role, and nobody searches")
+                if not group.route and not group.paused:
+                    self._in_vain(group)
                 for tier in group.route:
                     for lane in tier.lanes:
                         if len(lane.idle):
@@ -170,6 +169,13 @@ class Watch:
                         raise Violation(f"{waiter.who} was claimed, and got nothing")
                 elif waiter.enqueued and waiter not in waiter.group.waiters:
                     raise Violation(f"{waiter.who} waits for {waiter.group.name}, and is not in its queue")
+
+    def _in_vain(self, group: Group) -> None:
+        """Somebody waits for a group without a route."""
+        if group.refusal is not None:
+            raise Violation(f"{group.name}: somebody waits, and {group.refusal}")
+        if self.monitored and not self.topology.searching(self.clock.now):
+            raise Violation(f"{group.name}: somebody waits for a role, and nobody searches")
 
     def _routes(self) -> None:
         """Each route is what belief says, computed anew and in another way."""
