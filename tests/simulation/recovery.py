@@ -157,7 +157,8 @@ class Recovery:
         """All endpoints of a tier get some of the load, also those that had lost all their connections."""
         for group in self.pool.groups:
             lanes = group.route[0].lanes if group.route else ()
-            enough = group.total_limit is None or group.total_limit >= len(lanes)
+            others = group.limit * (len(group.lanes) - 1)  # which may have used up `total_count` before
+            enough = group.total_limit is None or group.total_limit > others
             if len(lanes) > 1 and enough and str(group.settings.balance) in ("least-busy", "round-robin"):
                 spawn(f"share of {group.name}", self._share(group))
 
