@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgdbpool.core.endpoint import Endpoint
-from pgdbpool.core.evidence import Fault, Identity, Report
+from pgdbpool.core.evidence import Fault, Health, Identity, Report, Role, Sighting
 from pgdbpool.core.group import Group
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.plan import Order
@@ -30,17 +30,23 @@ class Book:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = Lock(self.others_run)
+        self.watched = False  # the world stands still, and is looked at
         self.touched = 0  # how often anybody came to the lock, or to a container that is shared
         self.hands: dict[Slot, str] = {}  # -> whose, or what for
         self.orders: list[Order] = []
         self.attempts: dict[Endpoint, deque[float]] = {}
         self.ended: dict[Endpoint, deque[float]] = {}
+        self.giving: tuple[Slot | None, int] = (None, 0)  # the slot that comes back, and since which step
+        self.failed_probes: dict[Endpoint, int] = {}  # in a row
+        self.outages: set[tuple[str, str]] = set()  # groups that were told of it, and endpoints
         self.counts: Counter[str] = Counter()
         self.on_connect: Callable[[Endpoint], None] = lambda endpoint: None
-        self.on_reject: Callable[[Group], None] = lambda group: None
+        self.may_abort: Callable[[Session], bool] = lambda session: True
 
     def others_run(self) -> None:
         """Here a thread could lose the processor, unless it holds the lock: then nobody gets far."""
+        if self.watched:
+            return
         self.touched += 1
         if not self.lock.held:
             self.clock.preempt()
@@ -58,6 +64,15 @@ class Book:
             raise Violation(f"{slot.conn} was given to {whose}, and is closed")
         self.hands[slot] = whose
 
+    def hands_over(self, slot: Slot) -> None:
+        """A waiter is about to get it, from `give` or from the idle ones."""
+        given, steps = self.giving
+        if slot is given and self.clock.steps == steps:  # nobody came in between
+            if not slot.lane.live:
+                raise Violation(f"{slot.conn} was handed over off the route of {slot.lane.group.name}")
+            if slot.generation != slot.lane.generation:
+                raise Violation(f"{slot.conn} of an old generation was handed over")
+
     def closes(self, slot: Slot) -> None:
         """It is about to be closed, by `Sessions.bury`."""
         if slot in self.hands or slot in slot.lane.slots:
@@ -65,11 +80,13 @@ class Book:
 
     def aborts(self, session: Session) -> None:
         """Calls in flight on it are about to be ended."""
+        if not self.may_abort(session):
+            raise Violation(f"{session} is aborted, and its server is neither dead nor fenced")
         self.counts["aborts"] += 1
         if self.clock.trace:
             self.say(f"aborts {session}")
 
-    def outage(self, endpoint: str, error: str) -> None:
+    def outage(self, group: str, endpoint: str, error: str) -> None:
         """A `reconnect_failed` callable was called."""
         self.counts["outages told"] += 1
         if self.clock.trace:
@@ -125,6 +142,7 @@ class BookedGroup(Group):
             if self.book.clock.trace:
                 self.book.say(f"gives back {slot.conn} of {self.name}")
             del self.book.hands[slot]
+        self.book.giving = slot, self.book.clock.steps
         super().give(slot, now)
 
     def retire(self, slot: Slot, reason: str) -> None:
@@ -134,6 +152,21 @@ class BookedGroup(Group):
             del self.book.hands[slot]
         self.book.counts[f"retired: {reason}"] += 1
         super().retire(slot, reason)
+
+
+class Outages(deque[Any]):
+    """What `reconnect_failed` is to be called for."""
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self._book = book
+
+    def append(self, item: Any) -> None:
+        group, endpoint, _ = item
+        if (group.name, endpoint) in self._book.outages:
+            raise Violation(f"{group.name} is told twice of the same outage of {endpoint}")
+        self._book.outages.add((group.name, endpoint))
+        super().append(item)
 
 
 class Closing(Shared):
@@ -161,9 +194,11 @@ class BookedTopology(Topology):
 
     def keep(self, book: Book) -> None:
         self.book = book
+        self.outages = Outages(book)
         for endpoint in self.endpoints:
             book.attempts[endpoint] = deque()
             book.ended[endpoint] = deque()
+            book.failed_probes[endpoint] = 0
         for group in self.groups:
             group.keep(book)  # type: ignore[attr-defined]
             for lane in group.lanes:
@@ -191,18 +226,28 @@ class BookedTopology(Topology):
     ) -> str | None:
         book = self.book
         book.orders.remove(order)
+        self._reached(order.lane.endpoint)
+        retired = order.generation != order.lane.generation
         if book.clock.trace:
             book.say(f"opened {conn} for {order.group.name}, {words(report)}{'' if identity is None else identity[1:]}")
         reason = super().opened(order, conn, clean, report, now, identity)
         book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
+        if retired and reason is None:
+            raise Violation(f"{conn} was asked for before its lane was retired, and is kept")
         return reason
 
     def open_failed(self, order: Order, fault: Fault, error: str, now: float) -> None:
         self._ended(order, fault.value)
+        steps = self.book.clock.steps
         super().open_failed(order, fault, error, now)
+        if fault is Fault.REFUSED and self.book.clock.steps == steps:
+            for lane in self.lanes(order.lane.endpoint):
+                if len(lane.idle):
+                    raise Violation(f"{name(lane)}: connections rest, and the server refused another")
 
     def setup_failed(self, order: Order, error: str, now: float) -> None:
         self._ended(order, "not made ready")
+        self._reached(order.lane.endpoint)
         super().setup_failed(order, error, now)
 
     def cancelled(self, order: Order) -> None:
@@ -222,15 +267,36 @@ class BookedTopology(Topology):
 
     def write_refused(self, endpoint: Endpoint, report: Report, now: float) -> None:
         self._tells("write refused", endpoint, words(report))
+        steps = self.book.clock.steps
         super().write_refused(endpoint, report, now)
+        takes_none = report.role is Role.PRIMARY and report.read_only
+        if takes_none and not endpoint.demoted and self.book.clock.steps == steps:
+            raise Violation(f"{endpoint.label} refused a write, and is believed to take them")
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
         self._tells("session lost", slot.lane.endpoint, f"{slot.conn}, {sqlstate}")
-        return super().session_lost(slot, sqlstate, error, now)
+        steps = self.book.clock.steps
+        look = super().session_lost(slot, sqlstate, error, now)
+        if look and slot.lane.endpoint.health is Health.UP and self.book.clock.steps == steps:
+            raise Violation(f"a session of {slot.lane.endpoint.label} was lost, and it is believed to be well")
+        return look
 
     def silent(self, endpoint: Endpoint, error: str, now: float) -> None:
         self._tells("silent", endpoint, "no answer to a ping")
         super().silent(endpoint, error, now)
+
+    def probed(self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float) -> bool:
+        self.book.failed_probes[endpoint] = 0
+        self._reached(endpoint)
+        return super().probed(endpoint, sighting, seconds, now)
+
+    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
+        self.book.failed_probes[endpoint] += 1
+        super().probe_failed(endpoint, fault, error, now)
+
+    def _reached(self, endpoint: Endpoint) -> None:
+        """An outage is over."""
+        self.book.outages = {told for told in self.book.outages if told[1] != endpoint.label}
 
     def _tells(self, what: str, endpoint: Endpoint, details: str) -> None:
         self.book.counts[what] += 1

@@ -198,6 +198,8 @@ class Caller:
             await sleep(spent)
             session.in_transaction = random.random() < self.plan.leaves_open
             await driver.execute(session, work - spent, writes=writes)
+        if random.random() < 0.3:  # its server may end the session while nobody looks
+            await sleep(seconds * random.random())
 
 
 class Owner:

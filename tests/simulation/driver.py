@@ -134,10 +134,13 @@ class SimulatedDriver:
         """A statement of a user's, who waits for it as long as the pool's `Patience` lets him."""
         began, patience = self.clock.now, session.conduct and session.conduct.patience
         ended = FOREVER if patience is None or patience.limit is None else began + patience.limit
+        session.in_use = True
         try:
             await self.ask(session, ended, work)
         except DriverTimeout:
             raise Lost(None) from None
+        finally:
+            session.in_use = False
         if session.conduct is not None and session.conduct.observe is not None:
             session.conduct.observe(self.clock.now - began)
         if writes and not session.takes_writes():

@@ -64,6 +64,7 @@ class Parked(Waiter):
 
     def receive(self, slot: Slot) -> None:
         book = self.book
+        book.hands_over(slot)
         book.hold(slot, self.who)
         book.counts["handed over"] += 1
         if book.clock.trace:
@@ -300,6 +301,7 @@ class Inline:
             group.tend(now)
             sessions.bury(group)
         topology.tend(now)
+        await sessions.look_at([lane for group in topology.groups for lane in group.lanes])
         await sessions.tell_outages()
         tell_events(self._book, topology)
         orders = topology.plan(now)

@@ -10,7 +10,7 @@ from collections import deque
 from random import Random
 from typing import Any
 
-from pgdbpool.core.endpoint import Endpoint
+from pgdbpool.core.endpoint import BACKOFF, Endpoint, backoff
 from pgdbpool.core.evidence import Fault
 from pgdbpool.core.topology import Topology
 from pgdbpool.drivers import ConnectFailed, DriverTimeout
@@ -70,6 +70,8 @@ class Watch:
         self._host = {"host": endpoint.settings.host}  # type: ignore[attr-defined]
         self._session: Session | None = None
         self._misses = 0
+        self._turned_away = 0
+        self._turned_away_for: Fault | None = None
         self.bell = Bell()
         self.wake = Bell()
         self.running = False
@@ -80,12 +82,23 @@ class Watch:
             began = clock.now
             self.bell.rung = False
             await self._round()
+            if self._turned_away and self.running:
+                await self._keep_away()
+                continue
             hurry = 0 < self._misses < self._topology.fall or self._topology.searching(clock.now)
             pause = HURRY if hurry else INTERVAL * (0.9 + 0.2 * self._random.random())
             if self.running:
                 await hear(self.bell, began + pause)
             await sleep(max(0.0, began + HURRY / 2 - clock.now))
         self._drop(self._session)
+
+    async def _keep_away(self) -> None:
+        """The server spoke, and would not let us in."""
+        first, longest = BACKOFF[Fault.FULL if self._turned_away_for is Fault.FULL else Fault.MISCONFIGURED]
+        pause = max(first, backoff(first, longest, self._turned_away - 1, self._random.random))
+        until = self._clock.now + pause
+        while self.running and self._clock.now < until:
+            await hear(self.bell, until)  # rung for the end, and for alarms, which change nothing
 
     async def _round(self) -> None:
         clock = self._clock
@@ -155,7 +168,7 @@ class Watch:
         if session is not self._session:
             self._drop(self._session)
             self._session = session
-        self._misses = 0
+        self._misses = self._turned_away = 0
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {sighting.report.role.value}, {sighting.identity}")
         if self._topology.probed(self._endpoint, sighting, seconds, self._clock.now):
@@ -163,6 +176,8 @@ class Watch:
 
     def _failed(self, fault: Fault, error: str) -> None:
         self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
+        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
+        self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._book.counts[f"probe: {fault.value}"] += 1
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {fault.value}")

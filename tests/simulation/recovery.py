@@ -12,7 +12,7 @@
     resend     1 s: TCP's wait before it sends again on a line that healed
     search     0.1 s between two looks at one endpoint while the role is sought
     connect    3 round trips
-    turn       3 round trips: a connection that is drawn on a false belief is used once, and is believed then
+    turn       3 round trips: a connection that is drawn on a false belief is used once, and believed then
     breath     0.5 s: all the moments in which a thread loses the processor
 
 It counts from the moment when all is well and the other callers have gone home. "Serves" means a connection to a server
@@ -25,8 +25,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pgdbpool.core.endpoint import Endpoint
-from pgdbpool.core.evidence import Health
+from pgdbpool.core.evidence import Health, Role
 from pgdbpool.core.group import Group
+from pgdbpool.core.lane import Lane
+from pgdbpool.core.plan import LOOK_EVERY
 from pgdbpool.errors import DBOfflineError, PoolTimeout
 
 from .callers import Pool
@@ -42,6 +44,8 @@ BACKOFF_INLINE = 10.0
 BACKOFF_MISCONFIGURED = 30.0
 SEARCH = 0.1
 BREATH = 0.5
+REST = 0.2  # s between them, in which a connection can be opened
+TURNS = 24  # checkouts in which each endpoint of a tier gets one: weights differ by 3 at most
 RETRY = 0.02  # s after which a caller that was turned away at once comes again
 
 
@@ -52,11 +56,14 @@ class Recovery:
         self.pool = pool
         self.servers = servers
         self.threaded = threaded = scenario.threaded
+        self.monitored = scenario.monitored
         self.detection = DETECTION if scenario.monitored else 0.0
         counts = pool.book.counts
         self.backoff = BACKOFF if threaded else BACKOFF_INLINE
         if counts["connect: misconfigured"] or counts["probe: misconfigured"] or counts["connect: not made ready"]:
             self.backoff = BACKOFF_MISCONFIGURED
+        # s until all that nobody uses has been looked at once more, too
+        self.settling = 2 * self.backoff + self.detection + (1.0 if scenario.monitored else 2 * LOOK_EVERY + 2.0)
         self.waiting: dict[Group, float] = {}  # -> since when
         self.took = 0.0
 
@@ -110,6 +117,7 @@ class Recovery:
                 await pool.driver.ask(slot.conn, FOREVER)
             except Lost as error:
                 lost = error
+                await sleep(RETRY)
             served = lost is None and self.suits(group, slot.conn.server)
             await pool.give_back(slot, lost)
             if served:
@@ -132,7 +140,7 @@ class Recovery:
                 if lane.room and rank(lane.group.settings.target_session_attrs, endpoint.report) is not None
             ]
             wrong = endpoint.health is not Health.UP and endpoint.last_error is not None
-            long_ago = self.pool.clock.now - 2 * self.backoff - 1.0
+            long_ago = self.pool.clock.now - self.settling
             if (endpoint.last_error_at or 0.0) > long_ago:  # what the kernel found out late
                 continue
             if lanes and (wrong or endpoint.fault is not None):
@@ -140,3 +148,30 @@ class Recovery:
                     f"{server.label} is well, and believed to be {endpoint.health.value}, {endpoint.fault}: "
                     f"{endpoint.last_error}"
                 )
+            if self.monitored and endpoint.report != server.report and server.report.role is not Role.UNKNOWN:
+                raise Violation(f"{server.label} is {server.report}, and believed to be {endpoint.report}")
+
+    # -- each gets its share ------------------------------------------------------------------------------------
+
+    def begin_to_share(self, spawn: Callable[[str, Coroutine[Any, Any, None]], Task]) -> None:
+        """All endpoints of a tier get some of the load, also those that had lost all their connections."""
+        for group in self.pool.groups:
+            lanes = group.route[0].lanes if group.route else ()
+            others = group.limit * (len(group.lanes) - 1)  # which may have used up `total_count` before
+            enough = group.total_limit is None or group.total_limit > others
+            if len(lanes) > 1 and enough and str(group.settings.balance) in ("least-busy", "round-robin"):
+                spawn(f"share of {group.name}", self._share(group))
+
+    async def _share(self, group: Group) -> None:
+        pool, route = self.pool, group.route
+        served: dict[Lane, int] = dict.fromkeys(route[0].lanes, 0)
+        for _ in range(TURNS):
+            slot = await pool.checkout(group, BREATH)
+            served[slot.lane] = served.get(slot.lane, 0) + 1
+            await pool.give_back(slot, None)
+            await sleep(REST)
+            if group.route is not route:
+                return
+        left_out = [lane.endpoint.label for lane, times in served.items() if not times]
+        if left_out:
+            raise Violation(f"{group.name}: {', '.join(left_out)} got none of {TURNS} checkouts")

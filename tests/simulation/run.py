@@ -30,7 +30,7 @@ from .keepers import Inline, Keeper, Threaded
 from .monitor import Monitor
 from .recovery import Recovery
 from .scenario import POLL_AFTER, Scenario, attached, draw
-from .servers import Server
+from .servers import Server, Session
 from .shared import Violation
 from .watch import Watch
 from .weather import Weather
@@ -74,6 +74,7 @@ class World:
         self.topology = topology = self._topology(scenario, draws[2].random)
         topology.keep(book)
         driver.on_abort = book.aborts
+        book.may_abort = self._may_abort
         self.sessions = Sessions(driver, topology)
         self.sessions.closing = book.closes
         self.keeper: Keeper
@@ -82,7 +83,7 @@ class World:
             self.keeper = Threaded(clock, book, topology, self.sessions, scenario.listens, monitor)
         else:
             self.keeper = Inline(clock, book, topology, self.sessions)
-        self.watch = Watch(book, topology, self.keeper)
+        self.watch = Watch(book, topology, self.keeper, self.servers, monitored=scenario.monitored)
         book.on_connect = self.watch.connects
         self.pool = Pool(clock, book, topology, self.sessions, driver, self.keeper, self.watch)
         self.weather = Weather(clock, self.servers, draws[4])
@@ -117,8 +118,16 @@ class World:
             self.book.counts["resets"] += 1
 
         return msgspec.structs.replace(
-            plan, configure=configure, reset=reset if resets else None, reconnect_failed=self.book.outage
+            plan,
+            configure=configure,
+            reset=reset if resets else None,
+            reconnect_failed=partial(self.book.outage, plan.name),
         )
+
+    def _may_abort(self, session: Session) -> bool:
+        """Whether enough probes have failed, or its server was overtaken by a promotion."""
+        endpoint = self.topology.endpoints[self.servers.index(session.server)]
+        return self.book.failed_probes[endpoint] >= self.topology.fall or endpoint.fenced_by is not None
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
@@ -164,8 +173,10 @@ class World:
         self._until(lambda: not recovery.waiting and self._all_home(), clock.now + 4 * HOME)
         recovery.overdue()
         if self.scenario.threaded:
-            self._until(lambda: False, clock.now + 2 * recovery.backoff + 1.0)
+            self._until(lambda: False, clock.now + recovery.settling)
             recovery.beliefs()
+            recovery.begin_to_share(clock.spawn)
+            self._until(self._all_home, clock.now + HOME)
 
     def _busy(self) -> list[str]:
         return [task.name for task in self.clock.tasks if task.name not in SERVANTS]

@@ -86,7 +86,7 @@ def draw(random: Random) -> Scenario:
         threaded=threaded,
         listens=random.random() < 0.85,
         monitored=threaded and random.random() < 0.5,
-        preemption=choice([0.0, 0.05, 0.3]) if threaded else 0.0,
+        preemption=choice([0.0, 0.05, 0.3, 0.7]) if threaded else 0.0,
         places=places,
         latencies=tuple(choice(LATENCIES) for _ in places),
         truths=_truths(random, len(places)),

@@ -42,6 +42,7 @@ class Session:
         "conduct",
         "heard",
         "in_transaction",
+        "in_use",
         "mask",
         "number",
         "on_goodbye",
@@ -62,6 +63,7 @@ class Session:
         self.closed = False  # by us
         self.aborted = False  # its socket was shut down by us, from another thread
         self.busy = False  # in the middle of a statement
+        self.in_use = False  # in a statement of a user's
         self.in_transaction = False
         self.autocommit = True
         self.conduct: Conduct | None = None
@@ -127,6 +129,7 @@ class Server:
         self.sessions: dict[Session, None] = {}  # in the order they were opened; those not closed by us
         self.visitors: dict[Bell, None] = {}  # connects under way
         self.outages = 0
+        self.silent_since: float | None = None  # it has given no answer since, and will not
         self._clock = clock
         self._random = random
         self._opened = 0
@@ -158,6 +161,8 @@ class Server:
     # -- what happens to it -------------------------------------------------------------------------------------
 
     def changed(self) -> None:
+        silent = self.frozen or not self.reachable
+        self.silent_since = (self.silent_since or self._clock.now) if silent else None
         for session in self.sessions:
             session.stir()
         for bell in self.visitors:

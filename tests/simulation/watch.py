@@ -8,15 +8,19 @@ from __future__ import annotations
 from itertools import groupby
 
 from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
-from pgdbpool.core.evidence import Health
+from pgdbpool.core.evidence import Health, Role
 from pgdbpool.core.group import Group
 from pgdbpool.core.lane import Lane, Slot
+from pgdbpool.core.topology import FALL
 
 from .book import Book, BookedTopology, name
 from .keepers import LONGEST_SLEEP, Threaded
+from .monitor import DETECTION, TIMEOUT
 from .scenario import place_of, rank
+from .servers import Server
 from .shared import Violation
 
+HANGS = DETECTION + TIMEOUT * (FALL + 1) / 2 + 1.0  # s, as `pgdbpool.monitor` says, and a breath
 OVERLOOKED = 0.1  # s that a wish may take to be looked at: a breath or two of the keeper
 STALE = 0.5 + 0.1  # s after which a goodbye that has arrived must have been seen: POLL_AFTER, and a breath
 
@@ -30,10 +34,14 @@ MOST_SEARCHES = 35
 class Watch:
     """Looks at everything, again and again."""
 
-    def __init__(self, book: Book, topology: BookedTopology, keeper: object) -> None:
+    def __init__(
+        self, book: Book, topology: BookedTopology, keeper: object, servers: list[Server], *, monitored: bool
+    ) -> None:
         self.book = book
         self.clock = book.clock
         self.topology = topology
+        self.monitored = monitored
+        self.servers = servers
         self.keeper = keeper if isinstance(keeper, Threaded) else None
         self.listens = self.keeper is not None and self.keeper.listens
         self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
@@ -43,7 +51,13 @@ class Watch:
 
     def look(self) -> None:
         """After each step. Where nobody came near what core holds, it is as it was."""
-        book = self.book
+        self.book.watched = True
+        try:
+            self._look(self.book)
+        finally:
+            self.book.watched = False
+
+    def _look(self, book: Book) -> None:
         if book.touched != self._touched:
             self._touched = book.touched
             self._places()
@@ -54,6 +68,8 @@ class Watch:
                 self._routes()
         if self.keeper is not None:
             self._nothing_overlooked()
+        if self.monitored:
+            self._nobody_hangs()
 
     # -- a slot is in exactly one place, and the numbers agree ----------------------------------------------------
 
@@ -140,6 +156,8 @@ class Watch:
     def _waiters(self) -> None:
         for group in self.topology.groups:
             if len(group.waiters) and any(not waiter.claimed for waiter in group.waiters):  # type: ignore[attr-defined]
+                if not group.route and not group.paused:
+                    self._in_vain(group)
                 for tier in group.route:
                     for lane in tier.lanes:
                         if len(lane.idle):
@@ -152,6 +170,13 @@ class Watch:
                 elif waiter.enqueued and waiter not in waiter.group.waiters:
                     raise Violation(f"{waiter.who} waits for {waiter.group.name}, and is not in its queue")
 
+    def _in_vain(self, group: Group) -> None:
+        """Somebody waits for a group without a route."""
+        if group.refusal is not None:
+            raise Violation(f"{group.name}: somebody waits, and {group.refusal}")
+        if self.monitored and not self.topology.searching(self.clock.now):
+            raise Violation(f"{group.name}: somebody waits for a role, and nobody searches")
+
     def _routes(self) -> None:
         """Each route is what belief says, computed anew and in another way."""
         for group in self.topology.groups:
@@ -163,6 +188,21 @@ class Watch:
             for lane in group.lanes:
                 if lane.live != any(lane in tier for tier in route):
                     raise Violation(f"{name(lane)}: live is {lane.live}")
+
+        self._fences()
+
+    def _fences(self) -> None:
+        """Of the primaries of one system only those on its highest timeline count."""
+        newest: dict[str, float] = {}
+        for endpoint in self.topology.endpoints:
+            if endpoint.identity is not None:
+                system, timeline = endpoint.identity
+                newest[system] = max(timeline, newest.get(system, timeline))
+        for endpoint in self.topology.endpoints:
+            if endpoint.role is Role.PRIMARY and endpoint.identity is not None:
+                system, timeline = endpoint.identity
+                if (timeline < newest[system]) != (endpoint.fenced_by is not None):
+                    raise Violation(f"{endpoint.label}, {endpoint.identity}: {endpoint.fenced_by or 'not fenced'}")
 
     def _tiers(self, group: Group) -> list[list[Lane]]:
         ranked = []
@@ -195,7 +235,33 @@ class Watch:
     def _to_be_opened(self, group: Group) -> bool:
         if not len(group.waiters) or group.paused or not group.route or len(group.waiters) <= group.opening:
             return False
-        return any(lane.may_open(self.clock.now) for tier in group.route for lane in tier.lanes)
+        if any(lane.may_open(self.clock.now) for tier in group.route for lane in tier.lanes):
+            return True
+        return self._can_make_room(group)
+
+    def _can_make_room(self, group: Group) -> bool:
+        """Whether what rests off the route is in the way of those who wait."""
+        if (
+            group.total_limit is None
+            or group.total < group.total_limit
+            or not any(len(lane.idle) for lane in group.lanes if not lane.live)
+        ):
+            return False
+        now = self.clock.now
+        return any(
+            lane.total < group.limit and now >= lane.next_try and lane.endpoint.may_connect(now)
+            for tier in group.route
+            for lane in tier.lanes
+        )
+
+    def _nobody_hangs(self) -> None:
+        """Where endpoints are probed, calls on a server that is frozen or cut off are ended."""
+        now = self.clock.now
+        for server in self.servers:
+            if server.silent_since is not None and now > server.silent_since + HANGS:
+                for session in server.sessions:
+                    if session.in_use and not session.aborted:
+                        raise Violation(f"a call on {session} hangs, {now - server.silent_since:.3f} s")
 
     # -- what a caller gets --------------------------------------------------------------------------------------
 
