@@ -44,7 +44,9 @@ class Leased:
     _slot: Slot | None
 
 
-def _said_by_getconn(code: CodeType, lasti: int, ident: int) -> tuple[str, str]:
+def said_by_getconn(holder: tuple[CodeType, int, int]) -> tuple[str, str]:
+    """Where it was called, and by which thread."""
+    code, lasti, ident = holder
     lines = [line for start, end, line in code.co_lines() if start <= lasti < end and line is not None]
     line = lines[0] if lines else code.co_firstlineno
     return f"{code.co_filename}:{line} ({code.co_qualname})", _thread_names().get(ident, "a thread that has ended")
@@ -72,7 +74,7 @@ def holders(group: Group, driver: Driver, places: Places | None = None) -> list[
         for slot in list(lane.slots):
             if slot in idle:
                 continue
-            seen = [_said_by_getconn(*slot.holder)] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
+            seen = [said_by_getconn(slot.holder)] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
             found.append(
                 Holder(
                     group=group.name,

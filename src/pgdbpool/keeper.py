@@ -39,6 +39,7 @@ logger = logging.getLogger("pgdbpool")
 _SHORTEST_SLEEP = 0.01  # s
 _LONGEST_SLEEP = 5.0
 _HANDOVER_LIMIT = 5.0  # s for the one instruction between claiming a waiter and waking it
+_FIRST_LOOK = 0.1  # s of waiting after which a caller looks whether something was lost; later it looks less often
 _TEND_EVERY = 1.0
 _INLINE_LIMIT = 0.5  # s that an unasked-for connect may hold up a caller of the non-threaded model
 _INLINE_SHARE = 20  # ... and at most one part in so many of its time
@@ -48,6 +49,13 @@ TimedOut = Callable[[Group, float], PoolTimeout]
 
 class Keeper(Protocol):
     """What a pool asks of its threading model."""
+
+    # Set by the pool: retires what is in nobody's hands, and returns whether there was any; see `lost`.
+    reclaim: Callable[[Group], bool]
+
+    @property
+    def references(self) -> Callable[[Slot], int]:
+        """Says how many references to a slot the keeper has in its books."""
 
     def start(self) -> None: ...
 
@@ -109,6 +117,9 @@ class Threaded:
         self._herald = herald
         self._monitor = how
         self._listener = listener()
+        self.references = self._listener.references
+        self.reclaim: Callable[[Group], bool] = _nothing
+        self._looked: dict[Group, float] = {}
         self._running = False
         self._abandoned = False
         self._starting = threading.Lock()
@@ -118,7 +129,11 @@ class Threaded:
         with self._starting:
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
+                try:
+                    threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
+                except BaseException:  # no more threads to be had, or interrupted: the next one tries again
+                    self._running = False
+                    raise
 
     def stop(self) -> None:
         """The thread closes what is to be closed, and ends."""
@@ -146,27 +161,60 @@ class Threaded:
     def tend(self, now: float) -> None: ...
 
     def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
-        waiter = Parked(began)
-        try:
-            group.enqueue(waiter, first=first)
-            if waiter.slot is None and group.may_grow():
-                self.start()
-                self._listener.wake()
-            if not waiter.park(deadline - monotonic()) and not group.abandon(waiter):
-                waiter.park(_HANDOVER_LIMIT)
-        except BaseException:  # interrupted: what was handed over goes to the next
-            if not group.abandon(waiter):
-                if waiter.slot is None and waiter.error is None:
+        while True:
+            waiter = Parked(began)
+            try:
+                group.enqueue(waiter, first=first)
+                if waiter.slot is None and group.may_grow():
+                    self.start()
+                    self._listener.wake()
+                if not self._sleep(group, waiter, deadline) and not group.abandon(waiter):
                     waiter.park(_HANDOVER_LIMIT)
-                if waiter.slot is not None:
-                    group.give(waiter.slot, monotonic())
-            raise
-        if waiter.slot is not None:
-            return waiter.slot
-        if waiter.error is not None:
-            raise waiter.error
-        group.timeouts += 1
-        raise self._timed_out(group, began)
+            except BaseException:  # interrupted: what was handed over goes to the next
+                if not group.abandon(waiter):
+                    if waiter.slot is None and waiter.error is None:
+                        waiter.park(_HANDOVER_LIMIT)
+                    if waiter.slot is not None:
+                        group.give(waiter.slot, monotonic())
+                raise
+            if waiter.slot is not None:
+                return waiter.slot
+            if waiter.error is not None:
+                raise waiter.error
+            if monotonic() >= deadline:
+                self._look(group)
+                group.timeouts += 1
+                raise self._timed_out(group, began)
+            first = True
+
+    def _sleep(self, group: Group, waiter: Parked, deadline: float) -> bool:
+        """Wait to be woken; False at the deadline.
+
+        After some time look whether a signal handler has raised at a bad moment elsewhere: whoever held a connection
+        may have lost it, whoever was to wake us may have forgotten us.
+        """
+        pause = _FIRST_LOOK
+        while True:
+            rest = deadline - monotonic()
+            if waiter.park(min(rest, pause)):
+                return True
+            if rest <= pause:
+                return False
+            if waiter.slot is not None or waiter.error is not None:
+                return True
+            forgotten = not waiter.unclaimed
+            group.rejoin(waiter)
+            self._look(group)
+            pause = min(2 * pause, _LONGEST_SLEEP)
+            if forgotten:
+                waiter.park(min(pause, deadline - monotonic()))
+                return True  # perhaps with nothing; should it come later it will be found lost
+
+    def _look(self, group: Group) -> None:
+        now = monotonic()
+        if now >= self._looked.get(group, 0.0) + _FIRST_LOOK:
+            self._looked[group] = now
+            self.reclaim(group)
 
     # -- the keeper thread ------------------------------------------------------------------------------------
 
@@ -287,6 +335,11 @@ class Inline:
         self._sessions = sessions
         self._timed_out = timed_out
         self._holders = holders
+        self._depth = (
+            0  # more than 1 if a callable of the user's, or a signal handler, uses the pool in the middle of it
+        )
+        self.references = _none
+        self.reclaim: Callable[[Group], bool] = _nothing
 
     def start(self) -> None:
         for group in self._topology.groups:
@@ -305,12 +358,24 @@ class Inline:
         self.stop()
 
     def wish(self, group: Group) -> None:
-        self._sessions.bury(group)
+        self._depth += 1
+        try:
+            self._sessions.bury(group)
+        finally:
+            self._depth -= 1
 
     def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        self._depth += 1
+        try:
+            return self._wait(group, began, deadline)
+        finally:
+            self._depth -= 1
+
+    def _wait(self, group: Group, began: float, deadline: float) -> Slot:
         while True:
             if group.closed:
                 raise PoolClosed(f"the pool is closed, group {group.name!r} hands out no connection")
+            self._set_right()
             now = monotonic()
             if self._topology.events:
                 self._herald.deliver(self._topology.events)
@@ -328,6 +393,8 @@ class Inline:
             if group.refusal is not None and not group.route:
                 raise DBOfflineError(group.refusal)
             if not orders and not group.may_grow() and not group.paused:
+                if self.reclaim(group):
+                    continue
                 raise PoolExhausted(
                     f"group {group.name!r}: all {group.total} connections are in use, and nobody else could return "
                     f"one: {self._holders(group)}",
@@ -341,7 +408,22 @@ class Inline:
                 due = self._topology.due(now, group)
                 time.sleep(max(_SHORTEST_SLEEP, min(due, deadline) - now))
 
+    def _set_right(self) -> None:
+        """Finish what a signal handler may have interrupted when the pool was last at work."""
+        if self._depth == 1:
+            for group in self._topology.groups:
+                self._sessions.bury(group)
+                group.recount()
+
     def tend(self, now: float) -> None:
+        self._depth += 1
+        try:
+            self._tend(now)
+        finally:
+            self._depth -= 1
+
+    def _tend(self, now: float) -> None:
+        self._set_right()
         for group in self._topology.groups:
             group.tend_at = now + _TEND_EVERY
             group.tend(now)
@@ -365,3 +447,11 @@ class Inline:
             if endpoint.fault is not None:
                 spent = monotonic() - began
                 endpoint.next_try = max(endpoint.next_try, began + _INLINE_SHARE * spent)
+
+
+def _nothing(group: Group) -> bool:
+    return False
+
+
+def _none(slot: Slot) -> int:
+    return 0

@@ -25,6 +25,9 @@ class Listener(Protocol):
     def forget(self, slot: Slot) -> None:
         """It is about to be closed."""
 
+    def references(self, slot: Slot) -> int:
+        """How many references to this connection the listener has."""
+
     def wake(self) -> None:
         """End the sleep."""
 
@@ -62,6 +65,10 @@ class EpollListener:
         if descriptor is not None and self._slots.get(descriptor) is slot:
             del self._slots[descriptor]
 
+    def references(self, slot: Slot) -> int:
+        descriptor = self._descriptors.get(slot)
+        return 0 if descriptor is None else 1 + (self._slots.get(descriptor) is slot)
+
     def wake(self) -> None:
         os.eventfd_write(self._bell, 1)
 
@@ -88,6 +95,9 @@ class DeafListener:
     def add(self, slot: Slot, descriptor: int) -> None: ...
 
     def forget(self, slot: Slot) -> None: ...
+
+    def references(self, slot: Slot) -> int:
+        return 0
 
     def wake(self) -> None:
         self._event.set()

@@ -28,6 +28,7 @@ from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
 from .holders import Holder, Leased, holders
 from .keeper import Inline, Keeper, Threaded
+from .lost import Lost
 from .probe import death_of
 from .reasons import Reasons, closed_words
 
@@ -109,6 +110,7 @@ class Pool(Base):
             self._sessions.check = partial(death_of, self._topology, how=how)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
+        keeper.reclaim = Lost(self._out, keeper.references, self._driver)
         self._topology.born = keeper.opened
         self._sessions.closing = keeper.closing
         return keeper
@@ -171,6 +173,7 @@ class Pool(Base):
         pause = threading.Event()
         while self._threaded and monotonic() < deadline and any(group.total for group in self._topology.groups):
             for group in self._topology.groups:
+                self._keeper.reclaim(group)
                 self._sessions.bury(group)
             pause.wait(0.002)
         for group in self._topology.groups:

@@ -26,7 +26,7 @@ them joined.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -55,6 +55,10 @@ class Waiter:
         except IndexError:
             return False
         return True
+
+    @property
+    def unclaimed(self) -> bool:
+        return bool(self._unclaimed)
 
     def receive(self, slot: Slot) -> None:
         """Called once, by the one that claimed the waiter."""
@@ -279,6 +283,12 @@ class Group:
             pass  # a giver has just popped it, and finds it claimed
         return True
 
+    def rejoin(self, waiter: Waiter) -> None:
+        """Stand in the queue again, should a giver have been interrupted before it claimed whom it had taken out."""
+        if waiter.unclaimed and waiter not in self.waiters:
+            self.waiters.appendleft(waiter)
+            self.match()
+
     def fail_waiters(self, error: Callable[[], Exception]) -> None:
         """End every wait with an error of its own."""
         while True:
@@ -333,19 +343,25 @@ class Group:
         lane = slot.lane
         if slot not in lane.slots:  # from before a fork
             return
+        # A signal handler may raise after any call. In this order either nothing is counted, which `buried` makes good,
+        # or everything is.
+        lane.closed_by[reason] += 1
+        self.closing.append((slot, reason))
+        self._uncount(slot)
+        lane.closing += 1
         lane.slots.remove(slot)
+        if lane.live and not lane.usable:  # this was the last, and no other can be opened now
+            self.on_empty()
+
+    def _uncount(self, slot: Slot) -> None:  # lock held; no call in here
+        lane = slot.lane
         lane.open -= 1
         lane.endpoint.open -= 1
-        lane.closing += 1
         lane.uses += slot.uses
         lane.use_time += slot.use_time
         lane.waits += slot.waits
         lane.wait_time += slot.wait_time
         lane.rollbacks += slot.rollbacks
-        lane.closed_by[reason] += 1
-        self.closing.append((slot, reason))
-        if lane.live and not lane.usable:  # this was the last, and no other can be opened now
-            self.on_empty()
 
     def goodbye(self, slot: Slot) -> bool:
         """Its server is gone. Returns whether it was idle; a leased one goes when it comes back."""
@@ -363,11 +379,37 @@ class Group:
 
     def buried(self, slot: Slot) -> None:
         """The shell has closed it: its place is free."""
+        lane = slot.lane
         with self.lock:
-            if slot.lane.closing:
-                slot.lane.closing -= 1
+            if slot in lane.slots:  # `_retire` was interrupted
+                self._uncount(slot)
+                lane.slots.remove(slot)
+            elif lane.closing:
+                lane.closing -= 1
         if self.waiters:
             self.wish()
+
+    def reclaim(self, lost: Callable[[Collection[Slot]], Sequence[Slot]]) -> None:
+        """Retire what is in nobody's hands, as `lost` says of the slots of a lane; see `pgdbpool.lost`."""
+        with self.lock:
+            for lane in self.lanes:
+                for slot in lost(lane.slots):
+                    self._retire(slot, "lost")
+        if self.closing:
+            self.wish()
+
+    def recount(self) -> None:
+        """Set the numbers right, which an interrupted caller may have left wrong.
+
+        Only where one thread does everything, and nothing is being opened or closed at this moment.
+        """
+        for lane in self.lanes:
+            lane.endpoint.connecting -= lane.opening
+            lane.opening = 0
+            surplus = lane.open - len(lane.slots)
+            lane.open -= surplus
+            lane.endpoint.open -= surplus
+            lane.closing = sum(slot.lane is lane for slot, _ in self.closing)
 
     def retire_lane(self, lane: Lane, reason: str) -> None:  # lock held
         """No connection of this lane may be used again: idle ones go now, leased ones when they come back."""

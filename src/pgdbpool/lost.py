@@ -1,0 +1,189 @@
+"""Connections in nobody's hands: found when they are missed.
+
+A checkout pops a slot from a stack, and a few instructions later a lease has it. A signal handler that raises (Ctrl-C,
+the time limit of a task queue) can do so in between, and just so on the way back: then the slot is in no place any more
+and would count as leased for ever. To guard each of these instructions would cost every checkout something. Instead the
+pool looks for such slots when it is short of connections.
+
+A slot is *held* as long as anything refers to it but the pool's books, which are `Lane.slots`, the listener, and for
+`getconn` the table of what it gave out. Whoever hands a slot on has it in a variable or on the value stack of a
+function, a lease and a waiter in an attribute, the idle stack in itself: the interpreter counts all of these. So the
+number of references tells, in one look that nothing can come between. If it is that of the books alone the slot is lost
+for good, since nobody takes a slot out of the books to hand it to somebody.
+
+What `getconn` gave out is in the books for as long as it is out. There the question is who has the connection, and in
+this order: nobody has the slot, nobody has the connection, and all the while it was one and the same checkout. Then
+nobody can ever return it.
+
+An exception keeps the frames it came through, and their variables, for as long as it is being handled, and that is just
+when its handler may want a connection. Those of the pool's own functions are of no use to anybody, and are emptied.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from types import FrameType, FunctionType
+from typing import Any, NamedTuple
+
+from .core.group import Group
+from .core.lane import Slot
+from .drivers import Driver
+from .holders import said_by_getconn
+
+logger = logging.getLogger("pgdbpool")
+
+
+class _Books(NamedTuple):
+    """The references to one slot in the pool's books.
+
+    Those of the lane and of the listener begin when it is opened, and only get fewer: if there are as many after a look
+    as before, there were as many at the look.
+    """
+
+    lane: int
+    listener: int
+    out: bool
+
+
+class Lost:
+    """Finds and retires what is lost. Called with a group it returns whether there was anything."""
+
+    def __init__(self, out: dict[int, Slot], books: Callable[[Slot], int], driver: Driver) -> None:
+        self._out = out  # what getconn has handed out, by id of the connection
+        self._books = books  # how many references to a slot the keeper has in its books
+        self._driver = driver
+
+    def __call__(self, group: Group) -> bool:
+        if not RELIABLE:
+            return False
+        empty_dead_frames()  # not with the lock held: it may run anybody's finalizers
+        words: list[str] = []
+
+        def find(slots: Collection[Slot]) -> list[Slot]:
+            found = self.among(slots)
+            words.extend(map(self._words, found))
+            return found
+
+        group.reclaim(find)
+        for each in words:
+            logger.warning("group %r: %s", group.name, each)
+        return bool(words)
+
+    def among(self, slots: Collection[Slot]) -> list[Slot]:
+        """Those in nobody's hands."""
+        each = tuple(slots)
+        checkouts = [slot.holder for slot in each]
+        before = [self._in_books(slot) for slot in each]
+        counts = references(each)
+        after = [self._in_books(slot) for slot in each]
+        return [
+            slot
+            for slot, checkout, books, count, still in zip(each, checkouts, before, counts, after, strict=True)
+            if count == 1 + sum(books) and books == still and (not books.out or self._is_thrown_away(slot, checkout))
+        ]
+
+    def _in_books(self, slot: Slot) -> _Books:
+        return _Books(1, self._books(slot), self._out.get(id(slot.conn)) is slot)
+
+    def _is_thrown_away(self, slot: Slot, checkout: Any) -> bool:
+        """Whether nobody has the connection that `getconn` has handed out, nobody having the slot.
+
+        `checkout` was written by that call of `getconn`, and is gone when the slot is given back.
+        """
+        in_the_slot = 1 + _references_from(slot.clean, slot.conn)
+        nobody = references((slot.conn,)) == [1 + in_the_slot]
+        return nobody and checkout is not None and slot.holder is checkout
+
+    def _words(self, slot: Slot) -> str:
+        handed_out = self._out.pop(id(slot.conn), None) is not None
+        if slot.holder is None:
+            how = "a signal handler raised while it was handed out or taken back, or its lease was thrown away"
+        else:
+            where, thread = said_by_getconn(slot.holder)
+            how = "thrown away" if handed_out else "a signal handler raised while it was handed out or taken back"
+            how = f"taken by getconn at {where} in {thread}, and {how}"
+        backend = f"{self._driver.describe(slot.conn)} on {slot.lane.endpoint.label}"
+        return f"{backend} is closed, since nobody holds it any more: {how}"
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+
+def references(things: Sequence[object]) -> list[int]:
+    """How many references there are to each of these, `things` included and not counting those of this look."""
+    return [sys.getrefcount(thing) - _LOOKING for thing in things]
+
+
+def _looking() -> int:
+    counts = [sys.getrefcount(thing) - 1 for thing in [object()]]
+    return counts[0]
+
+
+_LOOKING = _looking()
+_LEAST = 2 if sys.version_info < (3, 14) else 1  # what it is with no tracer at work
+# Where it is otherwise nothing is ever found lost.
+RELIABLE = (
+    sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)() and _LOOKING == _LEAST
+)
+
+
+def _references_from(function: Callable[..., Any], thing: object) -> int:
+    """How many references to `thing` a function has in its closure, and in those of the functions it calls there."""
+    found = 0
+    seen: set[int] = set()
+    functions = [function]
+    while functions:
+        cells = getattr(functions.pop(), "__closure__", None) or ()
+        for cell in cells:
+            if id(cell) in seen:
+                continue
+            seen.add(id(cell))
+            if cell.cell_contents is thing:
+                found += 1
+            elif isinstance(cell.cell_contents, FunctionType):
+                functions.append(cell.cell_contents)
+    return found
+
+
+# -- dead frames ------------------------------------------------------------------------------------------------------
+
+_PACKAGE = __name__.rpartition(".")[0] + "."
+_SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+def empty_dead_frames() -> None:
+    """Empty the frames of the pool's own functions that exceptions keep: those being handled, and the shell's last."""
+    for error in _exceptions():
+        trace = error.__traceback__
+        while trace is not None:
+            if _is_ours(trace.tb_frame):
+                try:
+                    trace.tb_frame.clear()
+                    _ = (
+                        trace.tb_frame.f_locals
+                    )  # before Python 3.13 that is a copy, which is brought up to date by this
+                except RuntimeError:  # it is not dead
+                    pass
+            trace = trace.tb_next
+
+
+def _is_ours(frame: FrameType) -> bool:
+    # One that can be suspended may be waiting, and would be ended.
+    ours = str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
+    return ours and not frame.f_code.co_flags & _SUSPENDABLE
+
+
+def _exceptions() -> Iterator[BaseException]:
+    current: Collection[Any] = sys._current_exceptions().values()
+    found = [each[1] if isinstance(each, tuple) else each for each in current]
+    found.append(getattr(sys, "last_value", None))
+    seen: set[int] = set()
+    while found:
+        error = found.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            found += [error.__cause__, error.__context__]
+            yield error
