@@ -134,7 +134,7 @@ def _references_from(function: Callable[..., Any], thing: object) -> int:
     """How many references to `thing` a function has in its closure, and in those of the functions it calls there."""
     found = 0
     seen: set[int] = set()
-    functions = [function]
+    functions = [getattr(function, "clean", function)]  # that of a group with a `reset` callable
     while functions:
         cells = getattr(functions.pop(), "__closure__", None) or ()
         for cell in cells:
