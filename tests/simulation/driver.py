@@ -208,7 +208,7 @@ class SimulatedDriver:
         def clean() -> bool:
             self.others_run()
             heard = session.heard
-            same = heard == said if writes else (heard.role is Role.STANDBY) == (said.role is Role.STANDBY)
+            same = heard == said if writes else heard.role is said.role
             return same and not (
                 session.altered or session.busy or session.in_transaction or session.broken or session.closed
             )
