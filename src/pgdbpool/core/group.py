@@ -379,13 +379,12 @@ class Group:
 
     def buried(self, slot: Slot) -> None:
         """The shell has closed it: its place is free."""
-        lane = slot.lane
         with self.lock:
-            if slot in lane.slots:  # `_retire` was interrupted
+            if slot in slot.lane.slots:  # `_retire` was interrupted
                 self._uncount(slot)
-                lane.slots.remove(slot)
-            elif lane.closing:
-                lane.closing -= 1
+                slot.lane.slots.remove(slot)
+            elif slot.lane.closing:
+                slot.lane.closing -= 1
         if self.waiters:
             self.wish()
 
