@@ -5,8 +5,8 @@ the time limit of a task queue) can do so in between, and just so on the way bac
 and would count as leased for ever. To guard each of these instructions would cost every checkout something. Instead the
 pool looks for such slots when it is short of connections.
 
-A slot is *held* as long as anything refers to it but the pool's books, which are `Lane.slots`, the listener, and for
-`getconn` the table of what it gave out. Whoever hands a slot on has it in a variable or on the value stack of a
+A slot is *held* as long as anything refers to it but the pool's books, which are those of its lane, the listener, and
+for `getconn` the table of what it gave out. Whoever hands a slot on has it in a variable or on the value stack of a
 function, a lease and a waiter in an attribute, the idle stack in itself: the interpreter counts all of these. So the
 number of references tells, in one look that nothing can come between. If it is that of the books alone the slot is lost
 for good, since nobody takes a slot out of the books to hand it to somebody.
@@ -86,7 +86,8 @@ class Lost:
         ]
 
     def _in_books(self, slot: Slot) -> _Books:
-        return _Books(1, self._books(slot), self._out.get(id(slot.conn)) is slot)
+        lane = 1 + slot.lane.ledger.live.count(slot)
+        return _Books(lane, self._books(slot), self._out.get(id(slot.conn)) is slot)
 
     def _is_thrown_away(self, slot: Slot, checkout: Any) -> bool:
         """Whether nobody has the connection that `getconn` has handed out, nobody having the slot.

@@ -85,15 +85,13 @@ class Pool:
             if not group.waiters:
                 slot = group.take(clock.now)
         if waited:
-            slot.waits += 1
-            slot.wait_time += clock.now - began
+            slot.waited(clock.now - began)
         return slot
 
     async def give_back(self, slot: Slot, error: BaseException | None, *, commit: bool = True) -> None:
         clock, group = self.clock, slot.lane.group
         now = clock.now
-        slot.uses += 1
-        slot.use_time += now - slot.taken
+        slot.used(now)
         try:
             if error is None and slot.clean():
                 group.give(slot, now)
