@@ -84,7 +84,7 @@ MUTANTS = [
     Mutant("retiring a lane raises no generation", "core/group.py", "        lane.generation += 1\n", ""),
     Mutant("opened does not look at the generation", "core/topology.py", "            elif order.generation != lane.generation:\n",
            "            elif False:\n"),
-    Mutant("a leased connection whose server left comes back", "core/group.py", "                slot.expires = BROKEN\n", ""),
+    Mutant("a leased connection whose server left comes back", "core/group.py", "                slot.expires = min(slot.expires, BROKEN)\n", ""),
     Mutant("a refused connect leaves old connections", "core/topology.py",
            "        if fault is Fault.REFUSED:\n            self._raise_generation(endpoint, \"broken\")\n", ""),
     # -- belief and routes
