@@ -6,12 +6,12 @@ from typing import Any
 
 import psycopg
 import pytest
-
 from conftest import LIMIT, config, wait_for
+from support import hold, put, start, stats
+
 from pgdbpool import PoolTimeout
 from pgdbpool.core import times
 from pgdbpool.core.stats import Counters, to_json
-from support import hold, put, start, stats
 
 MODELS = ["threaded", "non-threaded"]
 

@@ -120,7 +120,7 @@ class Limits(Protocol):
     def tags(self) -> frozenset[str]: ...
 
 
-# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back. The earliest counts.
+# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back; the earliest counts.
 SURPLUS = 0.0
 BROKEN = -1.0
 ABORTED = -2.0  # its call was ended because its server is dead
