@@ -131,21 +131,25 @@ RELIABLE = (
 )
 
 
-def _references_from(function: Callable[..., Any], thing: object) -> int:
-    """How many references to `thing` a function has in its closure, and in those of the functions it calls there."""
+def _references_from(look: object, thing: object) -> int:
+    """How many references to `thing` a slot's `clean` has, which is a function, or an object with another in it.
+
+    A place that is not found makes no harm: what is lost is then taken for held.
+    """
     found = 0
     seen: set[int] = set()
-    functions = [function]
-    while functions:
-        cells = getattr(functions.pop(), "__closure__", None) or ()
-        for cell in cells:
-            if id(cell) in seen:
-                continue
-            seen.add(id(cell))
-            if cell.cell_contents is thing:
-                found += 1
-            elif isinstance(cell.cell_contents, FunctionType):
-                functions.append(cell.cell_contents)
+    looks = [look]
+    while looks:
+        look = looks.pop()
+        if not isinstance(look, FunctionType):
+            looks += [look.clean] if hasattr(look, "clean") else []
+            continue
+        for cell in look.__closure__ or ():
+            if id(cell) not in seen:
+                seen.add(id(cell))
+                found += cell.cell_contents is thing
+                if isinstance(cell.cell_contents, FunctionType):
+                    looks.append(cell.cell_contents)
     return found
 
 

@@ -195,6 +195,7 @@ class Caller:
             spent = work * random.random()  # of it with the application, the rest with the server
             await sleep(spent)
             session.in_transaction = random.random() < self.plan.leaves_open
+            session.altered |= random.random() < 0.05
             await driver.execute(session, work - spent, writes=writes)
         if random.random() < 0.3:  # its server may end the session while nobody looks
             await sleep(seconds * random.random())

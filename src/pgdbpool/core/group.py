@@ -120,7 +120,7 @@ class Limits(Protocol):
     def tags(self) -> frozenset[str]: ...
 
 
-# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back; the earliest counts.
+# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back: the earliest wins.
 SURPLUS = 0.0
 BROKEN = -1.0
 ABORTED = -2.0  # its call was ended because its server is dead
@@ -379,13 +379,12 @@ class Group:
 
     def buried(self, slot: Slot) -> None:
         """The shell has closed it: its place is free."""
-        lane = slot.lane
         with self.lock:
-            if slot in lane.slots:  # `_retire` was interrupted
+            if slot in slot.lane.slots:  # `_retire` was interrupted
                 self._uncount(slot)
-                lane.slots.remove(slot)
-            elif lane.closing:
-                lane.closing -= 1
+                slot.lane.slots.remove(slot)
+            elif slot.lane.closing:
+                slot.lane.closing -= 1
         if self.waiters:
             self.wish()
 

@@ -330,10 +330,8 @@ class Topology:
     def searching(self, now: float) -> bool:
         """Whether some group finds no endpoint, so that probes should hurry."""
         since = self._missing_since  # read once: it may be None the next moment
-        if since is None:
-            return False
         lost = [group for group in self.groups if not (group.route or group.paused or group.closed)]
-        return any(group.waiters for group in lost) or now < since + _SEARCH_PATIENCE
+        return any(group.waiters for group in lost) or (since is not None and now < since + _SEARCH_PATIENCE)
 
     # -- belief -----------------------------------------------------------------------------------------------------
 
