@@ -89,6 +89,10 @@ def test_the_quickstarts_programs_run(visits: Cluster) -> None:
     assert paths(visits) == ["/", "/a", "/b", "/d", "/e"], "and what is said to be rolled back was"
 
 
+def test_the_programs_about_metrics_run(pg_cluster: Cluster) -> None:
+    run_page("docs/metrics.rst", two_of(pg_cluster))
+
+
 def test_the_example_runs(pg_cluster: Cluster) -> None:
     hosts = ",".join(f"{node.host}:{node.port}" for node in pg_cluster.nodes)
     example = ROOT / "examples" / "quickstart.py"

@@ -159,7 +159,9 @@ class AsyncPool(Base):
             leases: list[Slot] = []
             try:
                 for _ in range(max(1, min(group.min_count, group.limit))):
-                    slot = await self._obtain(group, group.take(monotonic()), began, deadline - monotonic())
+                    slot = await self._obtain(
+                        group, group.take(monotonic()), began, deadline - monotonic(), lease=False
+                    )
                     leases.append(slot)  # one by one, so that an error leaves none behind
             finally:
                 for slot in leases:
@@ -270,7 +272,9 @@ class AsyncPool(Base):
             task.add_done_callback(_seen)  # its error, if there will be one, has nobody to go to
             raise
 
-    async def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
+    async def _obtain(
+        self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
+    ) -> Slot:
         """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
         try:
             self._begin()
@@ -290,7 +294,7 @@ class AsyncPool(Base):
             slot, first = None, True
             if not group.waiters:
                 slot = group.take(monotonic())
-        if waited:
+        if waited and lease:
             slot.waited(monotonic() - began)
         return slot
 

@@ -17,7 +17,7 @@ from typing import Any
 from .config import EndpointSettings, GroupSettings, conninfo, session_settings
 from .core.endpoint import Endpoint
 from .core.evidence import Fault
-from .core.group import Group, outlived
+from .core.group import ABORTED, Group, outlived
 from .core.lane import Lane, Slot
 from .core.plan import Order
 from .core.topology import Topology
@@ -384,6 +384,7 @@ class Sessions:
         while aborts:
             slot = aborts.popleft()
             if slot.generation != slot.lane.generation and slot in slot.lane.slots:
+                slot.expires = ABORTED
                 self.driver.abort(slot.conn)
 
     def bury(self, group: Group) -> None:

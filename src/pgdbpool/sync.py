@@ -151,7 +151,7 @@ class Pool(Base):
             leases: list[Slot] = []
             try:
                 for _ in range(max(1, min(group.min_count, group.limit))):
-                    slot = self._obtain(group, group.take(monotonic()), began, deadline - monotonic())
+                    slot = self._obtain(group, group.take(monotonic()), began, deadline - monotonic(), lease=False)
                     leases.append(slot)  # one by one, so that an error leaves none behind
             finally:
                 for slot in leases:
@@ -247,7 +247,9 @@ class Pool(Base):
 
     def _take_back(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
         now = monotonic()
-        slot.used(now)
+        seconds = now - slot.taken
+        slot.use_time += seconds
+        slot.use_times[frexp(seconds or TINY)[1]] += 1
         if error is None and slot.clean():
             slot.lane.group.give(slot, now)
         else:
@@ -255,7 +257,9 @@ class Pool(Base):
         if now >= slot.lane.group.tend_at:
             self._keeper.tend(now)
 
-    def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
+    def _obtain(
+        self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
+    ) -> Slot:
         """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
         settings: GroupSettings = group.settings  # type: ignore[assignment]
         deadline = began + (settings.acquire_timeout if timeout is None else timeout)
@@ -269,7 +273,7 @@ class Pool(Base):
             slot, first = None, True
             if not group.waiters:
                 slot = group.take(monotonic())
-        if waited:
+        if waited and lease:
             slot.waited(monotonic() - began)
         return slot
 

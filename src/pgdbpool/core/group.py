@@ -120,9 +120,10 @@ class Limits(Protocol):
     def tags(self) -> frozenset[str]: ...
 
 
-# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back.
+# Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back: the earliest wins.
 SURPLUS = 0.0
 BROKEN = -1.0
+ABORTED = -2.0  # its call was ended because its server is dead
 
 
 def outlived(slot: Slot) -> str:
@@ -343,6 +344,8 @@ class Group:
         lane = slot.lane
         if slot not in lane.slots:  # from before a fork
             return
+        if slot.expires == ABORTED:
+            reason = "aborted"
         # A signal handler may raise after any call. In this order either nothing is counted, which `buried` makes good,
         # or everything is.
         lane.closed_by[reason] += 1
@@ -368,7 +371,7 @@ class Group:
             try:
                 slot.lane.idle.remove(slot)
             except ValueError:
-                slot.expires = BROKEN
+                slot.expires = min(slot.expires, BROKEN)
                 return False
             self._retire(slot, "broken")
         self.wish()
