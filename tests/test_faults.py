@@ -115,7 +115,7 @@ def test_a_wrong_login_on_one_of_two_endpoints_does_not_matter(guarded, pg_node,
 def test_a_role_whose_password_is_put_right_gets_in(guarded, open_pool):
     words = iter(["wrong"])
     place = guarded.endpoint(ssl="disable", **{"pass": lambda: next(words, SECRET)})
-    pool = open_pool(config(place))
+    pool = open_pool(config(place, monitor=False))
     with pytest.raises(DBOfflineError):
         pool.getconn(timeout=LIMIT)
 
@@ -168,7 +168,7 @@ def test_a_callable_password_that_gives_no_text_fails_callers(guarded, open_pool
 def test_sessions_that_are_open_go_on_when_the_password_has_changed(guarded, open_pool):
     words = iter([SECRET])
     place = guarded.endpoint(ssl="disable", **{"pass": lambda: next(words, "expired")})
-    pool = open_pool(config(place, connection_count=2))
+    pool = open_pool(config(place, connection_count=2, monitor=False))
     with pool.connection() as conn:
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0.3)

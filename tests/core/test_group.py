@@ -10,6 +10,7 @@ import pytest
 from pgdbpool.core.evidence import Fault
 from pgdbpool.core.group import BROKEN, Waiter
 from pgdbpool.core.lane import Slot
+from pgdbpool.core.stats import lane_counters
 from pgdbpool.errors import PoolClosed, TooManyWaiting
 
 from .harness import Caller, Place, Rules, World, places
@@ -386,7 +387,7 @@ def test_retiring_that_is_interrupted_leaves_the_numbers_right_once_it_is_buried
     world = World()
     world.grow(count=2)
     slot = world.lease()
-    slot.uses += 1
+    slot.use_times[0] += 1
     if kind == "closing":
         world.group.closing = Queue()
     else:
@@ -396,7 +397,7 @@ def test_retiring_that_is_interrupted_leaves_the_numbers_right_once_it_is_buried
     world.group.closing, world.lane.slots = deque(world.group.closing), set(world.lane.slots)
     assert world.bury() == [(slot, "broken")]
     assert (world.lane.open, world.lane.closing, world.lane.total, world.endpoint.open) == (1, 0, 1, 1)
-    assert (len(world.lane.slots), world.lane.uses) == (1, 1)
+    assert (len(world.lane.slots), lane_counters(world.lane).requests) == (1, 1)
 
 
 def test_numbers_that_an_interrupted_caller_left_wrong_are_set_right():
