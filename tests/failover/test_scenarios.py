@@ -18,7 +18,7 @@ SERVERS = 3
 
 
 def cases(*names: str) -> pytest.MarkDecorator:
-    """These scenarios (by default all) for both models."""
+    """These scenarios (by default all) for all models."""
     found = [pytest.param(name, model, id=f"{name}-{model}") for name in names or ALL for model in MODELS]
     return pytest.mark.parametrize(("name", "model"), found)
 
