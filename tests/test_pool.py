@@ -380,7 +380,7 @@ def test_check_leaves_sound_connections_where_they_are(pg_node, open_pool):
 
 def test_check_asks_each_idle_connection_once(pg_node, open_pool):
     with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, connection_count=3))
+        pool = open_pool(config(wire, connection_count=3, monitor=False))
         grow(pool, 3)
         before = len(wire.statements)
         pool.check()

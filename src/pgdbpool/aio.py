@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Coroutine, Mapping
 from contextlib import nullcontext
 from functools import partial
+from math import frexp
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +33,7 @@ from .base import Base
 from .config import GroupSettings, Settings
 from .core.group import Group
 from .core.lane import Slot
+from .core.times import TINY
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError
 from .holders import Holder, Leased, holders, task_places
@@ -70,8 +72,9 @@ class AsyncLease(Leased):
         slot: Slot = self._slot  # type: ignore[assignment]
         self._slot = None
         now = monotonic()
-        slot.uses += 1
-        slot.use_time += now - slot.taken
+        seconds = now - slot.taken
+        slot.use_time += seconds
+        slot.use_times[frexp(seconds or TINY)[1]] += 1
         if error is None and slot.clean():
             self._group.give(slot, now)
         else:
@@ -194,7 +197,7 @@ class AsyncPool(Base):
         await self.close()
 
     def _after_fork(self) -> None:
-        self._forget_all(nullcontext())
+        self._forget_all(nullcontext)
         self._settling = set()
         if not self._closed:
             self._closed = True
@@ -247,8 +250,7 @@ class AsyncPool(Base):
                 "putconn: this connection was not handed out by getconn of this pool, or was returned before"
             )
         now = monotonic()
-        slot.uses += 1
-        slot.use_time += now - slot.taken
+        slot.used(now)
         if slot.clean():
             slot.lane.group.give(slot, now)
         else:
@@ -289,8 +291,7 @@ class AsyncPool(Base):
             if not group.waiters:
                 slot = group.take(monotonic())
         if waited:
-            slot.waits += 1
-            slot.wait_time += monotonic() - began
+            slot.waited(monotonic() - began)
         return slot
 
     async def check(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
 from os import PathLike
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Self
 
 from . import lifecycle
@@ -22,7 +22,7 @@ from .core.endpoint import Endpoint
 from .core.events import Event
 from .core.group import Group
 from .core.lane import Slot
-from .core.stats import EndpointStats, PoolStats
+from .core.stats import Books, EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver
 from .errors import UnconfiguredGroupError
@@ -50,7 +50,7 @@ class Base(ABC):
         self._groups = {group.name: group for group in self._topology.groups}
         self._sessions = Sessions(driver, self._topology)
         self._herald = Herald(self._name)
-        self._marks: stats.Marks = {}
+        self._books = Books(self._name, self._topology, lock())
         self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
         self._closed = True
         lifecycle.register(self)
@@ -97,16 +97,16 @@ class Base(ABC):
         state = "closed" if self._closed else "open"
         return f"<{type(self).__name__} {self._settings.type}, groups {', '.join(self._groups)} on {where}, {state}>"
 
-    def _forget_all(self, lock: AbstractContextManager[Any]) -> None:
+    def _forget_all(self, lock: Callable[[], AbstractContextManager[Any]]) -> None:
         """In a forked child: let go of what is the parent's, and start empty."""
         orphans = [slot for group in self._topology.groups for slot in group.every_slot()]
         for slot in orphans:
             slot.generation = -1  # if somebody in the child still returns it, it goes nowhere
             self._driver.disown(slot.conn)
         self._out.clear()
-        self._marks.clear()
         # A thread of the parent may have held the lock when it forked.
-        self._lock = lock
+        self._lock = lock()
+        self._books.reset(lock())
         self._random = random.Random().random
         self._topology.reset(self._lock, self._random)
 
@@ -171,20 +171,25 @@ class Base(ABC):
         for each in self._chosen(group):
             each.wish()
 
-    def stats(self) -> PoolStats:
-        """What the pool is doing and has counted: frozen, exact."""
-        with self._lock:
-            return stats.read(self._topology, monotonic(), self._marks)
+    def stats(self, *, all_time: bool = False) -> PoolStats:
+        """What the pool is doing and has counted: frozen, exact, and nobody waits for it.
+
+        Counted since the pool was made, or since the last `pop_stats`; with `all_time` whatever has been popped.
+        """
+        return self._books.read(monotonic(), time(), all_time=all_time)
 
     def pop_stats(self) -> PoolStats:
         """The same, and counting starts anew."""
-        with self._lock:
-            return stats.read(self._topology, monotonic(), self._marks, reset=True)
+        return self._books.pop(monotonic(), time())
 
     def endpoints(self) -> tuple[EndpointStats, ...]:
         """What is believed of each endpoint now."""
-        with self._lock:
-            return stats.endpoints(self._topology)
+        return stats.endpoints(self._topology, monotonic())
+
+    @property
+    def name(self) -> str:
+        """What it is called in logs and metrics: ``pgdbpool-1`` is the first pool that this process has made."""
+        return self._name
 
     def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """Have `listener` called with every `Event` from now on. Returns a callable that ends this.

@@ -6,18 +6,20 @@ connection may be anywhere by then, notes where it was called.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import threading
+from collections.abc import Callable, Container, Iterator
+from functools import partial
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
-
-import psycopg
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .core.group import Group
 from .core.lane import Slot
 from .drivers import Driver
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Holder(NamedTuple):
@@ -63,39 +65,40 @@ def _where(frame: FrameType) -> str:
 Places = dict[int, list[tuple[str, str]]]
 """Where connections are now, by their id: place and thread or task."""
 
+Search = Callable[[Container[int]], Places]
+"""Finds the places of connections, given by their ids."""
 
-def holders(group: Group, driver: Driver, places: Places | None = None) -> list[Holder]:
+
+def holders(group: Group, driver: Driver, search: Search | None = None) -> list[Holder]:
     now = monotonic()
-    if places is None:
-        places = _places()
-    found = []
+    leased = []
     for lane in group.lanes:
         idle = set(lane.idle)
-        for slot in list(lane.slots):
-            if slot in idle:
-                continue
-            seen = [said_by_getconn(slot.holder)] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
-            found.append(
-                Holder(
-                    group=group.name,
-                    endpoint=lane.endpoint.label,
-                    connection=driver.describe(slot.conn),
-                    since=now - slot.taken,
-                    where=" or ".join(where for where, _ in seen),
-                    thread=" or ".join(thread for _, thread in seen),
-                )
+        leased += [slot for slot in list(lane.slots) if slot not in idle]
+    places = (search or _thread_places)({id(slot.conn) for slot in leased})
+    found = []
+    for slot in leased:
+        seen = [said_by_getconn(slot.holder)] if slot.holder else places.get(id(slot.conn), [_NOWHERE])
+        found.append(
+            Holder(
+                group=group.name,
+                endpoint=slot.lane.endpoint.label,
+                connection=driver.describe(slot.conn),
+                since=now - slot.taken,
+                where=" or ".join(where for where, _ in seen),
+                thread=" or ".join(thread for _, thread in seen),
             )
+        )
     return sorted(found, key=lambda holder: -holder.since)
 
 
 _NOWHERE = ("a place on no thread's stack", "no thread")
 
 
-def _places() -> Places:
-    """Where connections are now, by their id: the outermost function of each thread that has one in a variable.
+def _thread_places(wanted: Container[int]) -> Places:
+    """The outermost function of each thread that has a connection in a variable.
 
-    Found out when somebody asks, so that a checkout need not write it down. A variable may have outlived its block,
-    so there can be more than one place.
+    A variable may have outlived its block, so there can be more than one place.
     """
     names = _thread_names()
     places: Places = {}
@@ -103,29 +106,38 @@ def _places() -> Places:
         outermost: dict[int, FrameType] = {}
         frame: FrameType | None = top
         while frame is not None:
-            for value in tuple(frame.f_locals.values()):
-                if isinstance(value, Leased):
-                    value = value._slot and value._slot.conn
-                if isinstance(value, psycopg.Connection | psycopg.AsyncConnection):
-                    outermost[id(value)] = frame
+            for key in _in_variables(frame, wanted):
+                outermost[key] = frame
             frame = frame.f_back
         for key, frame in outermost.items():
             places.setdefault(key, []).append((_where(frame), names.get(ident, f"thread {ident}")))
     return places
 
 
-def task_places(loop: asyncio.AbstractEventLoop | None) -> Places:
+def task_places(loop: asyncio.AbstractEventLoop | None) -> Search:
     """The same for the tasks of an event loop: they have no stack while they wait, but a chain of coroutines."""
+    return partial(_task_places, loop)
+
+
+def _task_places(loop: asyncio.AbstractEventLoop | None, wanted: Container[int]) -> Places:
+    import asyncio  # here, so that it costs nothing where nobody uses it
+
     places: Places = {}
     for task in asyncio.all_tasks(loop) if loop is not None else ():
         coroutine: Any = task.get_coro()
         seen: set[int] = set()
         while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-            for value in tuple(frame.f_locals.values()):
-                if isinstance(value, Leased):
-                    value = value._slot and value._slot.conn
-                if isinstance(value, psycopg.AsyncConnection) and id(value) not in seen:
-                    seen.add(id(value))
-                    places.setdefault(id(value), []).append((_where(frame), f"task {task.get_name()}"))
+            for key in _in_variables(frame, wanted):
+                if key not in seen:
+                    seen.add(key)
+                    places.setdefault(key, []).append((_where(frame), f"task {task.get_name()}"))
             coroutine = coroutine.cr_await
     return places
+
+
+def _in_variables(frame: FrameType, wanted: Container[int]) -> Iterator[int]:
+    for value in tuple(frame.f_locals.values()):
+        if isinstance(value, Leased):
+            value = value._slot and value._slot.conn
+        if id(value) in wanted:
+            yield id(value)

@@ -335,9 +335,7 @@ class Inline:
         self._sessions = sessions
         self._timed_out = timed_out
         self._holders = holders
-        self._depth = (
-            0  # more than 1 if a callable of the user's, or a signal handler, uses the pool in the middle of it
-        )
+        self._depth = 0  # above 1 a callable of the user's, or a signal handler, uses the pool in the middle of it
         self.references = _none
         self.reclaim: Callable[[Group], bool] = _nothing
 

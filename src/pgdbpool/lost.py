@@ -5,8 +5,8 @@ the time limit of a task queue) can do so in between, and just so on the way bac
 and would count as leased for ever. To guard each of these instructions would cost every checkout something. Instead the
 pool looks for such slots when it is short of connections.
 
-A slot is *held* as long as anything refers to it but the pool's books, which are `Lane.slots`, the listener, and for
-`getconn` the table of what it gave out. Whoever hands a slot on has it in a variable or on the value stack of a
+A slot is *held* as long as anything refers to it but the pool's books, which are those of its lane, the listener, and
+for `getconn` the table of what it gave out. Whoever hands a slot on has it in a variable or on the value stack of a
 function, a lease and a waiter in an attribute, the idle stack in itself: the interpreter counts all of these. So the
 number of references tells, in one look that nothing can come between. If it is that of the books alone the slot is lost
 for good, since nobody takes a slot out of the books to hand it to somebody.
@@ -86,7 +86,8 @@ class Lost:
         ]
 
     def _in_books(self, slot: Slot) -> _Books:
-        return _Books(1, self._books(slot), self._out.get(id(slot.conn)) is slot)
+        lane = 1 + slot.lane.ledger.live.count(slot)
+        return _Books(lane, self._books(slot), self._out.get(id(slot.conn)) is slot)
 
     def _is_thrown_away(self, slot: Slot, checkout: Any) -> bool:
         """Whether nobody has the connection that `getconn` has handed out, nobody having the slot.
@@ -130,21 +131,25 @@ RELIABLE = (
 )
 
 
-def _references_from(function: Callable[..., Any], thing: object) -> int:
-    """How many references to `thing` a function has in its closure, and in those of the functions it calls there."""
+def _references_from(look: object, thing: object) -> int:
+    """How many references to `thing` a slot's `clean` has, which is a function, or an object with another in it.
+
+    A place that is not found makes no harm: what is lost is then taken for held.
+    """
     found = 0
     seen: set[int] = set()
-    functions = [getattr(function, "clean", function)]  # that of a group with a `reset` callable
-    while functions:
-        cells = getattr(functions.pop(), "__closure__", None) or ()
-        for cell in cells:
-            if id(cell) in seen:
-                continue
-            seen.add(id(cell))
-            if cell.cell_contents is thing:
-                found += 1
-            elif isinstance(cell.cell_contents, FunctionType):
-                functions.append(cell.cell_contents)
+    looks = [look]
+    while looks:
+        look = looks.pop()
+        if not isinstance(look, FunctionType):
+            looks += [look.clean] if hasattr(look, "clean") else []
+            continue
+        for cell in look.__closure__ or ():
+            if id(cell) not in seen:
+                seen.add(id(cell))
+                found += cell.cell_contents is thing
+                if isinstance(cell.cell_contents, FunctionType):
+                    looks.append(cell.cell_contents)
     return found
 
 

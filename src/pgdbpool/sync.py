@@ -12,6 +12,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from math import frexp
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,7 @@ from .base import Base
 from .config import GroupSettings, MonitorSettings, Settings, load
 from .core.group import Group
 from .core.lane import Slot
+from .core.times import TINY
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
@@ -64,8 +66,9 @@ class Lease(Leased):
         slot: Slot = self._slot  # type: ignore[assignment]
         self._slot = None
         now = monotonic()
-        slot.uses += 1
-        slot.use_time += now - slot.taken
+        seconds = now - slot.taken
+        slot.use_time += seconds
+        slot.use_times[frexp(seconds or TINY)[1]] += 1
         if error is None and slot.clean():
             self._group.give(slot, now)
         else:
@@ -189,7 +192,7 @@ class Pool(Base):
 
     def _after_fork(self) -> None:
         """In the child: let go of what is the parent's, and start empty."""
-        self._forget_all(self._new_lock())
+        self._forget_all(self._new_lock)
         if not self._closed:
             self._employ_keeper()
 
@@ -244,8 +247,7 @@ class Pool(Base):
 
     def _take_back(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
         now = monotonic()
-        slot.uses += 1
-        slot.use_time += now - slot.taken
+        slot.used(now)
         if error is None and slot.clean():
             slot.lane.group.give(slot, now)
         else:
@@ -268,8 +270,7 @@ class Pool(Base):
             if not group.waiters:
                 slot = group.take(monotonic())
         if waited:
-            slot.waits += 1
-            slot.wait_time += monotonic() - began
+            slot.waited(monotonic() - began)
         return slot
 
     def check(self) -> None:

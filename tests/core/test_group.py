@@ -195,6 +195,35 @@ def test_every_wait_can_be_ended_with_an_error_of_its_own():
     assert not world.group.waiters
 
 
+def test_one_whom_a_giver_took_out_and_forgot_rejoins_in_front_and_is_served():
+    world = World()
+    first, second = world.wait(), world.wait()
+    assert world.group.waiters.popleft() is first  # by a giver that is interrupted now
+    world.group.rejoin(first)
+    assert list(world.group.waiters) == [first, second]
+    slot = world.grow()[0]
+    assert (first.slot, first.woken, second.slot) == (slot, 1, None)
+
+
+def test_one_who_rejoins_looks_at_once():
+    world = World()
+    caller = world.wait()
+    world.group.waiters.clear()
+    slot = world.grow()[0]
+    world.group.rejoin(caller)
+    assert caller.slot is slot
+
+
+def test_one_who_still_waits_or_was_claimed_does_not_rejoin():
+    world = World()
+    waiting, claimed = world.wait(), world.wait()
+    world.group.waiters.remove(claimed)
+    assert claimed.claim()
+    world.group.rejoin(waiting)
+    world.group.rejoin(claimed)
+    assert list(world.group.waiters) == [waiting]
+
+
 def test_nobody_waits_for_a_closed_group():
     world = World()
     world.topology.close()
@@ -325,6 +354,60 @@ def test_a_connection_is_retired_once():
     world.group.retire(slot, "broken")
     assert world.lane.closing == 1
     assert world.lane.closed_by == {"broken": 1}
+
+
+def test_what_was_lost_is_retired_and_gives_room():
+    world = World(rules=[Rules(connection_count=2)])
+    world.grow(count=2)
+    slot = world.lease()
+    del world.wishes[:]
+    world.group.reclaim(lambda slots: [slot for slot in slots if slot not in world.lane.idle])
+    assert (world.lane.open, world.lane.closing, world.wishes) == (1, 1, ["g"])
+    assert world.bury() == [(slot, "lost")]
+    assert world.lane.room
+
+
+class Interrupted(BaseException):
+    """Raised in the middle of something."""
+
+
+@pytest.mark.parametrize("kind", ["closing", "slots"])
+def test_retiring_that_is_interrupted_leaves_the_numbers_right_once_it_is_buried(kind: str):
+    class Queue(deque):  # type: ignore[type-arg]
+        def append(self, item: object) -> None:
+            super().append(item)
+            raise Interrupted
+
+    class Slots(set):  # type: ignore[type-arg]
+        def remove(self, item: object) -> None:
+            super().remove(item)
+            raise Interrupted
+
+    world = World()
+    world.grow(count=2)
+    slot = world.lease()
+    slot.uses += 1
+    if kind == "closing":
+        world.group.closing = Queue()
+    else:
+        world.lane.slots = Slots(world.lane.slots)
+    with pytest.raises(Interrupted):
+        world.group.retire(slot, "broken")
+    world.group.closing, world.lane.slots = deque(world.group.closing), set(world.lane.slots)
+    assert world.bury() == [(slot, "broken")]
+    assert (world.lane.open, world.lane.closing, world.lane.total, world.endpoint.open) == (1, 0, 1, 1)
+    assert (len(world.lane.slots), world.lane.uses) == (1, 1)
+
+
+def test_numbers_that_an_interrupted_caller_left_wrong_are_set_right():
+    world = World()
+    world.grow(count=1)
+    world.order()  # reserved, and then nobody opens it
+    world.lane.slots.clear()
+    world.lane.closing = 2  # popped from the list of those to close, and no more said
+    world.group.recount()
+    assert (world.lane.open, world.lane.opening, world.lane.closing) == (0, 0, 0)
+    assert (world.endpoint.open, world.endpoint.connecting) == (0, 0)
 
 
 def test_a_goodbye_takes_an_idle_connection_out_at_once():

@@ -8,14 +8,15 @@ core is seen in every state in which a lock would let another thread see it.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import nullcontext
 from itertools import groupby
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pgdbpool.core import stats
+from pgdbpool.core import stats, times
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Health, Report
 from pgdbpool.core.group import Group, outlived
@@ -75,6 +76,7 @@ class Pool(RuleBasedStateMachine):
         draws = random.Random(7)
         self.world = World(places, rules, random=draws.random, now=128.0)
         self.topology = self.world.topology
+        self.books = stats.Books("pool", self.topology, nullcontext())
         self.topology.born = self.all_slots_append
         self.servers = {endpoint: Server() for endpoint in self.world.endpoints}
         self.servers[self.world.endpoint].report = PRIMARY
@@ -95,6 +97,8 @@ class Pool(RuleBasedStateMachine):
         self.hands: list[Slot] = []
         self.burying: list[Slot] = []
         self.old: set[Slot] = set()  # drained
+        self.counted: defaultdict[tuple[Group, str], list[int]] = defaultdict(times.no_times)
+        self.waited_for: set[Slot] = set()
         self.counts: dict[Group, Counter[str]] = {group: Counter() for group in self.world.groups}
         self.closed: dict[Group, Counter[str]] = {group: Counter() for group in self.world.groups}
         self.most: dict[Lane, int] = {}
@@ -212,8 +216,9 @@ class Pool(RuleBasedStateMachine):
             assert slot.generation == slot.lane.generation
             self.counts[group]["waits"] += 1
             self.counts[group]["wait_time"] += self.now - caller.since
-            slot.waits += 1
-            slot.wait_time += self.now - caller.since
+            times.count(self.counted[group, "wait_times"], self.now - caller.since)
+            slot.waited(self.now - caller.since)
+            self.waited_for.add(slot)
             self.hold(slot)
             return slot
         again = Caller(caller.since, caller.deadline)
@@ -250,9 +255,11 @@ class Pool(RuleBasedStateMachine):
 
     def end_of_use(self, pick: int) -> Slot:
         slot = self.hands.pop(pick % len(self.hands))
-        slot.uses += 1
-        slot.use_time += self.now - slot.taken
+        slot.used(self.now)
+        times.count(self.counted[slot.lane.group, "use_times"], self.now - slot.taken)
         self.counts[slot.lane.group]["requests"] += 1
+        self.counts[slot.lane.group]["prompt"] += slot not in self.waited_for
+        self.waited_for.discard(slot)
         self.counts[slot.lane.group]["use_time"] += self.now - slot.taken
         return slot
 
@@ -348,6 +355,7 @@ class Pool(RuleBasedStateMachine):
         else:
             self.counts[group]["connects"] += 1
             self.counts[group]["connect_time"] += self.now - order.since
+            times.count(self.counted[group, "connect_times"], self.now - order.since)
             before = len(group.closing)
             reason = self.topology.opened(order, Session(server), clean, server.report, self.now)
             if reason is not None:
@@ -575,11 +583,13 @@ class Pool(RuleBasedStateMachine):
 
     @invariant()
     def statistics_are_exact(self) -> None:
-        moment = stats.read(self.topology, self.now, {})
+        moment = self.books.read(self.now)
         for group in self.world.groups:
             read, counts = moment.groups[group.name], self.counts[group]
             for field in read.counters.__struct_fields__:
-                if field != "closed":
+                if field.endswith("_times"):
+                    assert getattr(read.counters, field) == times.in_order(self.counted[group, field]), field
+                elif field != "closed":
                     assert getattr(read.counters, field) == counts[field], field
             closing = Counter(reason for _, reason in group.closing)
             assert Counter(read.counters.closed) == self.closed[group] + closing

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import count
 from time import sleep
 from typing import Any
@@ -131,7 +132,7 @@ class Storm:
         assert slot not in slot.lane.idle
         assert holders == [me], "a slot in two hands"
         holders.pop()
-        slot.uses += 1
+        slot.used(self.world.now)
         next(self.served)
 
     def run(self, threads: int, body: Callable[[int, random.Random], None]) -> None:
@@ -158,7 +159,7 @@ class Storm:
         assert not self.group.waiters
         for lane in self.group.lanes:
             assert set(lane.idle) == lane.slots
-        counters = stats.read(self.world.topology, self.world.now, {}).groups["g"].counters
+        counters = stats.Books("pool", self.world.topology, nullcontext()).read(self.world.now).groups["g"].counters
         assert counters.requests == next(self.served)
 
 

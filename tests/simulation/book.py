@@ -7,7 +7,7 @@ core: `take`, `give`, `retire`, a hand-over, an order given and answered. `watch
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pgdbpool.core.endpoint import Endpoint
@@ -41,7 +41,6 @@ class Book:
         self.outages: set[tuple[str, str]] = set()  # groups that were told of it, and endpoints
         self.counts: Counter[str] = Counter()
         self.on_connect: Callable[[Endpoint], None] = lambda endpoint: None
-        self.may_abort: Callable[[Session], bool] = lambda session: True
 
     def others_run(self) -> None:
         """Here a thread could lose the processor, unless it holds the lock: then nobody gets far."""
@@ -80,8 +79,6 @@ class Book:
 
     def aborts(self, session: Session) -> None:
         """Calls in flight on it are about to be ended."""
-        if not self.may_abort(session):
-            raise Violation(f"{session} is aborted, and its server is neither dead nor fenced")
         self.counts["aborts"] += 1
         if self.clock.trace:
             self.say(f"aborts {session}")
@@ -154,6 +151,22 @@ class BookedGroup(Group):
         super().retire(slot, reason)
 
 
+class Aborts(deque[Slot]):
+    """Leased slots whose calls are to be ended."""
+
+    def __init__(self, book: Book, fall: int) -> None:
+        super().__init__()
+        self._book = book
+        self._fall = fall
+
+    def extend(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            endpoint = slot.lane.endpoint
+            if self._book.failed_probes[endpoint] < self._fall and endpoint.fenced_by is None:
+                raise Violation(f"calls on {endpoint.label} are to be ended, and it is neither dead nor fenced")
+            self.append(slot)
+
+
 class Outages(deque[Any]):
     """What `reconnect_failed` is to be called for."""
 
@@ -195,6 +208,7 @@ class BookedTopology(Topology):
     def keep(self, book: Book) -> None:
         self.book = book
         self.outages = Outages(book)
+        self.aborts = Aborts(book, self.fall)
         for endpoint in self.endpoints:
             book.attempts[endpoint] = deque()
             book.ended[endpoint] = deque()

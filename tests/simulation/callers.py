@@ -85,15 +85,13 @@ class Pool:
             if not group.waiters:
                 slot = group.take(clock.now)
         if waited:
-            slot.waits += 1
-            slot.wait_time += clock.now - began
+            slot.waited(clock.now - began)
         return slot
 
     async def give_back(self, slot: Slot, error: BaseException | None, *, commit: bool = True) -> None:
         clock, group = self.clock, slot.lane.group
         now = clock.now
-        slot.uses += 1
-        slot.use_time += now - slot.taken
+        slot.used(now)
         try:
             if error is None and slot.clean():
                 group.give(slot, now)
@@ -197,6 +195,7 @@ class Caller:
             spent = work * random.random()  # of it with the application, the rest with the server
             await sleep(spent)
             session.in_transaction = random.random() < self.plan.leaves_open
+            session.altered |= random.random() < 0.05
             await driver.execute(session, work - spent, writes=writes)
         if random.random() < 0.3:  # its server may end the session while nobody looks
             await sleep(seconds * random.random())

@@ -125,6 +125,7 @@ class Clock:
 
     def abandon(self) -> None:
         """Nothing happens any more: let go of all tasks, wherever they are."""
+        self._depth = _DEPTH  # what they do on their way out concerns nobody else
         for task in tuple(self.tasks):
             task.abandon()
         self.tasks.clear()

@@ -60,7 +60,6 @@ class SimulatedDriver:
         conduct: Conduct | None = None,
     ) -> Session:
         session = await self._connect(self.servers[str(params["host"])], deadline, wanted or _always)
-        session.autocommit = autocommit
         session.conduct = conduct
         return session
 
@@ -175,9 +174,10 @@ class SimulatedDriver:
         session.in_transaction = False
 
     async def adopt(self, session: Session, autocommit: bool) -> None:
-        session.autocommit = autocommit
+        session.altered = False
 
-    async def restore(self, session: Session) -> None: ...
+    async def restore(self, session: Session) -> None:
+        session.altered = False
 
     # -- a look ---------------------------------------------------------------------------------------------------
 
@@ -208,13 +208,12 @@ class SimulatedDriver:
         def clean() -> bool:
             self.others_run()
             heard = session.heard
-            same = heard == said if writes else (heard.role is Role.STANDBY) == (said.role is Role.STANDBY)
-            return same and not (session.busy or session.in_transaction or session.broken or session.closed)
+            same = heard == said if writes else heard.role is said.role
+            return same and not (
+                session.altered or session.busy or session.in_transaction or session.broken or session.closed
+            )
 
         return clean
-
-    def autocommit(self, session: Session) -> bool:
-        return session.autocommit
 
     def sqlstate(self, error: BaseException) -> str | None:
         return error.sqlstate if isinstance(error, Lost | Refused) else None

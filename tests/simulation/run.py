@@ -30,7 +30,7 @@ from .keepers import Inline, Keeper, Threaded
 from .monitor import Monitor
 from .recovery import Recovery
 from .scenario import POLL_AFTER, Scenario, attached, draw
-from .servers import Server, Session
+from .servers import Server
 from .shared import Violation
 from .watch import Watch
 from .weather import Weather
@@ -74,7 +74,6 @@ class World:
         self.topology = topology = self._topology(scenario, draws[2].random)
         topology.keep(book)
         driver.on_abort = book.aborts
-        book.may_abort = self._may_abort
         self.sessions = Sessions(driver, topology)
         self.sessions.closing = book.closes
         self.keeper: Keeper
@@ -123,11 +122,6 @@ class World:
             reset=reset if resets else None,
             reconnect_failed=partial(self.book.outage, plan.name),
         )
-
-    def _may_abort(self, session: Session) -> bool:
-        """Whether enough probes have failed, or its server was overtaken by a promotion."""
-        endpoint = self.topology.endpoints[self.servers.index(session.server)]
-        return self.book.failed_probes[endpoint] >= self.topology.fall or endpoint.fenced_by is not None
 
     # -- what happens ---------------------------------------------------------------------------------------------
 

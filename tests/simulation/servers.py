@@ -34,7 +34,7 @@ class Session:
     __slots__ = (
         "aborted",
         "alive",
-        "autocommit",
+        "altered",
         "bell",
         "broken",
         "busy",
@@ -65,7 +65,7 @@ class Session:
         self.busy = False  # in the middle of a statement
         self.in_use = False  # in a statement of a user's
         self.in_transaction = False
-        self.autocommit = True
+        self.altered = False  # its user has changed how its transactions are
         self.conduct: Conduct | None = None
         self.mask: Report | None = None  # it leads to another server, which says this
         self.heard = UNKNOWN  # what the session has last said of its server

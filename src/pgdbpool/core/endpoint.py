@@ -86,6 +86,7 @@ class Endpoint:
         self.failures = 0
         self.misses = 0  # probes failed in a row
         self.probe_time: float | None = None  # s, of the last probe that was answered
+        self.answered_at: float | None = None  # when a connect or probe last succeeded
         self.failing_since: float | None = None
         self.down_since: float | None = None
         self.risen_at: float | None = None  # when it last came back
@@ -146,6 +147,7 @@ class Endpoint:
 
     def _rise(self, now: float) -> None:
         self.misses = 0
+        self.answered_at = now
         if self.health is Health.DOWN and self.slow_start:
             self.risen_at = now
         self.health = Health.UP

@@ -353,15 +353,12 @@ class Group:
         if lane.live and not lane.usable:  # this was the last, and no other can be opened now
             self.on_empty()
 
-    def _uncount(self, slot: Slot) -> None:  # lock held; no call in here
+    def _uncount(self, slot: Slot) -> None:  # lock held; one call in here, before anything is changed
         lane = slot.lane
+        ledger = lane.ledger.without(slot)
         lane.open -= 1
         lane.endpoint.open -= 1
-        lane.uses += slot.uses
-        lane.use_time += slot.use_time
-        lane.waits += slot.waits
-        lane.wait_time += slot.wait_time
-        lane.rollbacks += slot.rollbacks
+        lane.ledger = ledger
 
     def goodbye(self, slot: Slot) -> bool:
         """Its server is gone. Returns whether it was idle; a leased one goes when it comes back."""
@@ -379,13 +376,12 @@ class Group:
 
     def buried(self, slot: Slot) -> None:
         """The shell has closed it: its place is free."""
-        lane = slot.lane
         with self.lock:
-            if slot in lane.slots:  # `_retire` was interrupted
+            if slot in slot.lane.slots:  # `_retire` was interrupted
                 self._uncount(slot)
-                lane.slots.remove(slot)
-            elif lane.closing:
-                lane.closing -= 1
+                slot.lane.slots.remove(slot)
+            elif slot.lane.closing:
+                slot.lane.closing -= 1
         if self.waiters:
             self.wish()
 

@@ -17,22 +17,49 @@ operation.
 
 Who writes what in a slot:
 
-* the holder of the lease, alone: ``taken``, ``rested``, ``fresh_until``, ``holder`` and the counters;
+* the holder of the lease, alone: ``taken``, ``rested``, ``fresh_until``, ``holder``, ``stack`` and the counters;
 * whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back").
+
+The counters of a slot outlive it: when it goes, `Lane.ledger` is swapped for one in which they are added to those of
+others that are gone. Whoever adds up the ledger it found misses nothing and counts nothing twice, without a lock.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from math import frexp
+from typing import Any, NamedTuple, Protocol
 
+from . import times
 from .endpoint import Endpoint
 from .evidence import Fault, Health
 from .latency import Latency
+from .times import TINY
 
 
-class Slot:
+class Tally:
+    """What was counted on one connection, or on several that are gone. Times are seconds; see `times`."""
+
+    __slots__ = ("rollbacks", "use_time", "use_times", "wait_time", "wait_times")
+
+    def __init__(self) -> None:
+        self.rollbacks = 0
+        self.use_time = 0.0
+        self.use_times = times.no_times()  # one for each lease that has ended
+        self.wait_time = 0.0
+        self.wait_times = times.no_times()  # one for each lease that had to be waited for
+
+    @property
+    def uses(self) -> int:
+        return sum(self.use_times)
+
+    @property
+    def waits(self) -> int:
+        return sum(self.wait_times)
+
+
+class Slot(Tally):
     """One server connection plus its bookkeeping. Times are seconds of the pool's clock."""
 
     __slots__ = (
@@ -45,17 +72,16 @@ class Slot:
         "holder",
         "lane",
         "rested",
-        "rollbacks",
+        "stack",
         "taken",
-        "use_time",
-        "uses",
-        "wait_time",
-        "waits",
+        "told",
+        "waited_for",
     )
 
     def __init__(
         self, lane: Lane, conn: Any, clean: Callable[[], bool], generation: int, now: float, life: float
     ) -> None:
+        super().__init__()
         self.lane = lane
         self.conn = conn
         # From the driver: True when the session is idle outside any transaction, says of its server what it
@@ -68,11 +94,58 @@ class Slot:
         self.fresh_until = now  # up to then it may be handed out without a look at its socket
         self.taken = now
         self.holder: Any = None
-        self.rollbacks = 0
-        self.uses = 0
-        self.use_time = 0.0
-        self.waits = 0
-        self.wait_time = 0.0
+        self.stack: Any = None  # where it was taken, if that was noted; see `pgdbpool.leaks`
+        self.told = 0.0  # when the lease began that was last reported as held too long
+        self.waited_for = -1  # which of its leases, counted from 0, was the last that was waited for
+
+    @property
+    def held(self) -> bool:
+        """Whether it is in a user's hands, and not only in the pool's own on the way to one."""
+        return self.taken > self.rested > float("-inf")
+
+    def used(self, now: float) -> None:
+        """Its lease ends. Written out on the fast path."""
+        seconds = now - self.taken
+        self.use_time += seconds
+        self.use_times[frexp(seconds or TINY)[1]] += 1
+
+    def waited(self, seconds: float) -> None:
+        """Its lease begins, and was waited for."""
+        self.wait_time += seconds
+        times.count(self.wait_times, seconds)
+        self.waited_for = self.uses
+
+
+class Ledger(NamedTuple):
+    """What all slots of a lane have counted. Never changed: a slot that comes or goes makes a new one."""
+
+    gone: Tally
+    """The sum over those that are gone."""
+    lost: int
+    """How many of them went in the middle of a lease that had been waited for."""
+    live: tuple[Slot, ...]
+
+    def with_(self, slot: Slot) -> Ledger:
+        """As it is after a slot has come."""
+        return self._replace(live=(*self.live, slot))
+
+    def without(self, slot: Slot) -> Ledger:
+        """As it is after a slot has gone."""
+        if slot not in self.live:
+            return self
+        lost = self.lost + (slot.waited_for == slot.uses)
+        return Ledger(total([self.gone, slot]), lost, tuple(each for each in self.live if each is not slot))
+
+
+def total(tallies: Sequence[Tally]) -> Tally:
+    """The sum."""
+    tally = Tally()
+    tally.rollbacks = sum(each.rollbacks for each in tallies)
+    tally.use_time = sum(each.use_time for each in tallies)
+    tally.use_times = times.add(each.use_times for each in tallies)
+    tally.wait_time = sum(each.wait_time for each in tallies)
+    tally.wait_times = times.add(each.wait_times for each in tallies)
+    return tally
 
 
 class Owner(Protocol):
@@ -103,13 +176,15 @@ class Lane:
         "closed_by",
         "closing",
         "connect_time",
-        "connects",
+        "connect_times",
         "endpoint",
         "failures",
         "generation",
         "group",
         "idle",
         "latency",
+        "leaks",
+        "ledger",
         "live",
         "next_try",
         "open",
@@ -117,16 +192,11 @@ class Lane:
         "per_weight",
         "poll_after",
         "rank",
-        "rollbacks",
         "searches",
         "setup_error",
         "setup_failures",
         "share",
         "slots",
-        "use_time",
-        "uses",
-        "wait_time",
-        "waits",
         "weight",
         "wished",
     )
@@ -155,15 +225,11 @@ class Lane:
         self.setup_error: str | None = None  # connected, but could not be made ready: `configure` raised, say
         self.setup_failures = 0
         self.poll_after = self.group.poll_after
-        # Added to when a slot goes; what living slots have counted is in the slots.
-        self.uses = 0
-        self.use_time = 0.0
-        self.waits = 0
-        self.wait_time = 0.0
-        self.rollbacks = 0
-        self.connects = 0
+        self.ledger = Ledger(Tally(), 0, ())
         self.connect_time = 0.0
+        self.connect_times = times.no_times()
         self.failures = 0
+        self.leaks = 0  # leases reported as held too long
         self.closed_by: Counter[str] = Counter()
 
     def set_share(self, share: float) -> bool:

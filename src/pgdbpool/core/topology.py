@@ -23,13 +23,13 @@ All private methods are called with the lock held.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from ..errors import DBOfflineError
-from . import routes
+from . import routes, times
 from .endpoint import BACKOFF, URGENT, Endpoint, backoff
 from .events import Event, EventKind
 from .evidence import Fault, Health, Identity, Report, Role, Sighting, session_fault
@@ -65,6 +65,7 @@ class Topology:
         self.alarm: Callable[[], None] = lambda: None
         self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
         self.events: deque[Event] = deque()  # for the shell to deliver
+        self.noted: Counter[EventKind] = Counter()  # how many of each kind there have been
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
         self._primaries: dict[Endpoint, None] = {}  # those that take writes; a dictionary for its order
         self._failing_over: tuple[float, tuple[Endpoint, ...]] | None = None  # since when, who is missing
@@ -120,6 +121,7 @@ class Topology:
         self.alarm = lambda: None  # the monitor that it rings is not of this process
         for queue in (self.aborts, self.events, self.outages):
             queue.clear()
+        self.noted.clear()
         for group in self.groups:
             group.reset(lock, random)
             for lane in group.lanes:
@@ -146,8 +148,8 @@ class Topology:
         with self._lock:
             lane.opening -= 1
             endpoint.connecting -= 1
-            lane.connects += 1
             lane.connect_time += now - order.since
+            times.count(lane.connect_times, now - order.since)
             changed = endpoint.health is not Health.UP or endpoint.fault is not None or lane.setup_error is not None
             self._update(endpoint, now, partial(endpoint.connected, now))
             changed |= self._believe(endpoint, report, identity, now)
@@ -163,6 +165,7 @@ class Topology:
                 reason = None
             slot = Slot(lane, conn, clean, lane.generation, now, group.lifetime())
             lane.slots.add(slot)
+            lane.ledger = lane.ledger.with_(slot)
             lane.open += 1
             endpoint.open += 1
             lane.setup_error = None
@@ -411,6 +414,7 @@ class Topology:
                     slot.fresh_until = 0.0
 
     def _note(self, kind: EventKind, endpoint: Endpoint, message: str, seconds: float | None = None) -> None:
+        self.noted[kind] += 1
         self.events.append(Event(kind=kind, endpoint=endpoint.label, message=message, seconds=seconds))
 
     def _watch_primaries(self, now: float) -> None:
