@@ -235,7 +235,7 @@ def test_a_server_that_starts_up_is_used_as_soon_as_it_is_ready(pg_node, open_po
     pg_node.stop()
     pool = open_pool(config(pg_node))
     waiting = start(hold, pool, 2)
-    wait_for(lambda: stats(pool).counters.connect_failures >= 1)
+    wait_for(lambda: pool.endpoints()[0].health == "down")
     pg_node.start(wait=False)
     put(pool, *waiting.result(LIMIT))
 
