@@ -8,7 +8,7 @@ The life of a watch::
 
     probe ──answered──▶ tell, rest for `interval` ± 10 % ──▶ probe
       │                            ▲ alarm, or a wanted role is missing: 0.1 s
-      └─no answer in timeout / 2──▶ one more probe beside it, on a new connection, up to `fall` of them;
+      └─no answer in timeout / 2──▶ one more probe beside it, on a new connection, and so on up to `fall` of them;
                                    each that fails is told, the first that is answered ends the others
 
 So a server that freezes is found out after at most ``interval * 1.1 + timeout * (fall + 1) / 2`` seconds. A probe is
@@ -38,8 +38,8 @@ from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import Fault, Sighting
 from .drivers import ConnectFailed, DriverTimeout, steps
-from .drivers.asynchronous import drive
-from .probe import Asked, key_of, password_of, request
+from .drivers.asynchronous import Allowance, drive
+from .probe import Asked, asking, key_of, password_of, request
 
 logger = logging.getLogger("pgdbpool")
 
@@ -87,6 +87,7 @@ class Watch:
         self._where = where
         self.subscriptions: list[Subscription] = []
         self.session: pq.abc.PGconn | None = None
+        self._new: set[pq.abc.PGconn] = set()  # connected, and not answered yet
         self.bell = asyncio.Event()
         self._misses = 0
         self._turned_away = 0  # times in a row that the server spoke, and would not let us in
@@ -130,19 +131,22 @@ class Watch:
         """One probe, and others beside it if it is not answered soon."""
         attempts = {asyncio.create_task(self._attempt(fresh=False))}
         left = 0 if self._misses >= self._fall else self._fall - 1
+        next_at = monotonic() + self._timeout / 2
         asked = None
         try:
             while attempts and asked is None:
-                limit = self._timeout / 2 if left else None
+                limit = max(0.0, next_at - monotonic()) if left else None
                 done, attempts = await asyncio.wait(attempts, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     left -= 1
+                    next_at = monotonic() + self._timeout / 2
                     attempts.add(asyncio.create_task(self._attempt(fresh=True)))
                 for attempt in done:
                     try:
                         asked = attempt.result()
                     except ConnectFailed as error:
-                        left = 0  # the next round, soon, asks again
+                        if error.fault is not Fault.TIMEOUT:
+                            left = 0  # the next round, soon, asks again
                         self._tell_failure(error.fault, str(error))
         finally:
             for attempt in attempts:
@@ -156,49 +160,64 @@ class Watch:
 
     def _tell(self, asked: Asked) -> None:
         self._misses = self._turned_away = 0
-        for each in tuple(self.subscriptions):
-            each.subscriber.probed(asked.sighting, asked.seconds)
+        self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
         self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
         turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
+        self._tell_all(lambda each: each.probe_failed(fault, error))
+
+    def _tell_all(self, tell: Callable[[Subscriber], object]) -> None:
         for each in tuple(self.subscriptions):
-            each.subscriber.probe_failed(fault, error)
+            try:
+                tell(each.subscriber)
+            except Exception:  # a bug in one pool must not blind the others
+                logger.exception("what a probe of %s has found out could not be told to a pool", self._where.label)
 
     async def _attempt(self, *, fresh: bool) -> Asked:
         """Ask the question: on the connection that is kept, else on a new one. Raises ConnectFailed."""
-        deadline = monotonic() + self._timeout
+        allowance = Allowance(monotonic() + self._timeout)
         session = None if fresh else self.session
-        if session is not None:
-            try:
-                return await self._ask(session, deadline)
-            except DriverTimeout as error:
-                self.drop_session()
-                raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
-            except psycopg.Error:
-                self.drop_session()
-        conninfo = await request(self._where, await password_of(self._where), deadline)
-        session = await drive(steps.connecting(conninfo), deadline)
         try:
-            return await self._ask(session, deadline)
-        except BaseException as error:
-            session.finish()
-            if isinstance(error, DriverTimeout):
-                raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
-            if isinstance(error, psycopg.Error):
-                raise ConnectFailed(str(error).strip(), Fault.REFUSED) from error
-            raise
+            if session is not None:
+                try:
+                    return await drive(asking(session), allowance)
+                except psycopg.Error:  # the server has ended it
+                    self.drop_session()
+            conninfo = await request(self._where, await password_of(self._where), allowance)
+            try:
+                return await drive(self._connecting(conninfo), allowance)
+            except psycopg.Error:  # and this one, too: somebody ends sessions, or the server goes down at this moment
+                return await drive(self._connecting(conninfo), allowance)
+        except DriverTimeout as error:
+            if session is not None and session is self.session:
+                self.drop_session()
+            raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
+        except psycopg.Error as error:
+            raise ConnectFailed(str(error).strip(), Fault.REFUSED) from error
 
-    async def _ask(self, session: pq.abc.PGconn, deadline: float) -> Asked:
-        began = monotonic()
-        sighting = await drive(steps.sighting(session), deadline)
-        return Asked(session, sighting, monotonic() - began)
+    def _connecting(self, conninfo: bytes) -> steps.Steps[Asked]:
+        """Connect, and ask."""
+        session = yield from steps.connecting(conninfo)
+        self._new.add(session)
+        try:
+            return (yield from asking(session))
+        except BaseException:
+            session.finish()
+            raise
+        finally:
+            self._new.discard(session)
 
     def drop_session(self) -> None:
         if self.session is not None:
             self.session.finish()
             self.session = None
+
+    def disown(self) -> None:
+        """In a forked child: the sessions are the parent's."""
+        for session in (*self._new, *([] if self.session is None else [self.session])):
+            steps.disown(session)
 
 
 class Monitor:
@@ -228,9 +247,12 @@ class Monitor:
         finally:
             for watch, task in self._watches.values():
                 self._stop(watch, task)
-            if self._stopping:
-                self._loop.run_until_complete(asyncio.wait(tuple(self._stopping)))  # the set shrinks
+            self._loop.run_until_complete(self._stopped())
             self._loop.close()
+
+    async def _stopped(self) -> None:
+        # Of a copy, since those that end leave the set.
+        await asyncio.gather(*tuple(self._stopping), return_exceptions=True)
 
     def add(self, subscription: Subscription) -> None:  # in the thread
         key = key_of(subscription.where)
@@ -284,8 +306,7 @@ class Monitor:
     def disown(self) -> None:
         """In a forked child: the sessions and the loop are the parent's."""
         for watch, _ in self._watches.values():
-            if watch.session is not None:
-                steps.disown(watch.session)
+            watch.disown()
 
 
 _lock = threading.Lock()

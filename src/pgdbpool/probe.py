@@ -17,7 +17,7 @@ from .core.endpoint import Endpoint
 from .core.evidence import Fault, Health, Role, Sighting
 from .core.topology import Topology
 from .drivers import ConnectFailed, DriverTimeout, steps
-from .drivers.asynchronous import resolved
+from .drivers.asynchronous import Allowance, resolved
 from .drivers.blocking import drive
 
 _AS = GroupSettings(name="monitor")  # application_name is pgdbpool:monitor
@@ -58,11 +58,18 @@ async def password_of(where: EndpointSettings) -> str | None:
         raise ConnectFailed(f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED) from error
 
 
-async def request(where: EndpointSettings, password: str | None, deadline: float) -> bytes:
+async def request(where: EndpointSettings, password: str | None, allowance: Allowance) -> bytes:
     """What libpq is told. Raises ConnectFailed."""
     # No startup options: a pooler in between may refuse them, and the question needs none.
-    params = await resolved(conninfo(where, _AS, password, startup_options=False), deadline)
+    params = await resolved(conninfo(where, _AS, password, startup_options=False), allowance)
     return make_conninfo("", **params).encode()
+
+
+def asking(session: pq.abc.PGconn) -> steps.Steps[Asked]:
+    """The question."""
+    began = monotonic()
+    sighting = yield from steps.sighting(session)
+    return Asked(session, sighting, monotonic() - began)
 
 
 def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Callable[[], str | None]:
@@ -108,10 +115,8 @@ def _look(topology: Topology, endpoint: Endpoint, limit: float) -> None:
     info = make_conninfo("", **conninfo(where, _AS, password, startup_options=False))
     session = drive(steps.connecting(info.encode()), deadline)
     try:
-        began = monotonic()
-        sighting = drive(steps.sighting(session), deadline)
-        now = monotonic()
-        topology.probed(endpoint, sighting, now - began, now)
+        asked = drive(asking(session), deadline)
+        topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())
     except DriverTimeout:
         raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None
     finally:

@@ -53,11 +53,13 @@ class Sessions:
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
         began = monotonic()
-        hurried = deadline < began + min(where.connect_timeout, LEAST_PATIENCE)
+        patience = min(where.connect_timeout, LEAST_PATIENCE)
+        hurried = deadline < began + patience
         deadline = min(deadline, began + where.connect_timeout)
         conn = None
         try:
             conn = await self._connect(order, where, how, deadline)
+            hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
             identity = None
             if len(self.topology.endpoints) > 1:
                 report, identity, _ = await self.driver.sight(conn, deadline)
@@ -92,6 +94,9 @@ class Sessions:
             if not isinstance(error, Exception):
                 self.topology.cancelled(order)
                 raise
+            if hurried and isinstance(error, DriverTimeout):
+                self.topology.given_up(order, monotonic())
+                return
             self.topology.setup_failed(order, _words(error), monotonic())
             return
         self.topology.opened(order, conn, clean, report, monotonic(), identity)

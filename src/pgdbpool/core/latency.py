@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from math import exp
 
-DECAY = 10.0  # s in which the memory of a slow time fades to a third
+# s in which the memory of a slow time fades to a third. Longer, and a moment in which this process itself had no time
+# would keep a fast server without work for many seconds; a slow one is found out again by its next three calls.
+DECAY = 2.0
 UNKNOWN = 0.0001  # s, until something has been measured: as fast as any server, so that it is asked, and measured
 
 

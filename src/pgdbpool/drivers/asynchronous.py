@@ -1,7 +1,8 @@
 """psycopg 3 for asyncio: nothing here blocks the event loop, the lookup of names included.
 
-A loop that was kept busy by its application wakes up late, and finds both the answer and the end of the time it gave.
-So time that the loop was asleep beyond its own wish is not counted against the server.
+A loop that was kept busy by its application wakes up late, and finds the end of the time it gave; the server may have
+answered long ago, or may wait for us. So after a wait from which the loop woke up late the whole time is given anew,
+once for each step of a conversation: see `Allowance`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .psycopg3 import (
 )
 
 __all__ = [
+    "Allowance",
     "abort",
     "adopt",
     "close",
@@ -48,6 +50,7 @@ __all__ = [
     "describe",
     "descriptor",
     "disown",
+    "drive",
     "ping",
     "quiet",
     "report",
@@ -67,46 +70,63 @@ T = TypeVar("T")
 _LATE = 0.1  # s beyond its time after which a loop has been kept busy
 
 
-async def drive(conversation: steps.Steps[T], deadline: float) -> T:
+class Allowance:
+    """The time that a server has to answer, on the clock of `monotonic`. A loop that was late gives it anew."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self._granted = max(0.0, deadline - monotonic())
+        self._again = True
+
+    def due(self) -> float:
+        """When a wait that begins now ends: one for which no time is left still gets one look."""
+        return max(self.deadline, monotonic())
+
+    def waited(self, due: float, *, ready: bool) -> bool:
+        """After a wait that was to end at `due`. Returns whether there is time for another."""
+        late = monotonic() - due > _LATE
+        if late and (ready or self._again):
+            self.deadline = monotonic() + self._granted
+        more = ready or (late and self._again)
+        self._again = ready  # so a loop that is always late comes to an end
+        return more
+
+
+async def drive(conversation: steps.Steps[T], deadline: float | Allowance) -> T:
     """Carry out a conversation. Raises DriverTimeout at the deadline."""
+    allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
     try:
         waits_for = next(conversation)
         while True:
-            ready, late = await _wait(*waits_for, deadline)
-            deadline += late
-            if ready:
-                waits_for = conversation.send(None)
-            elif not late:
+            due = allowance.due()
+            ready = await _wait(*waits_for, due)
+            if not allowance.waited(due, ready=ready):
                 waits_for = conversation.throw(DriverTimeout("the server did not answer in time"))
+            elif ready:
+                waits_for = conversation.send(None)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     finally:
         conversation.close()
 
 
-async def _wait(descriptor: int, events: int, deadline: float) -> tuple[bool, float]:
-    """Wait for the socket. Returns whether it is ready, and how much later than it wished the loop woke up."""
+async def _wait(descriptor: int, events: int, due: float) -> bool:
+    """Wait for the socket. Returns whether it is ready; False when the time has come."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[float | None] = loop.create_future()
+    done: asyncio.Future[bool] = loop.create_future()
 
-    def end(late: float | None) -> None:
+    def end(ready: bool) -> None:
         if not done.done():
-            done.set_result(late)
-
-    def over() -> None:
-        late = monotonic() - deadline
-        end(late if late > _LATE else 0.0)
+            done.set_result(ready)
 
     if events & select.POLLIN:
-        loop.add_reader(descriptor, end, None)
+        loop.add_reader(descriptor, end, True)
     if events & select.POLLOUT:
-        loop.add_writer(descriptor, end, None)
-    rest = deadline - monotonic()
-    # One that is over already gets one look at the socket.
-    timer = loop.call_later(max(rest, 0.0), over) if rest != float("inf") else None
+        loop.add_writer(descriptor, end, True)
+    # One that is due already gets one look at the socket.
+    timer = loop.call_later(max(0.0, due - monotonic()), end, False) if due != float("inf") else None
     try:
-        late = await done
-        return late is None, late or 0.0
+        return await done
     finally:
         if timer is not None:
             timer.cancel()
@@ -166,7 +186,7 @@ class Guarded(Pooled):
             return await super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-async def resolved(params: Mapping[str, str | int], deadline: float) -> dict[str, str | int]:
+async def resolved(params: Mapping[str, str | int], deadline: float | Allowance) -> dict[str, str | int]:
     """The parameters with the addresses of the host: libpq itself would block while it looks them up.
 
     Raises ConnectFailed.
@@ -175,16 +195,23 @@ async def resolved(params: Mapping[str, str | int], deadline: float) -> dict[str
     host = str(params.get("host", ""))
     if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
         return found
-    loop = asyncio.get_running_loop()
+    allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
+    lookup = asyncio.ensure_future(asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM))
     try:
-        async with asyncio.timeout(max(0.0, deadline - monotonic())):
-            infos = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except TimeoutError:
-        raise ConnectFailed(f"the lookup of host name {host!r} timed out", Fault.UNRESOLVED) from None
+        ready = False
+        while not ready:
+            due = allowance.due()
+            await asyncio.wait({lookup}, timeout=None if due == float("inf") else due - monotonic())
+            ready = lookup.done()
+            if not allowance.waited(due, ready=ready):
+                raise ConnectFailed(f"the lookup of host name {host!r} timed out", Fault.UNRESOLVED)
+        infos = lookup.result()
     except OSError as error:
         raise ConnectFailed(
             f'could not translate host name "{host}" to address: {error.strerror}', Fault.UNRESOLVED
         ) from None
+    finally:
+        lookup.cancel()
     addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
     found["hostaddr"] = ",".join(addresses)
     found["host"] = ",".join([host] * len(addresses))  # still needed to verify the server's certificate
@@ -207,8 +234,9 @@ async def connect(
     conduct: Conduct | None = None,
 ) -> Pooled:
     # `wanted` is of no use here: what is not wanted any more is cancelled.
-    conninfo = make_conninfo("", **await resolved(params, deadline))
-    pgconn = await drive(steps.connecting(conninfo.encode()), deadline)
+    allowance = Allowance(deadline)
+    conninfo = make_conninfo("", **await resolved(params, allowance))
+    pgconn = await drive(steps.connecting(conninfo.encode()), allowance)
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:

@@ -113,17 +113,26 @@ def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | N
     while pgconn.flush():
         yield pgconn.socket, select.POLLIN | select.POLLOUT
         pgconn.consume_input()
-    last = None
+    last = error = None
     while True:
-        while pgconn.is_busy():
-            yield pgconn.socket, select.POLLIN
-            pgconn.consume_input()
-        result = pgconn.get_result()
+        try:
+            while pgconn.is_busy():
+                yield pgconn.socket, select.POLLIN
+                pgconn.consume_input()
+            result = pgconn.get_result()
+        except psycopg.Error as lost:
+            raise error or lost from None
         if result is None:
-            return last
-        if result.status not in _DONE:
+            break
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            # To the end, or the session could not be asked anything else.
+            error = error or psycopg.errors.error_from_result(result)
+        elif result.status not in _DONE:
             raise psycopg.errors.error_from_result(result)
         last = result
+    if error is not None:
+        raise error
+    return last
 
 
 _ROLE_QUERY = (

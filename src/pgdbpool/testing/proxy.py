@@ -15,6 +15,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -226,7 +227,8 @@ class _Side(asyncio.Protocol):
         elif item == END:
             self.ended = True
             if receiver is not None and receiver.can_write_eof() and not receiver.is_closing():
-                receiver.write_eof()
+                with suppress(OSError):  # it was reset, and nobody has told us yet
+                    receiver.write_eof()
             if self.other.ended:
                 self.link.close()
 

@@ -1,0 +1,371 @@
+"""When a watch probes, and what it tells: on a clock that moves only when everybody sleeps, without any server."""
+
+import asyncio
+import random
+import selectors
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from pgdbpool import monitor
+from pgdbpool.config import MonitorSettings, load
+from pgdbpool.core.evidence import Fault, Report, Role, Sighting
+from pgdbpool.drivers import ConnectFailed
+from pgdbpool.monitor import HURRY, Subscription, Watch
+from pgdbpool.probe import Asked
+
+ANSWER = Sighting(Report(Role.PRIMARY))
+NEVER = 1e9
+
+
+class Instant(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
+    """Does not wait: moves the clock on instead."""
+
+    loop: "VirtualLoop"
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0)
+        if not ready:
+            assert timeout is not None, "everybody sleeps, and nobody would wake them"
+            self.loop.now += max(0.0, timeout)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.now = 1000.0
+        selector = Instant()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+
+class Session:
+    finished = False
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+@dataclass
+class Scene:
+    """One watch, a server that answers as told, and one subscriber."""
+
+    loop: VirtualLoop
+    interval: float = 1.0
+    timeout: float = 1.0
+    fall: int = 2
+    kept_answers: float = 0.01  # s after which a kept session answers
+    new_answers: float = 0.01  # s after which a new one does
+    fault: Fault | None = None  # which a new one meets instead
+    hurry: bool = False
+    began: list[tuple[float, bool]] = field(default_factory=list)  # probes: when, and whether on a new connection
+    told: list[tuple[float, str]] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        scene = self
+
+        class Played(Watch):
+            async def _attempt(self, *, fresh: bool) -> Asked:
+                new = fresh or self.session is None
+                scene.began.append((scene.loop.now, new))
+                took = scene.new_answers if new else scene.kept_answers
+                if took > scene.timeout:
+                    await asyncio.sleep(scene.timeout)
+                    if not new:
+                        self.drop_session()
+                    raise ConnectFailed("no answer", Fault.TIMEOUT)
+                await asyncio.sleep(took)
+                if new and scene.fault:
+                    raise ConnectFailed("no", scene.fault)
+                if new:
+                    scene.sessions.append(Session())
+                return Asked(scene.sessions[-1] if new else self.session, ANSWER, took)  # type: ignore[arg-type]
+
+        (where,) = load({"db": {"host": "db1", "name": "a", "user": "a"}, "groups": {"g": {}}}).db
+        how = MonitorSettings(interval=self.interval, timeout=self.timeout, fall=self.fall)
+        self.watch = Played(where)
+        self.watch.subscriptions.append(Subscription(None, where, how, self))  # type: ignore[arg-type]
+
+    # as a subscriber
+
+    def probed(self, sighting: Sighting, seconds: float) -> None:
+        assert sighting == ANSWER
+        self.told.append((self.loop.now, "answered"))
+
+    def probe_failed(self, fault: Fault, error: str) -> None:
+        self.told.append((self.loop.now, fault.value))
+
+    def in_a_hurry(self) -> bool:
+        return self.hurry
+
+    # as the test
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass; what was written down before is forgotten."""
+        self.began.clear()
+        self.told.clear()
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+
+    def freeze(self) -> None:
+        self.kept_answers = self.new_answers = NEVER
+
+    def words(self) -> list[str]:
+        return [words for _, words in self.told]
+
+    def gaps(self) -> list[float]:
+        """Between two rounds; those beside a first one do not begin any."""
+        return [round(later - earlier, 6) for (earlier, _), (later, _) in zip(self.began, self.began[1:], strict=False)]
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    """Makes a scene whose watch runs, and has been answered once."""
+    loop = VirtualLoop()
+    monkeypatch.setattr(monitor, "monotonic", loop.time)
+    monkeypatch.setattr(random, "uniform", lambda low, high: (low + high) / 2)
+    tasks = []
+
+    def make(**more: Any) -> Scene:
+        made = Scene(loop, **more)
+        tasks.append(loop.create_task(made.watch.run()))
+        made.run(0.05)
+        return made
+
+    yield make
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+
+
+# -- while all is well ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interval", [0.2, 1.0, 60.0])
+def test_a_server_that_answers_is_probed_once_in_an_interval_on_one_connection(interval, scene):
+    watched = scene(interval=interval)
+    watched.run(20 * interval)
+    assert set(watched.words()) == {"answered"}
+    assert len(watched.began) == 20
+    assert set(watched.gaps()) == {interval}
+    assert len(watched.sessions) == 1
+
+
+def test_the_interval_varies_by_a_tenth(monkeypatch, scene):
+    asked = []
+    monkeypatch.setattr(random, "uniform", lambda *bounds: asked.append(bounds) or 1.0)
+    scene().run(5)
+    assert set(asked) == {(0.9, 1.1)}
+
+
+def test_an_answer_that_takes_its_time_is_waited_for(scene):
+    watched = scene(timeout=1.0)
+    watched.kept_answers = 0.45
+    watched.run(10)
+    assert set(watched.words()) == {"answered"}
+    assert not any(new for _, new in watched.began)
+
+
+# -- silence ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("fall", [1, 2, 3, 4, 7])
+def test_a_server_that_freezes_is_found_out_after_the_time_that_the_manual_says(fall, timeout, scene):
+    watched = scene(timeout=timeout, fall=fall)
+    frozen = watched.loop.now
+    watched.freeze()
+    watched.run(5 + 5 * timeout * fall)
+    assert watched.words()[:fall] == ["timeout"] * fall
+    first_probe = watched.began[0][0]
+    found_out = watched.told[fall - 1][0]
+    assert found_out - first_probe == pytest.approx(timeout * (fall + 1) / 2)
+    assert found_out - frozen <= 1.1 * watched.interval + timeout * (fall + 1) / 2
+
+
+def test_a_second_look_is_taken_beside_the_first_on_a_connection_of_its_own(scene):
+    watched = scene(fall=3)
+    watched.freeze()
+    watched.run(3)
+    at = [(round(when - watched.began[0][0], 6), new) for when, new in watched.began[:3]]
+    assert at == [(0.0, False), (0.5, True), (1.0, True)]
+
+
+def test_a_connection_that_died_in_silence_is_replaced_and_that_is_no_failure(scene):
+    # A router between us has forgotten it, say.
+    watched = scene()
+    watched.kept_answers = NEVER
+    watched.run(0.99)
+    watched.run(0.6)
+    assert watched.words() == ["answered"]
+    assert [new for _, new in watched.began] == [True]
+    old, new = watched.sessions
+    assert old.finished
+    assert watched.watch.session is new
+
+
+def test_a_dead_server_is_probed_once_in_an_interval_and_by_one_probe(scene):
+    watched = scene(interval=2.0)
+    watched.freeze()
+    watched.run(10)
+    watched.run(20)
+    assert set(watched.gaps()) == {2.0}
+
+
+def test_a_server_that_comes_back_is_heard_with_the_next_probe(scene):
+    watched = scene(interval=2.0)
+    watched.freeze()
+    watched.run(10)
+    watched.new_answers = 0.01
+    watched.run(2.1)
+    assert "answered" in watched.words()
+
+
+def test_after_a_first_silence_that_was_broken_the_count_begins_again(scene):
+    watched = scene(fall=2, timeout=1.0)
+    for _ in range(3):
+        watched.kept_answers = NEVER
+        watched.new_answers = 0.7  # in time, but not before the first probe has failed
+        watched.run(2.5)
+        assert watched.words().count("timeout") == 1
+        watched.kept_answers = 0.01
+        watched.run(1.0)
+        assert watched.words()[-1] == "answered"
+
+
+# -- a server that says no --------------------------------------------------------------------------------------------
+
+
+def lose(watched: Scene, fault: Fault) -> None:
+    """The session ends, and new ones meet this."""
+    watched.watch.drop_session()
+    watched.fault = fault
+
+
+def test_a_refused_connect_is_told_at_once_and_asked_again_soon_until_it_is_certain(scene):
+    watched = scene(fall=3, interval=5.0)
+    lose(watched, Fault.REFUSED)
+    watched.run(30)
+    assert set(watched.words()) == {"refused"}
+    assert watched.gaps()[:4] == [HURRY, HURRY, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "least", "most"), [(Fault.FULL, 600 / 1.1, 600 / 0.1), (Fault.MISCONFIGURED, 600 / 31, 600 / 2)]
+)
+def test_a_server_that_turns_us_away_is_asked_slowly_whatever_the_interval(fault, least, most, scene):
+    watched = scene(interval=0.05)
+    lose(watched, fault)
+    watched.run(600)
+    assert set(watched.words()) == {fault.value}
+    assert least <= len(watched.began) <= most
+    assert min(watched.gaps()) >= (0.1 if fault is Fault.FULL else 2.0)
+
+
+def test_a_server_that_is_starting_is_asked_at_the_usual_pace_and_not_taken_for_dead(scene):
+    watched = scene(interval=0.5)
+    lose(watched, Fault.STARTING)
+    watched.run(10)
+    assert set(watched.words()) == {"starting"}
+    assert set(watched.gaps()) == {0.5}
+
+
+def test_one_that_let_us_in_again_is_probed_at_the_usual_pace_again(scene):
+    watched = scene()
+    lose(watched, Fault.MISCONFIGURED)
+    watched.run(200)
+    watched.fault = None
+    watched.run(40)
+    watched.run(10)
+    assert set(watched.gaps()) == {1.0}
+
+
+# -- hurry ------------------------------------------------------------------------------------------------------------
+
+
+def test_while_a_role_is_missing_probes_follow_each_other_ten_times_a_second(scene):
+    watched = scene()
+    watched.run(1.0)
+    watched.hurry = True
+    watched.run(5)
+    assert set(watched.gaps()) == {HURRY}
+    watched.hurry = False
+    watched.run(1)
+    watched.run(5)
+    assert set(watched.gaps()) == {1.0}
+
+
+def test_an_interval_shorter_than_the_hurry_stays(scene):
+    watched = scene(interval=0.06)
+    watched.hurry = True
+    watched.run(5)
+    assert set(watched.gaps()) == {0.06}
+
+
+def test_the_alarm_has_a_probe_sent_at_once(scene):
+    watched = scene(interval=60.0)
+    watched.run(10)
+    watched.watch.bell.set()
+    watched.run(1)
+    assert len(watched.began) == 1
+    watched.run(59)
+    assert len(watched.began) == 0
+
+
+def test_an_alarm_that_rings_without_end_is_heeded_twenty_times_a_second(scene):
+    watched = scene(interval=60.0)
+
+    async def ring():
+        for _ in range(1000):
+            watched.watch.bell.set()
+            await asyncio.sleep(0.001)
+
+    watched.began.clear()
+    watched.loop.run_until_complete(ring())
+    assert 15 <= len(watched.began) <= 21
+
+
+def test_an_alarm_during_a_probe_has_another_one_sent(scene):
+    watched = scene(interval=60.0)
+    watched.kept_answers = 0.3
+    watched.watch.bell.set()
+    watched.run(0.1)
+    assert len(watched.began) == 1
+    watched.watch.bell.set()
+    watched.run(1)
+    assert len(watched.began) == 1
+
+
+# -- what goes wrong in the watch itself ------------------------------------------------------------------------------
+
+
+def test_a_bug_does_not_blind_the_watch(scene, caplog):
+    watched = scene()
+    working = watched.watch._attempt
+
+    async def broken(*, fresh: bool) -> Asked:
+        raise RuntimeError("a bug")
+
+    watched.watch._attempt = broken
+    watched.run(3)
+    watched.watch._attempt = working
+    watched.run(3)
+    assert "answered" in watched.words()
+    assert "a bug" in caplog.text
+    assert "goes on" in caplog.text
+
+
+def test_a_watch_that_ends_in_the_middle_of_a_round_leaves_no_task(scene):
+    watched = scene()
+    watched.freeze()
+    watched.run(1.6)  # two probes are under way
+    tasks = asyncio.all_tasks(watched.loop)
+    for task in tasks:
+        task.cancel()
+    watched.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    assert asyncio.all_tasks(watched.loop) == set()
