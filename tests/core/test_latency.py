@@ -145,7 +145,7 @@ def test_where_nobody_probes_a_slow_server_is_tried_again_after_a_while():
         lane.latency.observe_call(0.05 if lane is a else 0.001, world.now)
         if lane is a:
             tried.append(world.now)
-    assert 3 <= len(tried) <= 30  # again and again, but seldom
+    assert 3 <= len(tried) <= 60  # again and again, but seldom
 
 
 def test_a_server_that_is_fast_again_gets_its_callers_back():
@@ -159,7 +159,7 @@ def test_a_server_that_is_fast_again_gets_its_callers_back():
         (lane,) = (lane for lane in world.group.lanes if lane.endpoint.label == served[-1])
         lane.latency.observe_call(0.001, world.now)
     assert 40 <= served[-100:].count("a") <= 60
-    assert a.latency.cost == pytest.approx(0.001, rel=0.2)
+    assert 0.0005 <= a.latency.cost <= 0.001
 
 
 def test_where_there_are_probes_nothing_fades_by_itself():
