@@ -267,6 +267,25 @@ def test_it_is_found_in_every_kind_of_group(pg_node, open_pool, model, writes):
         pool.putconn(conn)
 
 
+def test_it_is_found_though_somebody_has_looked_who_holds_it(one):
+    gc.disable()  # nothing is to be left to the collector
+    try:
+        conn = one.getconn()
+        assert len(one.holders()) == 1
+        old = pid(conn)
+        del conn
+        with one.connection(timeout=LIMIT) as conn:
+            assert pid(conn) != old
+            [holder] = one.holders()
+            assert __file__ in holder.where
+        del conn, holder
+        one.connection().__enter__()
+        assert len(one.holders()) == 1
+        query(one)
+    finally:
+        gc.enable()
+
+
 def test_a_lease_that_was_thrown_away_is_found(one, caplog):
     one.connection().__enter__()
     with caplog.at_level(logging.WARNING, "pgdbpool"), one.connection(timeout=LIMIT) as conn:

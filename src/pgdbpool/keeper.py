@@ -40,6 +40,7 @@ _SHORTEST_SLEEP = 0.01  # s
 _LONGEST_SLEEP = 5.0
 _HANDOVER_LIMIT = 5.0  # s for the one instruction between claiming a waiter and waking it
 _FIRST_LOOK = 0.1  # s of waiting after which a caller looks whether something was lost; later it looks less often
+_LOOK_SHARE = 20  # ... and for at most one part in so many of the time
 _TEND_EVERY = 1.0
 _INLINE_LIMIT = 0.5  # s that an unasked-for connect may hold up a caller of the non-threaded model
 _INLINE_SHARE = 20  # ... and at most one part in so many of its time
@@ -119,7 +120,7 @@ class Threaded:
         self._listener = listener()
         self.references = self._listener.references
         self.reclaim: Callable[[Group], bool] = _nothing
-        self._looked: dict[Group, float] = {}
+        self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._running = False
         self._abandoned = False
         self._starting = threading.Lock()
@@ -212,9 +213,10 @@ class Threaded:
 
     def _look(self, group: Group) -> None:
         now = monotonic()
-        if now >= self._looked.get(group, 0.0) + _FIRST_LOOK:
-            self._looked[group] = now
+        if now >= self._look_again.get(group, 0.0):
+            self._look_again[group] = now + _FIRST_LOOK
             self.reclaim(group)
+            self._look_again[group] = now + max(_FIRST_LOOK, _LOOK_SHARE * (monotonic() - now))
 
     # -- the keeper thread ------------------------------------------------------------------------------------
 

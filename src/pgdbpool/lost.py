@@ -15,19 +15,19 @@ What `getconn` gave out is in the books for as long as it is out. There the ques
 this order: nobody has the slot, nobody has the connection, and all the while it was one and the same checkout. Then
 nobody can ever return it.
 
-An exception keeps the frames it came through, and their variables, for as long as it is being handled, and that is just
-when its handler may want a connection. Those of the pool's own functions are of no use to anybody, and are emptied.
+The exception itself keeps the variables of the functions it came through for as long as it is being handled, and that
+is just when its handler may want a connection. So those of the pool's own functions are emptied first.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from types import FrameType, FunctionType
+from collections.abc import Callable, Collection, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
+from . import frames
 from .core.group import Group
 from .core.lane import Slot
 from .drivers import Driver
@@ -59,7 +59,9 @@ class Lost:
     def __call__(self, group: Group) -> bool:
         if not RELIABLE:
             return False
-        empty_dead_frames()  # not with the lock held: it may run anybody's finalizers
+        # Not with the lock held: these may run anybody's finalizers.
+        frames.empty_dead()
+        frames.refresh_copies()
         words: list[str] = []
 
         def find(slots: Collection[Slot]) -> list[Slot]:
@@ -151,44 +153,3 @@ def _references_from(look: object, thing: object) -> int:
                 if isinstance(cell.cell_contents, FunctionType):
                     looks.append(cell.cell_contents)
     return found
-
-
-# -- dead frames ------------------------------------------------------------------------------------------------------
-
-_PACKAGE = __name__.rpartition(".")[0] + "."
-_SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-
-
-def empty_dead_frames() -> None:
-    """Empty the frames of the pool's own functions that exceptions keep: those being handled, and the shell's last."""
-    for error in _exceptions():
-        trace = error.__traceback__
-        while trace is not None:
-            if _is_ours(trace.tb_frame):
-                try:
-                    trace.tb_frame.clear()
-                    _ = (
-                        trace.tb_frame.f_locals
-                    )  # before Python 3.13 that is a copy, which is brought up to date by this
-                except RuntimeError:  # it is not dead
-                    pass
-            trace = trace.tb_next
-
-
-def _is_ours(frame: FrameType) -> bool:
-    # One that can be suspended may be waiting, and would be ended.
-    ours = str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
-    return ours and not frame.f_code.co_flags & _SUSPENDABLE
-
-
-def _exceptions() -> Iterator[BaseException]:
-    current: Collection[Any] = sys._current_exceptions().values()
-    found = [each[1] if isinstance(each, tuple) else each for each in current]
-    found.append(getattr(sys, "last_value", None))
-    seen: set[int] = set()
-    while found:
-        error = found.pop()
-        if error is not None and id(error) not in seen:
-            seen.add(id(error))
-            found += [error.__cause__, error.__context__]
-            yield error

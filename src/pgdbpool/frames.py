@@ -1,0 +1,124 @@
+"""Functions while they run, and after: what is in their variables, and what their variables keep alive.
+
+Before Python 3.13 a look at the variables of a running function leaves a copy of them, which keeps their values alive
+until the function ends or somebody looks again. Who wants to know what is alive has these brought up to date first.
+
+An exception keeps the frames it came through, and their variables, for as long as it is being handled. Those of the
+pool's own functions are of no use to anybody then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
+
+_PACKAGE = __name__.rpartition(".")[0] + "."
+_LOOKERS = frozenset({__name__, _PACKAGE + "holders"})  # a function that keeps its own frame is kept by it
+
+Stacks = Callable[[], Iterable[tuple[str, list[FrameType]]]]
+"""Gives of each thread or task its name and its functions, the innermost first."""
+
+
+def where(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+
+
+def thread_names() -> dict[int | None, str]:
+    return {thread.ident: thread.name for thread in threading.enumerate()}
+
+
+def threads() -> Iterator[tuple[str, list[FrameType]]]:
+    """The stacks of all threads."""
+    names = thread_names()
+    frame: FrameType | None
+    for ident, frame in sys._current_frames().items():
+        frames = []
+        while frame is not None:
+            if frame.f_globals.get("__name__") not in _LOOKERS:
+                frames.append(frame)
+            frame = frame.f_back
+        yield names.get(ident, f"thread {ident}"), frames
+
+
+def tasks(loop: asyncio.AbstractEventLoop | None) -> Stacks:
+    """Those of the tasks of an event loop: they have no stack while they wait, but a chain of coroutines."""
+    return partial(_tasks, loop)
+
+
+def _tasks(loop: asyncio.AbstractEventLoop | None) -> Iterator[tuple[str, list[FrameType]]]:
+    import asyncio  # here, so that it costs nothing where nobody uses it
+
+    for task in asyncio.all_tasks(loop) if loop is not None else ():
+        frames = []
+        coroutine: Any = task.get_coro()
+        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+            frames.append(frame)
+            coroutine = coroutine.cr_await
+        yield f"task {task.get_name()}", frames[::-1]
+
+
+# -- variables --------------------------------------------------------------------------------------------------------
+
+_LOOK_COPIES = sys.version_info < (3, 13)
+_copied = False
+
+
+def variables(frame: FrameType) -> tuple[Any, ...]:
+    """The values of its variables."""
+    global _copied
+    _copied = _LOOK_COPIES
+    return tuple(frame.f_locals.values())
+
+
+def refresh_copies() -> None:
+    """Have the copies keep alive only what the functions still have."""
+    if _copied:
+        for _, frames in threads():
+            for frame in frames:
+                _ = frame.f_locals
+
+
+# -- the dead ---------------------------------------------------------------------------------------------------------
+
+_SUSPENDABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+def empty_dead() -> None:
+    """Empty the frames of the pool's own functions that exceptions keep: those being handled, and the shell's last."""
+    for error in _exceptions():
+        trace = error.__traceback__
+        while trace is not None:
+            if _is_ours(trace.tb_frame):
+                try:
+                    trace.tb_frame.clear()
+                    _ = trace.tb_frame.f_locals
+                except RuntimeError:  # it is not dead
+                    pass
+            trace = trace.tb_next
+
+
+def _is_ours(frame: FrameType) -> bool:
+    # One that can be suspended may be waiting, and would be ended.
+    ours = str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
+    return ours and not frame.f_code.co_flags & _SUSPENDABLE
+
+
+def _exceptions() -> Iterator[BaseException]:
+    current: Iterable[Any] = sys._current_exceptions().values()
+    found = [each[1] if isinstance(each, tuple) else each for each in current]
+    found.append(getattr(sys, "last_value", None))
+    seen: set[int] = set()
+    while found:
+        error = found.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            found += [error.__cause__, error.__context__]
+            yield error

@@ -1,0 +1,175 @@
+"""Who holds a connection, where it has no name: ``with pool.connection():``."""
+
+import asyncio
+import json
+import linecache
+import threading
+from typing import Any
+
+import pytest
+from conftest import LIMIT, config, output, python
+from support import hold, put, start, stats, tidy  # noqa: F401
+
+from pgdbpool import AsyncPool, PoolExhausted, PoolTimeout
+from pgdbpool import pool as dbpool
+from pgdbpool.unnamed import holds_unnamed
+
+
+def here(function: Any, line: int) -> str:
+    """A place in this file: so many lines below the head of a function."""
+    code = function.__code__
+    return f"{__file__}:{code.co_firstlineno + line} ({code.co_qualname})"
+
+
+def test_a_block_that_gives_its_connection_no_name_is_found_all_the_same(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+
+    def user() -> Any:
+        with pool.connection(timeout=LIMIT):
+            return pool.holders()
+
+    [holder] = user()
+    assert (holder.where, holder.thread) == (here(user, 2), "MainThread")
+
+
+def test_so_is_a_handler(pg_node):
+    pool = dbpool.Connection.init(config(pg_node))
+    try:
+
+        def user() -> Any:
+            with dbpool.Handler(timeout=LIMIT):
+                return pool.holders()
+
+        [holder] = user()
+        assert holder.where == here(user, 2)
+    finally:
+        dbpool.Connection.close()
+
+
+def test_it_is_named_in_the_error_of_one_who_gets_none(pg_node, open_pool):
+    pool = open_pool(config(pg_node, type="non-threaded", connection_count=1))
+
+    def user() -> None:
+        with pool.connection():
+            pool.getconn()
+
+    with pytest.raises(PoolExhausted) as caught:
+        user()
+    assert here(user, 2) in str(caught.value)
+
+
+def test_the_second_of_two_in_one_head_waits_for_the_first(pg_node, open_pool):
+    pool = open_pool(config(pg_node, type="non-threaded", connection_count=1))
+
+    def user() -> None:
+        with pool.connection(), pool.connection():
+            raise AssertionError
+
+    with pytest.raises(PoolExhausted) as caught:
+        user()
+    assert str(caught.value).count(here(user, 1)) == 1
+
+
+def test_who_waits_in_the_head_of_a_block_does_not_hold(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    taken, over = threading.Event(), threading.Event()
+
+    def holds() -> None:
+        with pool.connection(timeout=LIMIT):
+            taken.set()
+            over.wait(LIMIT)
+
+    def waits() -> None:
+        with pool.connection(timeout=0.01):
+            raise AssertionError
+
+    holding = start(holds)
+    taken.wait(LIMIT)
+    with pytest.raises(PoolTimeout) as caught:
+        waits()
+    over.set()
+    holding.result(LIMIT)
+    assert here(holds, 3) in str(caught.value)
+    assert here(waits, 1) not in str(caught.value)
+
+
+def test_a_name_is_believed_before_a_block_without_one(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=2))
+
+    def user() -> Any:
+        with pool.connection(timeout=LIMIT) as conn:
+            assert conn
+            return other()
+
+    def other() -> Any:
+        with pool.connection(timeout=LIMIT):
+            return pool.holders()
+
+    assert [holder.where for holder in user()] == [here(user, 3), here(other, 2)]
+
+
+def test_blocks_of_another_kind_and_functions_inside_hold_nothing(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    lock = threading.Lock()
+
+    def user() -> Any:
+        with lock, pool.connection(timeout=LIMIT):
+
+            def inside() -> Any:
+                with lock_of_its_own:
+                    return pool.holders()
+
+            return inside()
+
+    lock_of_its_own = threading.Lock()
+    with lock_of_its_own:
+        pass
+    [holder] = user()
+    assert holder.where == here(user, 7)
+
+
+def test_it_is_found_at_the_top_of_a_program(pg_node, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, sys\n"
+        "from pgdbpool import Pool\n"
+        "pool = Pool(json.loads(sys.argv[1]))\n"
+        "with pool.connection(timeout=20):\n"
+        "    print(pool.holders()[0].where)\n"
+    )
+    code = f"import runpy; runpy.run_path({str(program)!r}, run_name='__main__')"
+    assert output(python(code, json.dumps(config(pg_node)))) == f"{program}:5 (<module>)\n"
+
+
+def test_where_the_source_cannot_be_had_it_says_that_it_does_not_know(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    names: dict[str, Any] = {"pool": pool}
+    exec("def user():\n    with pool.connection(timeout=20):\n        return pool.holders()\n", names)
+    [holder] = names["user"]()
+    assert (holder.where, holder.thread) == ("a place on no thread's stack", "no thread")
+
+
+def test_source_that_is_no_python_is_no_error(monkeypatch):
+    monkeypatch.setattr(linecache, "getlines", lambda *_: ["with pool.connection( :\n"])
+    frame = next(iter(__import__("sys")._current_frames().values()))
+    assert holds_unnamed(frame) is False
+
+
+def test_a_task_that_waits_in_such_a_block_is_found(pg_node):
+    async def user(pool: AsyncPool, taken: asyncio.Event) -> None:
+        async with pool.connection(timeout=LIMIT):
+            taken.set()
+            await asyncio.Event().wait()
+
+    async def main() -> Any:
+        async with AsyncPool(config(pg_node)) as pool:
+            taken = asyncio.Event()
+            task = asyncio.create_task(user(pool, taken), name="the user")
+            await taken.wait()
+            found = pool.holders()
+            task.cancel()
+            await asyncio.wait([task])
+            return found
+
+    [holder] = asyncio.run(main())
+    assert (holder.where, holder.thread) == (here(user, 3), "task the user")
