@@ -62,7 +62,7 @@ class Peer(ABC):
         return lost_connection(error)
 
     def about(self) -> dict[str, Any]:
-        """What the pool believes and has counted, if it tells."""
+        """What the pool believes and has counted, if it tells. Asked where the pool is used: in its event loop."""
         return {}
 
 
@@ -100,25 +100,16 @@ def lost_connection(error: BaseException) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith("57P")
 
 
-class Pgdbpool(SyncPeer):
-    name = OURS
+class Ours(Peer):
+    """What the models of pgdbpool have in common."""
+
     module = package = "pgdbpool"
-    settings = (
-        "Pool(config), two groups: write with target_session_attrs read-write and autocommit false, read with "
-        "prefer-standby. In the scenario slow-standby the read group has balance latency"
-    )
     model: ClassVar[str] = "threaded"
+    _pool: Any
 
     def __init__(self, places: Sequence[Place], options: dict[str, Any]) -> None:
-        from pgdbpool import OutcomeUnknown, Pool
-
-        self._outcome_unknown = OutcomeUnknown
+        self._config = self.config(places, options)
         self._events: list[dict[str, str]] = []
-        self._pool = Pool(self.config(places, options), open=False)
-        if hasattr(self._pool, "on_event"):
-            self._pool.on_event(self._heard)
-        self._pool.open()
-        self._pool.wait(timeout=30)
 
     def config(self, places: Sequence[Place], options: dict[str, Any]) -> dict[str, Any]:
         """The configuration; ``options`` has further keys for it, for each ``endpoint``, and for the groups."""
@@ -134,8 +125,36 @@ class Pgdbpool(SyncPeer):
         entry: dict[str, Any] = {"host": place.host, "port": place.port, "name": place.database, "user": place.user}
         return entry if place.password is None else entry | {"pass": place.password}
 
-    def _heard(self, event: Any) -> None:
-        self._events.append({key: str(getattr(event, key, "")) for key in ("kind", "endpoint", "message")})
+    def heard(self, event: Any) -> None:
+        self._events.append({key: str(getattr(event, key)) for key in ("kind", "endpoint", "message")})
+
+    def in_doubt(self, error: Exception) -> bool:
+        from pgdbpool import OutcomeUnknown
+
+        return isinstance(error, OutcomeUnknown)
+
+    def about(self) -> dict[str, Any]:
+        import msgspec
+
+        stats = msgspec.to_builtins(self._pool.stats())
+        return {"endpoints": stats["endpoints"], "groups": stats["groups"], "events": list(self._events)}
+
+
+class Pgdbpool(Ours, SyncPeer):
+    name = OURS
+    settings = (
+        "Pool(config), two groups: write with target_session_attrs read-write and autocommit false, read with "
+        "prefer-standby. In the scenario slow-standby the read group has balance latency"
+    )
+
+    def __init__(self, places: Sequence[Place], options: dict[str, Any]) -> None:
+        from pgdbpool import Pool
+
+        super().__init__(places, options)
+        self._pool = Pool(self._config, open=False)
+        self._pool.on_event(self.heard)
+        self._pool.open()
+        self._pool.wait(timeout=30)
 
     def write(self, sql: str, values: tuple[Any, ...]) -> Any:
         with self._pool.connection("write") as connection:
@@ -145,21 +164,33 @@ class Pgdbpool(SyncPeer):
         with self._pool.connection("read") as connection:
             return connection.execute(sql, values).fetchone()
 
-    def in_doubt(self, error: Exception) -> bool:
-        return isinstance(error, self._outcome_unknown)
-
-    def about(self) -> dict[str, Any]:
-        import msgspec
-
-        stats = msgspec.to_builtins(self._pool.stats())
-        return {"endpoints": stats["endpoints"], "groups": stats["groups"], "events": list(self._events)}
-
 
 class PgdbpoolNonThreaded(Pgdbpool):
     name = "pgdbpool, non-threaded"
     settings = 'the same with type "non-threaded": each caller is a process with a pool of its own'
     model = "non-threaded"
     single = True
+
+
+class PgdbpoolAsync(Ours, AsyncPeer):
+    name = "pgdbpool, asyncio"
+    settings = "AsyncPool(config), the same configuration as the first; the callers are tasks of one event loop"
+
+    async def open(self) -> None:
+        from pgdbpool import AsyncPool
+
+        self._pool = AsyncPool(self._config, open=False)
+        self._pool.on_event(self.heard)
+        await self._pool.open()
+        await self._pool.wait(timeout=30)
+
+    async def write(self, sql: str, values: tuple[Any, ...]) -> Any:
+        async with self._pool.connection("write") as connection:
+            return await (await connection.execute(sql, values)).fetchone()
+
+    async def read(self, sql: str, values: tuple[Any, ...]) -> Any:
+        async with self._pool.connection("read") as connection:
+            return await (await connection.execute(sql, values)).fetchone()
 
 
 class PsycopgPool(SyncPeer):
@@ -250,7 +281,7 @@ class Hasql(AsyncPeer):
             return await (await connection.execute(sql, values)).fetchone()
 
 
-PEERS: tuple[type[Peer], ...] = (Pgdbpool, PgdbpoolNonThreaded, PsycopgPool, SQLAlchemy, Hasql)
+PEERS: tuple[type[Peer], ...] = (Pgdbpool, PgdbpoolNonThreaded, PgdbpoolAsync, PsycopgPool, SQLAlchemy, Hasql)
 
 
 def by_name(name: str) -> type[Peer]:

@@ -21,6 +21,7 @@ from bench.failover.peers import AsyncPeer, Peer, Place, SyncPeer, by_name
 
 READ = "select inet_server_port(), count(*) from items where id = %s"
 WRITE = "insert into items (id, caller) values (%s, %s) returning inet_server_port()"
+LIMIT = 30.0  # s
 FIRST_ID = 1_000_000_000
 """The ids of one caller begin at so many times its number."""
 
@@ -71,6 +72,9 @@ class Work:
             words = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
         say("op", caller.number, caller.kind, number, began, ended, outcome, server, words)
 
+    def about(self) -> dict[str, Any]:
+        return self.peer.about()
+
     def first(self, caller: Caller) -> int:
         return caller.number * FIRST_ID + 1
 
@@ -113,6 +117,7 @@ class Tasks(Work):
     """Each caller a task of one event loop, in a thread of its own: the main thread listens to the parent."""
 
     peer: AsyncPeer
+    loop: asyncio.AbstractEventLoop
 
     def run(self) -> None:
         opened: list[BaseException | None] = []
@@ -122,7 +127,14 @@ class Tasks(Work):
         if opened[0] is not None:
             raise opened[0]
 
+    def about(self) -> dict[str, Any]:
+        async def ask() -> dict[str, Any]:
+            return self.peer.about()
+
+        return asyncio.run_coroutine_threadsafe(ask(), self.loop).result(LIMIT)
+
     async def serve(self, opened: list[BaseException | None], known: threading.Event) -> None:
+        self.loop = asyncio.get_running_loop()
         try:
             await self.peer.open()
             opened.append(None)
@@ -132,6 +144,7 @@ class Tasks(Work):
         finally:
             known.set()
         await asyncio.gather(*(self.call(caller) for caller in self.task.callers))
+        await asyncio.Event().wait()  # the pool has to live on: the parent may ask about it
 
     async def call(self, caller: Caller) -> None:
         number = self.first(caller)
@@ -166,7 +179,7 @@ def main() -> None:
                 work.stop.set()
             case "about":
                 try:
-                    say("about", peer.about())
+                    say("about", work.about())
                 except Exception as error:
                     say("about", {"error": f"{type(error).__name__}: {error}"})
     os._exit(0)  # a caller that hangs must not keep us

@@ -10,6 +10,7 @@ import pytest
 from pgdbpool.core.evidence import Fault
 from pgdbpool.core.group import BROKEN, Waiter
 from pgdbpool.core.lane import Slot
+from pgdbpool.core.stats import lane_counters
 from pgdbpool.errors import PoolClosed, TooManyWaiting
 
 from .harness import Caller, Place, Rules, World, places
@@ -386,7 +387,7 @@ def test_retiring_that_is_interrupted_leaves_the_numbers_right_once_it_is_buried
     world = World()
     world.grow(count=2)
     slot = world.lease()
-    slot.uses += 1
+    slot.use_times[0] += 1
     if kind == "closing":
         world.group.closing = Queue()
     else:
@@ -396,7 +397,7 @@ def test_retiring_that_is_interrupted_leaves_the_numbers_right_once_it_is_buried
     world.group.closing, world.lane.slots = deque(world.group.closing), set(world.lane.slots)
     assert world.bury() == [(slot, "broken")]
     assert (world.lane.open, world.lane.closing, world.lane.total, world.endpoint.open) == (1, 0, 1, 1)
-    assert (len(world.lane.slots), world.lane.uses) == (1, 1)
+    assert (len(world.lane.slots), lane_counters(world.lane).requests) == (1, 1)
 
 
 def test_numbers_that_an_interrupted_caller_left_wrong_are_set_right():
@@ -478,6 +479,45 @@ def test_a_smaller_size_closes_the_surplus_among_the_leased_when_they_come_back(
     assert len(world.lane.idle) == 2
 
 
+def leased_and_resized(sizes: list[int], count: int = 4) -> tuple[World, list[Slot]]:
+    """So many leased connections, and these sizes one after the other."""
+    world = World(rules=[Rules(connection_count=count, max_lifetime=60)])
+    world.grow(count=count)
+    leased = [world.lease() for _ in range(count)]
+    for size in sizes:
+        world.group.resize(size, 0)
+    return world, leased
+
+
+@pytest.mark.parametrize("sizes", [[2], [2, 2], [3, 2], [3, 2, 2], [1, 2], [1, 4, 2], [1, 3, 1, 2]])
+def test_sizes_one_after_the_other_close_no_more_leased_connections_than_the_last_one_asks_for(sizes: list[int]):
+    world, leased = leased_and_resized(sizes)
+    for slot in leased:
+        world.give(slot)
+    assert [reason for _, reason in world.bury()] == ["resized"] * 2
+    assert len(world.lane.idle) == 2
+    for slot in world.lane.idle:
+        assert slot.born + 54 <= slot.expires <= slot.born + 60
+
+
+def test_a_size_made_larger_again_closes_nothing():
+    world, leased = leased_and_resized([1, 4])
+    for slot in leased:
+        world.give(slot)
+    assert world.bury() == []
+    assert len(world.lane.idle) == 4
+
+
+def test_leased_connections_that_are_going_anyway_are_part_of_the_surplus():
+    world, leased = leased_and_resized([4])
+    world.group.goodbye(leased[0])
+    world.group.resize(3, 0)
+    for slot in leased:
+        world.give(slot)
+    assert world.bury() == [(leased[0], "broken")]
+    assert len(world.lane.idle) == 3
+
+
 def test_a_larger_size_gives_room():
     world = World(rules=[Rules(connection_count=1)])
     world.grow()
@@ -530,12 +570,33 @@ def test_tending_closes_idle_connections_at_the_end_of_their_life_whatever_min_c
 
 
 def test_tending_leaves_leased_connections_alone():
-    world = World(rules=[Rules(max_lifetime=100, max_idle=1)])
+    world = World(rules=[Rules(min_count=1, max_lifetime=100, max_idle=1)])
     world.grow()
     world.lease()
     world.now += 1000
     assert world.group.tend(world.now) == INF
     assert world.lane.open == 1
+
+
+def test_what_is_leased_may_come_back_at_once_and_is_looked_at_when_it_may_have_rested_too_long():
+    world = World(rules=[Rules(max_idle=1)])
+    world.grow()
+    slot = world.lease()
+    due = world.group.tend(world.now)
+    world.give(slot)
+    world.now += 1
+    assert due == world.now
+    world.group.tend(due)
+    assert world.bury() == [(slot, "idle")]
+
+
+def test_what_is_leased_is_looked_at_when_its_life_is_over_for_it_may_have_come_back():
+    world = World(rules=[Rules(max_lifetime=100)])
+    world.grow()
+    slot = world.lease()
+    assert world.group.tend(world.now) == slot.expires
+    world.now = slot.expires
+    assert world.group.tend(world.now) == INF
 
 
 # -- failover ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Plays the scenarios of `bench.failover` for tests: each once, both threading models at work on the same servers.
+"""Plays the scenarios of `bench.failover` for tests: each once, all models of pgdbpool at work on the same servers.
 
 What was played is kept for the session, so that each test can ask one question of it. A caller that hangs does so in a
 process of its own, which is ended: no test hangs.
@@ -12,7 +12,7 @@ from bench.failover.effort import QUICK
 from bench.failover.figures import Figures
 from bench.failover.oddities import ODDITIES
 from bench.failover.ops import callers
-from bench.failover.peers import Pgdbpool, PgdbpoolNonThreaded
+from bench.failover.peers import Pgdbpool, PgdbpoolAsync, PgdbpoolNonThreaded
 from bench.failover.run import Outcome, Part, perform
 from bench.failover.scenarios import SCENARIOS, Scenario
 
@@ -21,8 +21,8 @@ EFFORT = replace(
     QUICK, name="test", steady=0.7, outage=4.0, silence=3.0, flaps=2, recovery=20.0, calm=1.5, patience=10.0
 )
 
-MODELS = {"threaded": Pgdbpool.name, "non-threaded": PgdbpoolNonThreaded.name}
-CALLERS = {"threaded": 8, "non-threaded": 2}  # of the latter each is a process
+MODELS = {"threaded": Pgdbpool.name, "non-threaded": PgdbpoolNonThreaded.name, "asyncio": PgdbpoolAsync.name}
+CALLERS = {"threaded": 8, "non-threaded": 2, "asyncio": 8}  # non-threaded, each is a process
 ALL = {scenario.name: scenario for scenario in (*SCENARIOS, *ODDITIES)}
 
 

@@ -14,7 +14,7 @@ from conftest import LIMIT, wait_for
 
 from bench.failover.client import Client, ClientError
 from bench.failover.ops import callers
-from bench.failover.peers import Pgdbpool, Place, PsycopgPool
+from bench.failover.peers import Pgdbpool, Place
 from bench.failover.stage import TABLES, place
 from bench.failover.worker import Task
 from pgdbpool.testing import Node
@@ -36,7 +36,9 @@ def work(*places: Place, peer: str = Pgdbpool.name, count: int = 4) -> Client:
     return Client(Task(peer, list(places), callers(count), PAUSE))
 
 
-@pytest.mark.parametrize("peer", [Pgdbpool.name, "pgdbpool, non-threaded", PsycopgPool.name, "SQLAlchemy"])
+@pytest.mark.parametrize(
+    "peer", ["pgdbpool", "pgdbpool, non-threaded", "pgdbpool, asyncio", "psycopg_pool", "SQLAlchemy"]
+)
 def test_callers_work_until_they_are_told_to_stop(peer: str, node: Node) -> None:
     with work(place(node), peer=peer) as client:
         client.start()
@@ -62,8 +64,9 @@ def test_a_caller_that_does_not_end_is_found_to_hang(node: Node) -> None:
             assert since == max((op.ended for op in client.ops if op.caller == caller), default=client.began)
 
 
-def test_what_the_pool_believes_is_told_also_by_a_process_whose_callers_hang(node: Node) -> None:
-    with work(place(node)) as client:
+@pytest.mark.parametrize("peer", ["pgdbpool", "pgdbpool, asyncio"])
+def test_what_the_pool_believes_is_told_also_by_a_process_whose_callers_hang(peer: str, node: Node) -> None:
+    with work(place(node), peer=peer) as client:
         client.start()
         node.freeze()
         (about,) = client.about()

@@ -6,6 +6,7 @@ interrupted at any moment; what it held then goes back.
 
 from __future__ import annotations
 
+from math import ceil
 from random import Random
 
 from pgdbpool.core.group import Group
@@ -121,9 +122,9 @@ class Caller:
         self._closing_time.ring()
 
     async def run(self) -> None:
-        clock, random = self.pool.clock, self.random
+        clock = self.pool.clock
         while self.working:
-            await hear(self._closing_time, clock.now + self.plan.think * random.expovariate(1.0))
+            await hear(self._closing_time, self._next_visit())
             if not self.working:
                 return
             try:
@@ -132,6 +133,11 @@ class Caller:
                 self.pool.book.counts["interrupted"] += 1
                 if clock.trace:
                     clock.say("was interrupted")
+
+    def _next_visit(self) -> float:
+        at = self.pool.clock.now + self.plan.think * self.random.expovariate(1.0)
+        wave = self.plan.wave
+        return wave * ceil(at / wave) if wave else at
 
     async def visit(self, nested: int) -> None:
         """One checkout, and perhaps others within it."""

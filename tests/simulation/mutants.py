@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ class Mutant(NamedTuple):
 def read(text: str) -> list[Mutant]:
     """The mutants of a file."""
     mutants = []
-    for part in text.split("== ")[1:]:
+    for part in re.split(r"^== ", text, flags=re.MULTILINE)[1:]:
         name, file, *lines = part.rstrip().split("\n")
         old = "".join(line[1:] + "\n" for line in lines if not line.startswith("+"))
         new = "".join(line[1:] + "\n" for line in lines if not line.startswith("-"))

@@ -53,6 +53,7 @@ class CallerPlan:
     groups: tuple[int, ...]  # indices, one drawn for each checkout
     patience: tuple[float, ...]
     think: float  # s, on average
+    wave: float  # s between two moments at which callers come; 0: they come at any time
     use: float
     cancelled: float  # share of checkouts
     leaves_open: float  # share of checkouts that come back within a transaction
@@ -168,6 +169,7 @@ def _callers(random: Random, groups: int, threaded: bool, trouble: float) -> tup
     choice = random.choice
     count = choice([1, 2, 4, 8]) if threaded else 1
     visits = choice([20, 60, 120])  # of all of them, about
+    wave = choice([0.0, 0.0, 0.01, 0.1, 1.0])
     callers = []
     for _ in range(count):
         favourites = tuple(random.randrange(groups) for _ in range(choice([1, 2, 4])))
@@ -178,6 +180,7 @@ def _callers(random: Random, groups: int, threaded: bool, trouble: float) -> tup
                 groups=favourites,
                 patience=tuple(choice([0.0, 0.02, 0.3, 1.0, 5.0]) for _ in range(2)),
                 think=cycle - use,
+                wave=wave,
                 use=use,
                 cancelled=choice([0.0, 0.0, 0.1, 0.3]),
                 leaves_open=choice([0.0, 0.1, 0.5]),

@@ -445,9 +445,19 @@ class Group:
                 surplus = lane.open - connection_count
                 if surplus > 0:
                     surplus -= self.drop_idle(lane, lambda slot: True, "resized", surplus)
-                for slot in list(lane.slots)[: max(0, surplus)]:
-                    slot.expires = min(slot.expires, SURPLUS)
+                self._mark_surplus(lane, surplus)
         self.wish()
+
+    def _mark_surplus(self, lane: Lane, surplus: int) -> None:  # lock held
+        """Have so many leased connections closed when they come back, whatever was said before."""
+        stale = {slot for slot in lane.slots if slot.generation != lane.generation}
+        marked = [slot for slot in lane.slots if slot.expires == SURPLUS and slot not in stale]
+        going = stale | {slot for slot in lane.slots if slot.expires <= SURPLUS}
+        for slot in marked[: max(0, len(going) - max(0, surplus))]:
+            slot.expires = slot.born + self.lifetime()
+        staying = [slot for slot in lane.slots if slot not in going]
+        for slot in staying[: max(0, surplus - len(going))]:
+            slot.expires = SURPLUS
 
     def tend(self, now: float) -> float:
         """Close what rested too long or lived too long. Returns when to look again (never later than needed)."""
@@ -460,8 +470,8 @@ class Group:
                     spare = lane.open - self.min_count
                     if spare > 0:
                         self.drop_idle(lane, lambda slot: now >= slot.rested + max_idle, "idle", spare)
-                for slot in list(lane.idle):
-                    due = min(due, slot.expires)
-                    if max_idle and lane.open > self.min_count:
-                        due = min(due, slot.rested + max_idle)
+                # What is leased now may come back at any moment, and begins to rest then.
+                due = min([due, *(slot.expires for slot in lane.slots if slot.expires > now)])
+                if max_idle and lane.open > self.min_count:
+                    due = min([due, now + max_idle, *(slot.rested + max_idle for slot in list(lane.idle))])
         return due

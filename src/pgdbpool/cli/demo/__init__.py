@@ -10,6 +10,7 @@
 The scenario runs in the main thread, where Ctrl-C arrives; the workers and the display run in others.
 """
 
+import logging
 import sys
 
 from rich.console import Console
@@ -30,6 +31,7 @@ INTERRUPTED = 130
 def run(duration: float, standbys: int, *, as_json: bool = False) -> int:
     """The whole demo; returns the exit code. Whatever happens, no server and no folder is left."""
     console = Console(stderr=as_json)
+    logging.getLogger("pgdbpool").setLevel(logging.CRITICAL)  # what happens to the servers is shown by the demo itself
     try:
         with CtrlC() as ctrl_c:
             return _run(console, duration, standbys, as_json, ctrl_c)
