@@ -12,9 +12,19 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
+from .core.stats import PoolStats
+
 
 class Living(Protocol):
-    """A pool, as far as this module knows it."""
+    """A pool, as far as this module and the integrations know it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def stats(self, *, all_time: bool = False) -> PoolStats: ...
 
     def _after_fork(self) -> None: ...
 
@@ -27,6 +37,15 @@ _pools: WeakSet[Living] = WeakSet()
 def register(pool: Living) -> None:
     """From now on look after this pool; it is forgotten when nobody else knows it any more."""
     _pools.add(pool)
+
+
+def pools() -> list[Living]:
+    """All that somebody still knows."""
+    while True:
+        try:
+            return list(_pools)
+        except RuntimeError:  # another thread has just made one
+            continue
 
 
 def _after_fork_in_child() -> None:

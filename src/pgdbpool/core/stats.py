@@ -22,7 +22,7 @@ from . import times
 from .endpoint import Endpoint
 from .evidence import Role
 from .group import Group, Lock
-from .lane import Lane, total
+from .lane import Lane
 from .topology import Topology
 
 Times = tuple[int, ...]
@@ -245,22 +245,26 @@ def _lane_stats(lane: Lane, marks: Marks, reached: dict[object, Any]) -> LaneSta
 def lane_counters(lane: Lane) -> Counters:
     """What has been counted on all connections there have been."""
     ledger = lane.ledger
-    # A lease that was waited for is among `waits` from its beginning, and among `uses` only at its end.
+    tallies = [ledger.gone, *ledger.live]
+    # A lease that was waited for is among the waits from its beginning, and among the uses only at its end. Read in
+    # this order, what happens meanwhile can only make `prompt` too small.
+    use_times = times.add(tally.use_times for tally in tallies)
     unended = ledger.lost + sum(slot.waited_for == slot.uses for slot in ledger.live)
-    tally = total([ledger.gone, *ledger.live])
+    wait_times = times.add(tally.wait_times for tally in tallies)
+    uses, waits = sum(use_times), sum(wait_times)
     return Counters(
-        requests=tally.uses,
-        prompt=max(0, tally.uses - tally.waits + unended),
-        waits=tally.waits,
-        wait_time=tally.wait_time,
-        wait_times=times.in_order(tally.wait_times),
-        use_time=tally.use_time,
-        use_times=times.in_order(tally.use_times),
+        requests=uses,
+        prompt=max(0, uses - waits + unended),
+        waits=waits,
+        wait_time=sum(tally.wait_time for tally in tallies),
+        wait_times=times.in_order(wait_times),
+        use_time=sum(tally.use_time for tally in tallies),
+        use_times=times.in_order(use_times),
         connects=sum(lane.connect_times),
         connect_time=lane.connect_time,
         connect_times=times.in_order(lane.connect_times),
         connect_failures=lane.failures,
-        rollbacks=tally.rollbacks,
+        rollbacks=sum(tally.rollbacks for tally in tallies),
         leaks=lane.leaks,
         closed=dict(lane.closed_by),
     )
