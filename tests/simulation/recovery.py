@@ -31,6 +31,7 @@ from pgdbpool.core.lane import Lane
 from pgdbpool.core.plan import LOOK_EVERY
 from pgdbpool.errors import DBOfflineError, PoolTimeout
 
+from .book import name
 from .callers import Pool
 from .clock import FOREVER, Task, sleep
 from .driver import RESEND, Lost
@@ -140,6 +141,9 @@ class Recovery:
                 if lane.room and rank(lane.group.settings.target_session_attrs, endpoint.report) is not None
             ]
             wrong = endpoint.health is not Health.UP and endpoint.last_error is not None
+            for lane in lanes:
+                if lane.open + lane.opening < lane.group.min_count:  # type: ignore[attr-defined]
+                    raise Violation(f"{name(lane)}: {lane.open} open, and min_count is {lane.group.min_count}")  # type: ignore[attr-defined]
             long_ago = self.pool.clock.now - self.settling
             if (endpoint.last_error_at or 0.0) > long_ago:  # what the kernel found out late
                 continue
