@@ -141,9 +141,6 @@ class Recovery:
                 if lane.room and rank(lane.group.settings.target_session_attrs, endpoint.report) is not None
             ]
             wrong = endpoint.health is not Health.UP and endpoint.last_error is not None
-            for lane in lanes:
-                if lane.open + lane.opening < lane.group.min_count:  # type: ignore[attr-defined]
-                    raise Violation(f"{name(lane)}: {lane.open} open, and min_count is {lane.group.min_count}")  # type: ignore[attr-defined]
             long_ago = self.pool.clock.now - self.settling
             if (endpoint.last_error_at or 0.0) > long_ago:  # what the kernel found out late
                 continue
@@ -154,6 +151,11 @@ class Recovery:
                 )
             if self.monitored and endpoint.report != server.report and server.report.role is not Role.UNKNOWN:
                 raise Violation(f"{server.label} is {server.report}, and believed to be {endpoint.report}")
+
+            for lane in lanes:
+                warm = lane.group.settings.min_count
+                if lane.open < warm and not endpoint.connecting:  # or it is just being replaced
+                    raise Violation(f"{name(lane)}: {lane.open} open, and min_count is {warm}")
 
     # -- each gets its share ------------------------------------------------------------------------------------
 

@@ -130,6 +130,8 @@ class Watch:
             connecting = sum(lane.opening for lane in self.topology.lanes(endpoint))
             if endpoint.connecting != connecting:
                 raise Violation(f"{endpoint.label}: connecting says {endpoint.connecting}, there are {connecting}")
+            if endpoint.open != sum(lane.open for lane in self.topology.lanes(endpoint)):
+                raise Violation(f"{endpoint.label}: open says {endpoint.open}")
             if connecting > MAX_CONNECTING:
                 raise Violation(f"{endpoint.label}: {connecting} connects at a time")
 
