@@ -154,7 +154,9 @@ class Recovery:
 
             for lane in lanes:
                 warm = lane.group.settings.min_count
-                if lane.open < warm and not endpoint.connecting:  # or it is just being replaced
+                ended = self.pool.book.ended[endpoint]
+                just_now = bool(ended) and ended[-1] > self.pool.clock.now - BREATH  # and is being replaced
+                if lane.open < warm and not endpoint.connecting and not just_now:
                     raise Violation(f"{name(lane)}: {lane.open} open, and min_count is {warm}")
 
     # -- each gets its share ------------------------------------------------------------------------------------
