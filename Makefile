@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint docs bench bench-failover clean
+.PHONY: help demo test soak lint docs bench bench-failover clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -18,6 +18,9 @@ demo: $(VENV)/.stamp-demo ## a primary and two standbys, readers and writers, tw
 
 test: lint docs $(VENV)/.stamp-dev ## lint, types, docs, and all tests on real PostgreSQL servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.stamp-dev ## the simulation, on all processors, until stopped
+	$(BIN)/python -m tests.simulation --soak
 
 lint: $(VENV)/.stamp-dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -236,9 +236,9 @@ class Threaded:
             await self._clock.breath()
             orders = self._topology.plan(self._clock.now) if self._running else []
             self._bury()  # the plan may have made room
+            self.bell.ring()  # what is due may have changed, and this task may be busy for long
             if not orders:
                 self._openers -= 1
-                self.bell.ring()
                 return
             order, *others = orders
             for other in others:

@@ -31,6 +31,7 @@ from pgdbpool.core.lane import Lane
 from pgdbpool.core.plan import LOOK_EVERY
 from pgdbpool.errors import DBOfflineError, PoolTimeout
 
+from .book import name
 from .callers import Pool
 from .clock import FOREVER, Task, sleep
 from .driver import RESEND, Lost
@@ -150,6 +151,13 @@ class Recovery:
                 )
             if self.monitored and endpoint.report != server.report and server.report.role is not Role.UNKNOWN:
                 raise Violation(f"{server.label} is {server.report}, and believed to be {endpoint.report}")
+
+            for lane in lanes:
+                warm = lane.group.settings.min_count
+                ended = self.pool.book.ended[endpoint]
+                just_now = bool(ended) and ended[-1] > self.pool.clock.now - BREATH  # and is being replaced
+                if lane.open < warm and not endpoint.connecting and not just_now:
+                    raise Violation(f"{name(lane)}: {lane.open} open, and min_count is {warm}")
 
     # -- each gets its share ------------------------------------------------------------------------------------
 

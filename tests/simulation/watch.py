@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from pgdbpool.core.endpoint import MAX_CONNECTING, Endpoint
-from pgdbpool.core.evidence import Health, Role
+from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, Endpoint
+from pgdbpool.core.evidence import Fault, Health, Role
 from pgdbpool.core.group import Group
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.topology import FALL
@@ -130,6 +130,8 @@ class Watch:
             connecting = sum(lane.opening for lane in self.topology.lanes(endpoint))
             if endpoint.connecting != connecting:
                 raise Violation(f"{endpoint.label}: connecting says {endpoint.connecting}, there are {connecting}")
+            if endpoint.open != sum(lane.open for lane in self.topology.lanes(endpoint)):
+                raise Violation(f"{endpoint.label}: open says {endpoint.open}")
             if connecting > MAX_CONNECTING:
                 raise Violation(f"{endpoint.label}: {connecting} connects at a time")
 
@@ -233,11 +235,22 @@ class Watch:
                         raise Violation(f"{slot.conn} rests after its life")
 
     def _to_be_opened(self, group: Group) -> bool:
+        if len(group.waiters) and not (group.route or group.paused or self.monitored):
+            return any(self._to_be_asked(lane) for lane in group.lanes)
         if not len(group.waiters) or group.paused or not group.route or len(group.waiters) <= group.opening:
             return False
         if any(lane.may_open(self.clock.now) for tier in group.route for lane in tier.lanes):
             return True
         return self._can_make_room(group)
+
+    def _to_be_asked(self, lane: Lane) -> bool:
+        """Somebody waits for a role, and a search would look here: soon again where it was turned away at once."""
+        endpoint, now = lane.endpoint, self.clock.now
+        if endpoint.fault in (Fault.REFUSED, Fault.STARTING, Fault.FULL):
+            at = min(endpoint.next_try, (endpoint.last_error_at or 0.0) + URGENT)
+        else:
+            at = endpoint.next_try
+        return lane.room and not endpoint.connecting and now >= max(at, lane.next_try)
 
     def _can_make_room(self, group: Group) -> bool:
         """Whether what rests off the route is in the way of those who wait."""
