@@ -298,8 +298,8 @@ class Threaded:
             run(self._sessions.open(order))
             orders = self._topology.plan(monotonic()) if self._running else []
             self._bury()  # the plan may have made room
+            self._listener.wake()  # what is due may have changed, and this thread may be busy for long
             if not orders:
-                self._listener.wake()  # what is due may have changed
                 return
             order, *others = orders
             for other in others:

@@ -216,6 +216,8 @@ class Group:
             self.sweep(lane)
         if waiters:
             self.match()
+            if not lane.live:  # where `total_count` is used up, it may have to give way
+                self.wish()
 
     def hand(self, slot: Slot) -> bool:
         """Give the slot to the first waiter still there. False: nobody waits."""
@@ -316,11 +318,15 @@ class Group:
             return True
         for tier in self.route:
             for lane in tier.lanes:
-                if lane.room:
+                if self.room_on(lane):
                     return True
-                if lane.total < self.limit and any(other.idle and not other.live for other in self.lanes):
-                    return True  # `total_count` is used up by connections that rest off the route: they give way
         return False
+
+    def room_on(self, lane: Lane) -> bool:
+        """Whether a connection can be opened on a live lane, if need be after one that rests off the route gave way."""
+        if lane.room:
+            return True
+        return lane.total < self.limit and any(other.idle and not other.live for other in self.lanes)
 
     def every_slot(self) -> list[Slot]:
         """Idle, leased and closing."""

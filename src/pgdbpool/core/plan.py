@@ -171,8 +171,9 @@ class Planner:
             waiting = only is not None or len(group.waiters) > group.opening
             for lane in group.lanes:
                 endpoint = lane.endpoint
-                wanted = searching or (waiting and lane.live) or self._wanted(group, lane)
-                if wanted and lane.room and not endpoint.connecting:
+                wanted = searching or self._wanted(group, lane)
+                wanted = (wanted and lane.room) or (waiting and lane.live and group.room_on(lane))
+                if wanted and not endpoint.connecting:
                     next_try = endpoint.urgent_try if searching else endpoint.next_try
                     due = min(due, max(next_try, lane.next_try))
                 if not self.monitored and _unseen(lane):
@@ -183,4 +184,5 @@ class Planner:
 def _unseen(lane: Lane) -> bool:
     """Whether nothing would tell of a change at the endpoint: it is not used, nor tried again for other reasons."""
     endpoint = lane.endpoint
-    return not (lane.live or lane.refused or endpoint.open or endpoint.connecting or endpoint.health is Health.DOWN)
+    tried_again = lane.live or endpoint.health is Health.DOWN or (lane.refused and lane.rank is not None)
+    return not (tried_again or endpoint.open or endpoint.connecting)
