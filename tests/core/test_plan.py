@@ -411,7 +411,7 @@ def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():
 def test_without_a_monitor_an_endpoint_of_a_role_nobody_wants_is_looked_at_again_once_in_a_while():
     world = World(rules=[Rules(target_session_attrs="primary")])
     world.topology.reported(world.endpoint, STANDBY, world.now)
-    assert 30 <= keepers_rounds(world, 600) <= 61
+    assert 30 <= keepers_rounds(world, 600) <= 120
 
 
 def test_a_connect_that_hangs_gives_no_cause_to_look_at_the_others_in_vain():

@@ -74,9 +74,9 @@ def test_everything_that_can_happen_has_happened() -> None:
 
 EXPECTED = """
     served; waits; handed over; PoolTimeout; TooManyWaiting; PoolExhausted; DBOfflineError; interrupted
-    interrupted with a slot; pings; lost; goodbyes; silent; reported
-    connect failed: refused; connect failed: timeout; connect failed: starting; connect failed: full
-    connect failed: misconfigured; setup failed
+    interrupted with a slot; session lost; goodbyes; probes; aborts; reported; write refused
+    connect: refused; connect: timeout; connect: starting; connect: full
+    connect: misconfigured; connect: not made ready
     opened in vain: role; opened in vain: retired; opened in vain: closed
     closed: broken; closed: lifetime; closed: idle; closed: displaced; closed: drained; closed: resized; closed: role
     closed: busy; closed: closed
