@@ -156,7 +156,9 @@ class Recovery:
                 warm = lane.group.settings.min_count
                 ended = self.pool.book.ended[endpoint]
                 just_now = bool(ended) and ended[-1] > self.pool.clock.now - BREATH  # and is being replaced
-                if lane.open < warm and not endpoint.connecting and not just_now:
+                most = lane.group.total_limit
+                scarce = most is not None and most < warm * len(self.servers)
+                if lane.open < warm and not (endpoint.connecting or just_now or scarce):
                     raise Violation(f"{name(lane)}: {lane.open} open, and min_count is {warm}")
 
     # -- each gets its share ------------------------------------------------------------------------------------

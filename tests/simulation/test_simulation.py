@@ -73,13 +73,17 @@ def test_everything_that_can_happen_has_happened() -> None:
 
 
 EXPECTED = """
-    served; waits; handed over; PoolTimeout; TooManyWaiting; PoolExhausted; DBOfflineError; interrupted
-    interrupted with a slot; session lost; goodbyes; probes; aborts; reported; write refused
-    connect: refused; connect: timeout; connect: starting; connect: full
-    connect: misconfigured; connect: not made ready
-    opened in vain: role; opened in vain: retired; opened in vain: closed
+    served; waits; handed over; PoolTimeout; TooManyWaiting; PoolExhausted; DBOfflineError; OutcomeUnknown
+    DBConnectionError; Lost; Refused; interrupted; interrupted with a slot; resets; aborts; outages told
+    session lost; goodbyes; silent; reported; write refused; opened; probes
+    connect: refused; connect: timeout; connect: starting; connect: full; connect: misconfigured
+    connect: not made ready; connect: given up
+    probe: refused; probe: timeout; probe: starting; probe: full; probe: misconfigured
+    opened in vain: role; opened in vain: retired; opened in vain: closed; opened in vain: fenced
     closed: broken; closed: lifetime; closed: idle; closed: displaced; closed: drained; closed: resized; closed: role
-    closed: busy; closed: closed
+    closed: busy; closed: closed; closed: fenced
+    event: endpoint-up; event: endpoint-suspect; event: endpoint-down; event: role-changed; event: failover-started
+    event: failover-finished; event: recovered; event: fenced
     kill; crash; stop; power_off; freeze; cut_off; lag; lose_messages; fill_up; lock_out; flap; terminate_sessions
     fail_over; switch_over; demote; refuse_writes; split; lie; everything_dies
     owner: resize; owner: pause; owner: resume; owner: drain; owner: check; owner: unready
