@@ -229,7 +229,7 @@ class Monitor:
             for watch, task in self._watches.values():
                 self._stop(watch, task)
             if self._stopping:
-                self._loop.run_until_complete(asyncio.wait(self._stopping))
+                self._loop.run_until_complete(asyncio.wait(tuple(self._stopping)))  # the set shrinks
             self._loop.close()
 
     def add(self, subscription: Subscription) -> None:  # in the thread
