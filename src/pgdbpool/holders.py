@@ -1,14 +1,16 @@
 """Who holds a connection: found out when somebody asks, so that a checkout need not write it down.
 
-A `with` block keeps its connection in a variable; so the stacks of all threads are searched for it. `getconn`, whose
-connection may be anywhere by then, notes where it was called.
+A `with` block keeps its connection in a variable; so the stacks of all threads are searched for it, and for an
+`AsyncPool` the coroutines of all tasks. `getconn`, whose connection may be anywhere by then, notes where it was called.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
+from collections.abc import Iterator
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -44,10 +46,12 @@ class Leased:
     _slot: Slot | None
 
 
-def _said_by_getconn(code: CodeType, lasti: int, ident: int) -> tuple[str, str]:
+def _said_by_getconn(code: CodeType, lasti: int, who: int | str) -> tuple[str, str]:
+    """`who`: a thread's identity, or the name of a task."""
     lines = [line for start, end, line in code.co_lines() if start <= lasti < end and line is not None]
     line = lines[0] if lines else code.co_firstlineno
-    return f"{code.co_filename}:{line} ({code.co_qualname})", _thread_names().get(ident, "a thread that has ended")
+    name = who if isinstance(who, str) else _thread_names().get(who, "a thread that has ended")
+    return f"{code.co_filename}:{line} ({code.co_qualname})", name
 
 
 def _thread_names() -> dict[int | None, str]:
@@ -101,29 +105,57 @@ def _places() -> Places:
         outermost: dict[int, FrameType] = {}
         frame: FrameType | None = top
         while frame is not None:
-            for value in tuple(frame.f_locals.values()):
-                if isinstance(value, Leased):
-                    value = value._slot and value._slot.conn
-                if isinstance(value, psycopg.Connection | psycopg.AsyncConnection):
-                    outermost[id(value)] = frame
+            for key in _connections(frame):
+                outermost[key] = frame
             frame = frame.f_back
         for key, frame in outermost.items():
             places.setdefault(key, []).append((_where(frame), names.get(ident, f"thread {ident}")))
     return places
 
 
+def _connections(frame: FrameType) -> Iterator[int]:
+    """The ids of those that a function has in its variables."""
+    for value in tuple(frame.f_locals.values()):
+        if isinstance(value, Leased):
+            value = value._slot and value._slot.conn
+        if isinstance(value, psycopg.Connection | psycopg.AsyncConnection):
+            yield id(value)
+
+
+# -- asyncio --------------------------------------------------------------------------------------------------------
+
+
+def task_name(task: asyncio.Task[Any] | None) -> str:
+    """As it is shown to people."""
+    return "no task" if task is None else f"task {task.get_name()}"
+
+
 def task_places(loop: asyncio.AbstractEventLoop | None) -> Places:
-    """The same for the tasks of an event loop: they have no stack while they wait, but a chain of coroutines."""
+    """The same for the tasks of an event loop: they have no stack while they wait, but a chain of coroutines.
+
+    That of a running task ends where it runs: it is on the stack of its thread.
+    """
     places: Places = {}
     for task in asyncio.all_tasks(loop) if loop is not None else ():
-        coroutine: Any = task.get_coro()
         seen: set[int] = set()
-        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-            for value in tuple(frame.f_locals.values()):
-                if isinstance(value, Leased):
-                    value = value._slot and value._slot.conn
-                if isinstance(value, psycopg.AsyncConnection) and id(value) not in seen:
-                    seen.add(id(value))
-                    places.setdefault(id(value), []).append((_where(frame), f"task {task.get_name()}"))
-            coroutine = coroutine.cr_await
-    return places
+        for frame in _frames(task.get_coro()):
+            for key in _connections(frame):
+                if key not in seen:
+                    seen.add(key)
+                    places.setdefault(key, []).append((_where(frame), task_name(task)))
+    return {**_places(), **places}
+
+
+def _frames(waits: Any) -> Iterator[FrameType]:
+    """Those of a coroutine, of what it awaits, and so on."""
+    while waits is not None:
+        for kind in "cr", "ag", "gi":  # coroutine, asynchronous generator, generator
+            frame = getattr(waits, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame
+                waits = getattr(waits, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            # What `async for` awaits only leads to its generator, and does not say so.
+            leads = gc.get_referents(waits) if type(waits).__name__.startswith("async_generator") else ()
+            waits = next((each for each in leads if hasattr(each, "ag_frame")), None)
