@@ -1,11 +1,12 @@
 """Who holds a connection: found out when somebody asks, so that a checkout need not write it down.
 
-A `with` block keeps its connection in a variable; so the stacks of all threads are searched for it. `getconn`, whose
-connection may be anywhere by then, notes where it was called.
+A `with` block keeps its connection in a variable; so the stacks of all threads are searched for it, and for an
+`AsyncPool` the coroutines of all tasks. `getconn`, whose connection may be anywhere by then, notes where it was called.
 """
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Container, Iterator
@@ -46,12 +47,13 @@ class Leased:
     _slot: Slot | None
 
 
-def said_by_getconn(holder: tuple[CodeType, int, int]) -> tuple[str, str]:
-    """Where it was called, and by which thread."""
-    code, lasti, ident = holder
+def said_by_getconn(holder: tuple[CodeType, int, int | str]) -> tuple[str, str]:
+    """Where it was called, and by which thread or task: the identity of the one, the name of the other."""
+    code, lasti, who = holder
     lines = [line for start, end, line in code.co_lines() if start <= lasti < end and line is not None]
     line = lines[0] if lines else code.co_firstlineno
-    return f"{code.co_filename}:{line} ({code.co_qualname})", _thread_names().get(ident, "a thread that has ended")
+    name = who if isinstance(who, str) else _thread_names().get(who, "a thread that has ended")
+    return f"{code.co_filename}:{line} ({code.co_qualname})", name
 
 
 def _thread_names() -> dict[int | None, str]:
@@ -114,8 +116,28 @@ def _thread_places(wanted: Container[int]) -> Places:
     return places
 
 
+def _in_variables(frame: FrameType, wanted: Container[int]) -> Iterator[int]:
+    """The ids of those that a function has in its variables."""
+    for value in tuple(frame.f_locals.values()):
+        if isinstance(value, Leased):
+            value = value._slot and value._slot.conn
+        if id(value) in wanted:
+            yield id(value)
+
+
+# -- asyncio --------------------------------------------------------------------------------------------------------
+
+
+def task_name(task: asyncio.Task[Any] | None) -> str:
+    """As it is shown to people."""
+    return "no task" if task is None else f"task {task.get_name()}"
+
+
 def task_places(loop: asyncio.AbstractEventLoop | None) -> Search:
-    """The same for the tasks of an event loop: they have no stack while they wait, but a chain of coroutines."""
+    """The same for the tasks of an event loop: they have no stack while they wait, but a chain of coroutines.
+
+    That of a running task ends where it runs: it is on the stack of its thread.
+    """
     return partial(_task_places, loop)
 
 
@@ -124,20 +146,25 @@ def _task_places(loop: asyncio.AbstractEventLoop | None, wanted: Container[int])
 
     places: Places = {}
     for task in asyncio.all_tasks(loop) if loop is not None else ():
-        coroutine: Any = task.get_coro()
         seen: set[int] = set()
-        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        for frame in _frames(task.get_coro()):
             for key in _in_variables(frame, wanted):
                 if key not in seen:
                     seen.add(key)
-                    places.setdefault(key, []).append((_where(frame), f"task {task.get_name()}"))
-            coroutine = coroutine.cr_await
-    return places
+                    places.setdefault(key, []).append((_where(frame), task_name(task)))
+    return {**_thread_places(wanted), **places}
 
 
-def _in_variables(frame: FrameType, wanted: Container[int]) -> Iterator[int]:
-    for value in tuple(frame.f_locals.values()):
-        if isinstance(value, Leased):
-            value = value._slot and value._slot.conn
-        if id(value) in wanted:
-            yield id(value)
+def _frames(waits: Any) -> Iterator[FrameType]:
+    """Those of a coroutine, of what it awaits, and so on."""
+    while waits is not None:
+        for kind in "cr", "ag", "gi":  # coroutine, asynchronous generator, generator
+            frame = getattr(waits, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame
+                waits = getattr(waits, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            # What `async for` awaits only leads to its generator, and does not say so.
+            leads = gc.get_referents(waits) if type(waits).__name__.startswith("async_generator") else ()
+            waits = next((each for each in leads if hasattr(each, "ag_frame")), None)

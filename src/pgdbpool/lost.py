@@ -17,6 +17,9 @@ nobody can ever return it.
 
 An exception keeps the frames it came through, and their variables, for as long as it is being handled, and that is just
 when its handler may want a connection. Those of the pool's own functions are of no use to anybody, and are emptied.
+
+An `AsyncPool` finds in the same way what its tasks threw away. Frames of coroutines are emptied only where
+`blocking.run` carried them out: others may be waiting.
 """
 
 from __future__ import annotations
@@ -163,22 +166,27 @@ def empty_dead_frames() -> None:
     """Empty the frames of the pool's own functions that exceptions keep: those being handled, and the shell's last."""
     for error in _exceptions():
         trace = error.__traceback__
+        suspendable = _SUSPENDABLE  # one that is suspended is waiting, and would be ended
         while trace is not None:
-            if _is_ours(trace.tb_frame):
+            frame = trace.tb_frame
+            if _is_ours(frame) and not frame.f_code.co_flags & suspendable:
                 try:
-                    trace.tb_frame.clear()
-                    _ = (
-                        trace.tb_frame.f_locals
-                    )  # before Python 3.13 that is a copy, which is brought up to date by this
+                    frame.clear()
+                    _ = frame.f_locals  # before Python 3.13 that is a copy, which is brought up to date by this
                 except RuntimeError:  # it is not dead
                     pass
+            if _is_run(frame):
+                suspendable &= ~inspect.CO_COROUTINE  # from here on they never suspend
             trace = trace.tb_next
 
 
 def _is_ours(frame: FrameType) -> bool:
-    # One that can be suspended may be waiting, and would be ended.
-    ours = str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
-    return ours and not frame.f_code.co_flags & _SUSPENDABLE
+    return str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
+
+
+def _is_run(frame: FrameType) -> bool:
+    """That of `drivers.blocking`, by name: this module has no driver loaded."""
+    return frame.f_code.co_name == "run" and frame.f_globals.get("__name__") == f"{_PACKAGE}drivers.blocking"
 
 
 def _exceptions() -> Iterator[BaseException]:

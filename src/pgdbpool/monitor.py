@@ -79,6 +79,10 @@ class Subscription:
         """Nothing more is told after what is being told at this moment. Does not wait."""
         self._monitor.forget(self)
 
+    def drop(self) -> None:
+        """`cancel`, by the monitor's thread: the garbage collector may have interrupted one that holds our lock."""
+        self._monitor.call(self.cancel)
+
 
 class Watch:
     """What probes one endpoint."""
@@ -229,7 +233,7 @@ class Monitor:
             for watch, task in self._watches.values():
                 self._stop(watch, task)
             if self._stopping:
-                self._loop.run_until_complete(asyncio.wait(self._stopping))
+                self._loop.run_until_complete(asyncio.wait(tuple(self._stopping)))  # the set shrinks
             self._loop.close()
 
     def add(self, subscription: Subscription) -> None:  # in the thread
