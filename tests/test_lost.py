@@ -142,6 +142,13 @@ def use_after_drain(pool: Pool) -> None:
         pass
 
 
+def use_a_rested_one(pool: Pool) -> None:
+    for slot in pool._group("default").every_slot():
+        slot.fresh_until = float("-inf")  # so that it is looked at first
+        del slot
+    use(pool)
+
+
 @traced
 # What is interrupted so early that nobody has a variable for it yet is collected, and says so.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:coroutine .* was never awaited:RuntimeWarning")
@@ -180,7 +187,8 @@ def test_no_connection_is_lost_wherever_a_handler_raises(pg_node, open_pool, mod
 
 
 @traced
-@pytest.mark.parametrize("work", [use, borrow])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("work", [use, borrow, use_a_rested_one])
 def test_what_was_lost_is_found_while_the_exception_is_still_being_handled(one, work):
     """It keeps the frames it came through, and with them the variables in which the connection was."""
     served = 0

@@ -1,8 +1,8 @@
 """AsyncPool: the asyncio shell around core.
 
-It has the methods of `Pool`; those that may wait are coroutines. A pool belongs to the event loop that first uses it,
-and all of it runs there: waiters are futures, opening is a task for each connection, and the monitor's findings are
-handed over to the loop. So nothing is locked, and nothing blocks.
+It has the methods of `Pool`; those that may wait are coroutines. A pool belongs to the event loop that first waits for
+it: waiters are futures, opening is a task for each connection, and the monitor's findings are handed over to the loop.
+So nothing blocks, and the lock guards only against other threads that look at the pool or change its settings.
 
 A caller can be cancelled at every `await`::
 
@@ -10,35 +10,40 @@ A caller can be cancelled at every `await`::
     while a slot is checked  the connection is closed: nobody knows what is still to come on it
     inside the block         psycopg cancels the statement; the block is left by the exception
     on the way out           a task of the pool's own, which nobody cancels, commits or rolls back and gives back
+
+When its loop ends, a pool that was not closed closes its connections and warns; then it may be used in another loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import warnings
-from collections.abc import Coroutine, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from functools import partial
 from math import frexp
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
-from weakref import finalize
+from weakref import WeakMethod, finalize
 
 import psycopg
 
 from .base import Base
-from .config import GroupSettings, Settings
+from .config import Settings
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import TINY
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .holders import Holder, Leased, holders, task_places
+from .holders import Holder, Leased, holders, task_name, task_places
+from .lost import Lost
 from .reasons import Reasons, closed_words
 from .tasks import Tasks
+
+logger = logging.getLogger("pgdbpool")
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -77,6 +82,8 @@ class AsyncLease(Leased):
         slot.use_times[frexp(seconds or TINY)[1]] += 1
         if error is None and slot.clean():
             self._group.give(slot, now)
+        elif kind is GeneratorExit:
+            self._pool._let_go(slot)
         else:
             await self._pool._settle(slot, error, commit=True)
 
@@ -87,10 +94,15 @@ class AsyncPool(Base):
     `config` is that of `Pool`, whose `type` is of no concern here. May be made before there is an event loop: it opens
     in the background when a loop first uses it (``async with pool``, `open`, `wait`, or a checkout), and is for that
     loop only. Close it before the loop ends.
+
+    What only looks at it or changes its settings may be called from any thread: `stats`, `pop_stats`, `endpoints`,
+    `holders`, `on_event`, `resize`, `drain`, `pause`, `resume`.
     """
 
+    _keeper: Tasks
+
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
-        super().__init__(config, asynchronous, nullcontext)
+        super().__init__(config, asynchronous, threading.Lock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper = self._make_keeper()
         self._settling: set[asyncio.Task[None]] = set()
@@ -100,17 +112,27 @@ class AsyncPool(Base):
 
     def _make_keeper(self) -> Tasks:
         driver = self._driver
+        at_loop_end = WeakMethod(self._loop_ended)
 
         def look(group: Group) -> list[Holder]:  # knows no pool, so that the keeper does not keep one alive
             return holders(group, driver, task_places(keeper.loop))
 
+        def end() -> None:
+            loop_ended = at_loop_end()
+            if loop_ended is not None:
+                loop_ended()
+
         reasons = Reasons(self._topology, look)
-        keeper = Tasks(self._name, self._topology, self._sessions, reasons, self._herald, self._settings.monitor)
+        keeper = Tasks(self._name, self._topology, self._sessions, reasons, self._herald, self._settings.monitor, end)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
+        keeper.reclaim = Lost(self._out, keeper.references, driver)
         self._topology.born = keeper.opened
         self._sessions.closing = keeper.closing
         return keeper
+
+    def _title(self) -> str:
+        return type(self).__name__
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -131,16 +153,21 @@ class AsyncPool(Base):
     def _begin(self) -> None:
         """To be called by whatever may wait: binds the pool to its loop, once."""
         loop = asyncio.get_running_loop()
-        if self._loop is loop:
+        if self._loop is loop or self._closed:
             return
-        if self._loop is not None:
+        if self._loop is not None and self._loop.is_closed():
+            self._loop_ended()  # it was closed without telling anybody
+        with self._lock:  # two loops may begin at the same moment
+            begins = self._loop is None
+            if begins:
+                self._loop = loop
+        if begins:
+            self._keeper.start(loop)
+        elif self._loop is not loop:
             raise Error(
                 "this AsyncPool belongs to another event loop: make one for each loop, or close it there before it is "
                 "used here"
             )
-        if not self._closed:
-            self._loop = loop
-            self._keeper.start(loop)
 
     async def open(self) -> None:
         """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
@@ -153,19 +180,7 @@ class AsyncPool(Base):
         Raises PoolTimeout after `timeout` seconds, DBOfflineError where no retry would help.
         """
         self._begin()
-        deadline = monotonic() + timeout
-        for group in self._topology.groups:
-            began = monotonic()
-            leases: list[Slot] = []
-            try:
-                for _ in range(max(1, min(group.min_count, group.limit))):
-                    slot = await self._obtain(
-                        group, group.take(monotonic()), began, deadline - monotonic(), lease=False
-                    )
-                    leases.append(slot)  # one by one, so that an error leaves none behind
-            finally:
-                for slot in leases:
-                    group.give(slot, monotonic())
+        await self._warm(timeout)
 
     async def close(self, timeout: float = 5.0) -> None:
         """Close the pool: waiters get PoolClosed, idle connections are closed at once, leased ones on return.
@@ -174,22 +189,23 @@ class AsyncPool(Base):
         """
         if self._closed:
             return
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._begin()  # not in another loop
         self._closed = True
         if self._finalizer is not None:
             self._finalizer.detach()
+        deadline = monotonic() + timeout
         self._topology.close()
         for group in self._topology.groups:
             group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
             group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
-        deadline = monotonic() + timeout
-        await self._keeper.stop()
-        while monotonic() < deadline and any(group.total for group in self._topology.groups):
+        await self._keeper.stop(timeout)
+        while monotonic() < deadline and self._closed and any(group.total for group in self._topology.groups):
+            for group in self._topology.groups:
+                self._keeper.reclaim(group)
             await asyncio.sleep(0.002)
         if self._settling:
             await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
-        self._loop = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -198,20 +214,31 @@ class AsyncPool(Base):
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
+    def _loop_ended(self) -> None:
+        """The loop has ended, or is about to, and nobody has closed the pool. Another loop may use it."""
+        if self._closed:
+            return
+        words = f"{self!r} was not closed before the end of its event loop"
+        self._closed = True
+        self._finalizer.detach()
+        self._keeper.end_now()
+        self._out.clear()
+        self._unlock()
+        warnings.warn(words, ResourceWarning, stacklevel=1, source=self)
+
     def _after_fork(self) -> None:
-        self._forget_all(nullcontext)
+        self._forget_all(threading.Lock)
+        self._keeper.disown()
         self._settling = set()
         if not self._closed:
             self._closed = True
             self._unlock()
 
     def _at_exit(self) -> None:
-        if self._closed or self._loop is None:
+        if self._closed or self._loop is None or self._loop.is_running():  # in a daemon thread, at this moment
             return
-        warnings.warn(f"{self!r} was not closed before the end of its loop", ResourceWarning, stacklevel=1)
+        self._loop_ended()
         self._closed = True
-        self._finalizer.detach()
-        self._keeper.abandon()
 
     # -- checkout -----------------------------------------------------------------------------------------------
 
@@ -236,7 +263,8 @@ class AsyncPool(Base):
             slot = await self._obtain(found, slot, now, timeout)
             now = monotonic()
         frame = sys._getframe(1)
-        slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
+        task = asyncio.current_task()
+        slot.holder = (frame.f_code, frame.f_lasti, task_name(task))
         slot.taken = now
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
@@ -258,59 +286,52 @@ class AsyncPool(Base):
         else:
             await self._settle(slot, None, commit=False)
 
-    async def _settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
-        """Commit or roll back and give back, in a task that nobody cancels."""
-        await self._unhurt(self._sessions.settle(slot, error, commit=commit))
-
-    async def _unhurt(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_seen)  # its error, if there will be one, has nobody to go to
-            raise
-
-    async def _obtain(
-        self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
-    ) -> Slot:
-        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+    async def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
+        """The slow path of a checkout."""
         try:
             self._begin()
         except BaseException:
             if slot is not None:
                 group.give(slot, monotonic())
             raise
-        settings: GroupSettings = group.settings  # type: ignore[assignment]
-        deadline = began + (settings.acquire_timeout if timeout is None else timeout)
-        waited = first = False
-        while True:
-            if slot is None:
-                waited = True
-                slot = await self._keeper.wait(group, began, deadline, first)
-            if await self._sessions.verify(slot, deadline):
-                break
-            slot, first = None, True
-            if not group.waiters:
-                slot = group.take(monotonic())
-        if waited and lease:
-            slot.waited(monotonic() - began)
-        return slot
+        return await self._find(group, slot, began, timeout)
+
+    async def _settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+        """Commit or roll back and give back, in a task that nobody cancels."""
+        task = self._start_settling(slot, error, commit=commit)
+        # As `asyncio.shield` does, for half of its price.
+        over: asyncio.Future[None] = task.get_loop().create_future()
+        task.add_done_callback(partial(_set, over))
+        try:
+            await over
+        except BaseException:
+            task.add_done_callback(partial(_tell_nobody, slot.lane.group.name))
+            raise
+        task.result()
+
+    def _start_settling(self, slot: Slot, error: BaseException | None, *, commit: bool) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._sessions.settle(slot, error, commit=commit))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        return task
+
+    def _let_go(self, slot: Slot) -> None:
+        """Of a coroutine or generator that was closed before its end, by its owner or by the garbage collector.
+
+        The former may not wait any more; the latter may have interrupted one that holds our lock.
+        """
+        loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]
+        try:
+            loop.call_soon_threadsafe(partial(self._start_settling, slot, GeneratorExit(), commit=False))
+        except RuntimeError:  # the loop is closed
+            slot.lane.group.retire(slot, "broken")
+            for group in self._topology.groups:
+                self._sessions.bury(group)
 
     async def check(self) -> None:
         """Ask every idle connection for an answer, now, and close those that do not give one."""
         self._begin()
-        for group in self._topology.groups:
-            for lane in group.lanes:
-                for slot in tuple(lane.idle):
-                    try:
-                        lane.idle.remove(slot)
-                    except ValueError:  # taken meanwhile
-                        continue
-                    slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
-                    if await self._sessions.verify(slot, float("inf")):
-                        group.give(slot, monotonic())
+        await self._ask_idle()
 
     def holders(self, group: str | None = None) -> list[Holder]:
         """Who holds connections, the longest first."""
@@ -318,6 +339,12 @@ class AsyncPool(Base):
         return [holder for each in self._chosen(group) for holder in holders(each, self._driver, places)]
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()
+def _set(future: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _tell_nobody(group: str, task: asyncio.Task[None]) -> None:
+    """Its caller was cancelled, and does not hear how it went on."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("group %r: after its caller was cancelled: %s", group, error)

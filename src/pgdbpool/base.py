@@ -1,6 +1,8 @@
-"""What all pools have in common, whatever they wait with: everything that never waits.
+"""What all pools have in common, whatever they wait with.
 
-`Pool` and `AsyncPool` add how one gets a connection and gives it back; their names and arguments are the same.
+What may wait is written here once, as coroutines: `AsyncPool` awaits them, and `Pool` carries them out with
+`blocking.run`, since those of its driver and of its keepers never suspend. The two add how one gets a connection and
+gives it back; the names and arguments of their methods are the same.
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from contextlib import AbstractContextManager
 from itertools import count
 from os import PathLike
 from time import monotonic, time
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from . import lifecycle
-from .config import MonitorSettings, Settings, load, load_toml, load_url
+from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
 from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
@@ -35,8 +37,17 @@ _POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
 _numbers = count(1)
 
 
+class Waits(Protocol):
+    """A keeper, as far as this module knows it."""
+
+    async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        """A slot, by whatever means, before the deadline. Raises PoolTimeout and relatives."""
+
+
 class Base(ABC):
     """One pool: its groups and endpoints, its settings, and what can be seen of it."""
+
+    _keeper: Waits
 
     def __init__(
         self, config: Mapping[str, Any] | Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]
@@ -95,7 +106,10 @@ class Base(ABC):
     def __repr__(self) -> str:
         where = ", ".join(endpoint.label for endpoint in self._topology.endpoints)
         state = "closed" if self._closed else "open"
-        return f"<{type(self).__name__} {self._settings.type}, groups {', '.join(self._groups)} on {where}, {state}>"
+        return f"<{self._title()}, groups {', '.join(self._groups)} on {where}, {state}>"
+
+    def _title(self) -> str:
+        return f"{type(self).__name__} {self._settings.type}"
 
     def _forget_all(self, lock: Callable[[], AbstractContextManager[Any]]) -> None:
         """In a forked child: let go of what is the parent's, and start empty."""
@@ -124,6 +138,55 @@ class Base(ABC):
 
     def _chosen(self, name: str | None) -> list[Group]:
         return self._topology.groups if name is None else [self._group(name)]
+
+    # -- what may wait ------------------------------------------------------------------------------------------
+
+    async def _find(
+        self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
+    ) -> Slot:
+        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+        settings: GroupSettings = group.settings  # type: ignore[assignment]
+        deadline = began + (settings.acquire_timeout if timeout is None else timeout)
+        waited = first = False
+        while True:
+            if slot is None:
+                waited = True
+                slot = await self._keeper.wait(group, began, deadline, first)
+            if await self._sessions.verify(slot, deadline):
+                break
+            slot, first = None, True
+            if not group.waiters:
+                slot = group.take(monotonic())
+        if waited and lease:
+            slot.waited(monotonic() - began)
+        return slot
+
+    async def _warm(self, timeout: float) -> None:
+        """Hold `min_count` connections of each group at the same time."""
+        deadline = monotonic() + timeout
+        for group in self._topology.groups:
+            began = monotonic()
+            leases: list[Slot] = []
+            try:
+                for _ in range(max(1, min(group.min_count, group.limit))):
+                    slot = await self._find(group, group.take(monotonic()), began, deadline - monotonic(), lease=False)
+                    leases.append(slot)  # one by one, so that an error leaves none behind
+            finally:
+                for slot in leases:
+                    group.give(slot, monotonic())
+
+    async def _ask_idle(self) -> None:
+        """Ask every idle connection for an answer, and close those that do not give one."""
+        for group in self._topology.groups:
+            for lane in group.lanes:
+                for slot in tuple(lane.idle):
+                    try:
+                        lane.idle.remove(slot)
+                    except ValueError:  # taken meanwhile
+                        continue
+                    slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
+                    if await self._sessions.verify(slot, float("inf")):
+                        group.give(slot, monotonic())
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
@@ -194,8 +257,8 @@ class Base(ABC):
     def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """Have `listener` called with every `Event` from now on. Returns a callable that ends this.
 
-        It is called by a thread of the pool, in the non-threaded model by whoever uses the pool next, and should not
-        take long. What it raises is logged.
+        It is called by a thread of the pool, by the event loop of an `AsyncPool`, in the non-threaded model by whoever
+        uses the pool next, and should not take long. What it raises is logged.
         """
         return self._herald.tell(listener)
 

@@ -9,6 +9,7 @@ pool's own functions are of no use to anybody then.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 import threading
@@ -56,13 +57,33 @@ def tasks(loop: asyncio.AbstractEventLoop | None) -> Stacks:
 def _tasks(loop: asyncio.AbstractEventLoop | None) -> Iterator[tuple[str, list[FrameType]]]:
     import asyncio  # here, so that it costs nothing where nobody uses it
 
+    running = asyncio.current_task(loop) if loop is not None else None
+    here = list(threads()) if running is not None else []
     for task in asyncio.all_tasks(loop) if loop is not None else ():
-        frames = []
-        coroutine: Any = task.get_coro()
-        while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-            frames.append(frame)
-            coroutine = coroutine.cr_await
-        yield f"task {task.get_name()}", frames[::-1]
+        chain = list(_chain(task.get_coro()))[::-1]
+        if task is running and chain:  # its chain ends where it runs: the rest is on the stack of its thread
+            chain = next((stack[: stack.index(chain[-1]) + 1] for _, stack in here if chain[-1] in stack), chain)
+        yield task_name(task), chain
+
+
+def task_name(task: asyncio.Task[Any] | None) -> str:
+    """As it is shown to people."""
+    return "no task" if task is None else f"task {task.get_name()}"
+
+
+def _chain(waits: Any) -> Iterator[FrameType]:
+    """The frames of a coroutine, of what it awaits, and so on."""
+    while waits is not None:
+        for kind in "cr", "ag", "gi":  # coroutine, asynchronous generator, generator
+            frame = getattr(waits, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame
+                waits = getattr(waits, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+                break
+        else:
+            # What `async for` awaits only leads to its generator, and does not say so.
+            leads = gc.get_referents(waits) if type(waits).__name__.startswith("async_generator") else ()
+            waits = next((each for each in leads if hasattr(each, "ag_frame")), None)
 
 
 # -- variables --------------------------------------------------------------------------------------------------------
@@ -95,20 +116,27 @@ def empty_dead() -> None:
     """Empty the frames of the pool's own functions that exceptions keep: those being handled, and the shell's last."""
     for error in _exceptions():
         trace = error.__traceback__
+        suspendable = _SUSPENDABLE  # one that is suspended is waiting, and would be ended
         while trace is not None:
-            if _is_ours(trace.tb_frame):
+            frame = trace.tb_frame
+            if _is_ours(frame) and not frame.f_code.co_flags & suspendable:
                 try:
-                    trace.tb_frame.clear()
-                    _ = trace.tb_frame.f_locals
+                    frame.clear()
+                    _ = frame.f_locals
                 except RuntimeError:  # it is not dead
                     pass
+            if _is_run(frame):
+                suspendable &= ~inspect.CO_COROUTINE  # from here on they never suspend
             trace = trace.tb_next
 
 
 def _is_ours(frame: FrameType) -> bool:
-    # One that can be suspended may be waiting, and would be ended.
-    ours = str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
-    return ours and not frame.f_code.co_flags & _SUSPENDABLE
+    return str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
+
+
+def _is_run(frame: FrameType) -> bool:
+    """That of `drivers.blocking`, by name: this module has no driver loaded."""
+    return frame.f_code.co_name == "run" and frame.f_globals.get("__name__") == f"{_PACKAGE}drivers.blocking"
 
 
 def _exceptions() -> Iterator[BaseException]:

@@ -42,14 +42,13 @@ class Leased:
     _slot: Slot | None
 
 
-def said_by_getconn(holder: tuple[CodeType, int, int]) -> tuple[str, str]:
-    """Where it was called, and by which thread."""
-    code, lasti, ident = holder
+def said_by_getconn(holder: tuple[CodeType, int, int | str]) -> tuple[str, str]:
+    """Where it was called, and by which thread or task: the identity of the one, the name of the other."""
+    code, lasti, who = holder
     lines = [line for start, end, line in code.co_lines() if start <= lasti < end and line is not None]
     line = lines[0] if lines else code.co_firstlineno
-    return f"{code.co_filename}:{line} ({code.co_qualname})", frames.thread_names().get(
-        ident, "a thread that has ended"
-    )
+    name = who if isinstance(who, str) else frames.thread_names().get(who, "a thread that has ended")
+    return f"{code.co_filename}:{line} ({code.co_qualname})", name
 
 
 Place = tuple[str, str]
@@ -109,3 +108,4 @@ def _in_variables(frame: FrameType, wanted: set[int]) -> Iterator[int]:
 
 
 task_places = frames.tasks
+task_name = frames.task_name

@@ -7,7 +7,8 @@ wait on a lock of their own.
 `Inline`: no thread, no lock. The caller opens what it needs; at the limit it is told so at once, since it would wait
 for itself. What falls due is looked at on the way back from a checkout, at most once a second.
 
-Both have the same methods, so the pool does not ask which one it has.
+Both have the same methods, so the pool does not ask which one it has. `wait` is a coroutine, as it is for asyncio, and
+never suspends: see `pgdbpool.base`.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Keeper(Protocol):
     def wish(self, group: Group) -> None:
         """Something may have to be opened or closed."""
 
-    def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+    async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         """A slot, by whatever means, before the deadline. Raises PoolTimeout and relatives."""
 
     def tend(self, now: float) -> None:
@@ -161,7 +162,7 @@ class Threaded:
 
     def tend(self, now: float) -> None: ...
 
-    def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+    async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         while True:
             waiter = Parked(began)
             try:
@@ -364,14 +365,14 @@ class Inline:
         finally:
             self._depth -= 1
 
-    def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+    async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         self._depth += 1
         try:
-            return self._wait(group, began, deadline)
+            return await self._wait(group, began, deadline)
         finally:
             self._depth -= 1
 
-    def _wait(self, group: Group, began: float, deadline: float) -> Slot:
+    async def _wait(self, group: Group, began: float, deadline: float) -> Slot:
         while True:
             if group.closed:
                 raise PoolClosed(f"the pool is closed, group {group.name!r} hands out no connection")
@@ -386,7 +387,7 @@ class Inline:
                     self._sessions.bury(group)
                     orders = self._topology.plan(now, only=group, demand=1)
             if orders:
-                run(self._sessions.open(orders[0], deadline))
+                await self._sessions.open(orders[0], deadline)
             slot = group.take(monotonic())
             if slot is not None:
                 return slot

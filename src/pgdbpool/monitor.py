@@ -79,6 +79,10 @@ class Subscription:
         """Nothing more is told after what is being told at this moment. Does not wait."""
         self._monitor.forget(self)
 
+    def drop(self) -> None:
+        """`cancel`, by the monitor's thread: the garbage collector may have interrupted one that holds our lock."""
+        self._monitor.call(self.cancel)
+
 
 class Watch:
     """What probes one endpoint."""

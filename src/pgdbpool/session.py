@@ -30,6 +30,7 @@ PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
+_LOOKED_THROUGH = 20  # exceptions of a chain or group
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 
@@ -110,7 +111,7 @@ class Sessions:
             tell = group.settings.reconnect_failed
             if tell is not None:
                 try:
-                    await _outcome(tell(endpoint, error))
+                    await self._outcome(tell(endpoint, error))
                 except Exception:
                     logger.exception("group %r: reconnect_failed raised", group.name)
 
@@ -118,7 +119,7 @@ class Sessions:
         password = where.password
         if callable(password):
             try:
-                password = await _outcome(password())
+                password = await self.driver.call(password, deadline)
             except Exception as error:
                 raise ConnectFailed(
                     f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED
@@ -158,7 +159,7 @@ class Sessions:
         if how.sqlprepare:
             await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
         if how.configure is not None:
-            await _outcome(how.configure(conn))
+            await self._outcome(how.configure(conn), deadline)
             await self._end_transaction(conn, "configure")
             await self.driver.adopt(conn, how.autocommit)
 
@@ -170,6 +171,10 @@ class Sessions:
             status = self.driver.status(conn)
         if status is not Status.IDLE:
             raise RuntimeError(f"{callback} left the connection {status.value}")
+
+    async def _outcome(self, result: Any, deadline: float = float("inf")) -> Any:
+        """What a user's callable returned, if need be after it has been awaited."""
+        return await self.driver.within(result, deadline) if inspect.isawaitable(result) else result
 
     def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
         # A group with a reset callable always takes the long way back.
@@ -192,14 +197,15 @@ class Sessions:
         try:
             if check != "auto" or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
-                    await _outcome(check(slot.conn))
+                    await self._outcome(check(slot.conn), deadline)
                     await self._end_transaction(slot.conn, "check")
                     await self.driver.restore(slot.conn)
                 else:
                     await self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
         except Exception as error:
             try:
-                if not isinstance(error, DriverTimeout) or deadline >= now + LEAST_PATIENCE:
+                hurried = deadline < now + LEAST_PATIENCE
+                if not (hurried and isinstance(error, DriverTimeout | TimeoutError)):
                     await self._lost(slot, error)
             finally:
                 group.retire(slot, "broken")
@@ -266,7 +272,7 @@ class Sessions:
             if status is Status.IDLE:
                 await driver.restore(conn)
                 if how.reset is not None:
-                    await _outcome(how.reset(conn))
+                    await self._outcome(how.reset(conn))
                     await self._end_transaction(conn, "reset")
                     await driver.restore(conn)
         except OutcomeUnknown as unknown:
@@ -372,13 +378,17 @@ class Sessions:
                 group.wish()
 
     def _sqlstate(self, error: BaseException | None) -> str | None:
-        """The code of the driver's exception, also where the application has wrapped it in its own."""
-        seen = 0
-        while error is not None and seen < 10:
-            code = self.driver.sqlstate(error)
+        """The code of the driver's exception, also where the application has wrapped it in its own, or in a group."""
+        found = [error]
+        for each in found:
+            if each is None:
+                continue
+            code = self.driver.sqlstate(each)
             if code is not None:
                 return code
-            error, seen = error.__cause__ or error.__context__, seen + 1
+            if len(found) < _LOOKED_THROUGH:
+                found.append(each.__cause__ or each.__context__)
+                found += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
         return None
 
     # -- closing ------------------------------------------------------------------------------------------------
@@ -410,11 +420,6 @@ class RefusedCommit(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error  # the driver's
-
-
-async def _outcome(result: Any) -> Any:
-    """What a user's callable returned, if need be after it has been awaited."""
-    return await result if inspect.isawaitable(result) else result
 
 
 class _Resets:

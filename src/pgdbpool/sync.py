@@ -21,7 +21,7 @@ from weakref import finalize
 import psycopg
 
 from .base import Base
-from .config import GroupSettings, MonitorSettings, Settings, load
+from .config import MonitorSettings, Settings, load
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import TINY
@@ -91,7 +91,7 @@ class Pool(Base):
         settings = config if isinstance(config, Settings) else load(config)
         self._threaded = settings.type == "threaded"
         super().__init__(settings, blocking, self._new_lock)
-        self._keeper = self._make_keeper()
+        self._keeper: Keeper = self._make_keeper()
         self._finalizer: Any = None
         if open:
             self.open()
@@ -145,17 +145,7 @@ class Pool(Base):
         In the non-threaded model this opens them. Raises PoolTimeout after `timeout` seconds, DBOfflineError where no
         retry would help.
         """
-        deadline = monotonic() + timeout
-        for group in self._topology.groups:
-            began = monotonic()
-            leases: list[Slot] = []
-            try:
-                for _ in range(max(1, min(group.min_count, group.limit))):
-                    slot = self._obtain(group, group.take(monotonic()), began, deadline - monotonic(), lease=False)
-                    leases.append(slot)  # one by one, so that an error leaves none behind
-            finally:
-                for slot in leases:
-                    group.give(slot, monotonic())
+        run(self._warm(timeout))
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool: waiters get PoolClosed, idle connections are closed at once, leased ones on return.
@@ -257,38 +247,12 @@ class Pool(Base):
         if now >= slot.lane.group.tend_at:
             self._keeper.tend(now)
 
-    def _obtain(
-        self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
-    ) -> Slot:
-        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
-        settings: GroupSettings = group.settings  # type: ignore[assignment]
-        deadline = began + (settings.acquire_timeout if timeout is None else timeout)
-        waited = first = False
-        while True:
-            if slot is None:
-                waited = True
-                slot = self._keeper.wait(group, began, deadline, first)
-            if run(self._sessions.verify(slot, deadline)):
-                break
-            slot, first = None, True
-            if not group.waiters:
-                slot = group.take(monotonic())
-        if waited and lease:
-            slot.waited(monotonic() - began)
-        return slot
+    def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
+        return run(self._find(group, slot, began, timeout))
 
     def check(self) -> None:
         """Ask every idle connection for an answer, now, and close those that do not give one."""
-        for group in self._topology.groups:
-            for lane in group.lanes:
-                for slot in tuple(lane.idle):
-                    try:
-                        lane.idle.remove(slot)
-                    except ValueError:  # taken meanwhile
-                        continue
-                    slot.fresh_until = slot.rested = float("-inf")  # as if it had rested for ever
-                    if run(self._sessions.verify(slot, float("inf"))):
-                        group.give(slot, monotonic())
+        run(self._ask_idle())
 
     def holders(self, group: str | None = None) -> list[Holder]:
         """Who holds connections, the longest first."""

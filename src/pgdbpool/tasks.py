@@ -1,8 +1,18 @@
 """Tasks: who opens and closes the connections of an AsyncPool, and who waits; the asyncio relative of `keeper`.
 
-No thread and no task of its own keeps the pool. The listener's descriptor is one more that the event loop looks at:
-when it rings, or when something falls due, `_round` looks at the plan and starts a task for each connection to open.
-All of it runs in the loop of the pool.
+No thread keeps the pool, and no task. The listener's descriptor is one more that the event loop looks at: when it
+rings, or when something falls due, `_round` looks at the plan and starts a task for each connection to open. So nobody
+who waits is what others wait for: a caller that is cancelled cancels nothing but its own waiting.
+
+All of it runs in the loop of the pool. What may come from another thread is handed over to the loop: what the monitor
+finds out (`Told`), a connection for a waiter after `resume` there (`Pending`), a wish (`wake`), and the end of a pool
+that the garbage collector has found (`abandon`).
+
+The life of a keeper::
+
+    made ──start──▶ keeps ──stop──▶ halted     the pool is closed
+                      ├──loop ends──▶ halted   nobody closed it: all its connections are closed
+                      └──abandon────▶ halted   nobody knows the pool any more: idle connections are closed
 """
 
 from __future__ import annotations
@@ -11,6 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from time import monotonic
 from typing import Any
 
@@ -21,9 +32,11 @@ from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
 from .core.topology import Topology
-from .errors import PoolTimeout
 from .herald import Herald
+from .keeper import TimedOut
+from .keeper import Told as ToldHere
 from .listener import DeafListener, EpollListener, listener
+from .loopend import LoopEnd
 from .monitor import Subscription, subscribe
 from .session import Sessions
 
@@ -31,66 +44,88 @@ logger = logging.getLogger("pgdbpool")
 
 _SHORTEST_SLEEP = 0.01  # s
 _LONGEST_SLEEP = 5.0
+_PAUSE = 0.1  # s after somebody else has cancelled one of our tasks, most likely because the loop ends
+_LAST_WORDS = 1.0  # s that the end of a loop waits for what is under way
+_LOOK_EVERY = 0.1  # s between two looks whether something was lost, while somebody waits
+_LOOK_SHARE = 50  # ... and at most one part in so many of the loop's time
 
 
 class Pending(Waiter):
-    """A waiting task. Woken in the loop only."""
+    """A waiting task. It is woken in the loop only; what another thread hands over takes the way through the loop.
 
-    __slots__ = ("future",)
+    On that way it may come too late: the task has been cancelled, and was told that something is under way. Then it is
+    `gone`, and what comes is passed on.
+    """
+
+    __slots__ = ("_thread", "future", "gone")
 
     def __init__(self, since: float, future: asyncio.Future[None]) -> None:
         super().__init__(since)
         self.future = future
+        self.gone = False
+        self._thread = get_ident()
+
+    def receive(self, slot: Slot) -> None:
+        if get_ident() == self._thread:
+            self.slot = slot
+            self.wake()
+        else:
+            self._hand_over(self._receive_late, slot)
+
+    def fail(self, error: Exception) -> None:
+        if get_ident() == self._thread:
+            self.error = error
+            self.wake()
+        else:
+            self._hand_over(self.fail, error)
 
     def wake(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
 
+    def _receive_late(self, slot: Slot) -> None:
+        if self.gone:
+            slot.lane.group.give(slot, monotonic())
+        else:
+            self.receive(slot)
 
-class Told:
+    def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits
+            self.future.get_loop().call_soon_threadsafe(what, *args)
+
+
+class Told(ToldHere):
     """Hands what the monitor finds out about one endpoint over to the loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, topology: Topology, endpoint: Endpoint, wake: Callable[[], None]
     ) -> None:
+        super().__init__(topology, endpoint, wake)
         self._loop = loop
-        self._topology = topology
-        self._endpoint = endpoint
-        self._wake = wake
 
     def probed(self, sighting: Sighting, seconds: float) -> None:
-        self._hand_over(self._take_probe, sighting, seconds)
+        self._hand_over(super().probed, sighting, seconds)
 
     def probe_failed(self, fault: Fault, error: str) -> None:
-        self._hand_over(self._take_failure, fault, error)
-
-    def in_a_hurry(self) -> bool:
-        return self._topology.searching(monotonic())  # reads only; to be a moment late does not matter
+        self._hand_over(super().probe_failed, fault, error)
 
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and the pool was not
             self._loop.call_soon_threadsafe(what, *args)
 
-    def _take_probe(self, sighting: Sighting, seconds: float) -> None:
-        if self._topology.probed(self._endpoint, sighting, seconds, monotonic()):
-            self._wake()
-
-    def _take_failure(self, fault: Fault, error: str) -> None:
-        self._topology.probe_failed(self._endpoint, fault, error, monotonic())
-        self._wake()
-
 
 class Tasks:
-    """What keeps one pool in one loop."""
+    """What keeps one pool in one loop. `at_loop_end`: called when the loop ends and the pool was not closed before."""
 
     def __init__(
         self,
         name: str,
         topology: Topology,
         sessions: Sessions,
-        timed_out: Callable[[Group, float], PoolTimeout],
+        timed_out: TimedOut,
         herald: Herald,
         how: MonitorSettings | None,
+        at_loop_end: Callable[[], None],
     ) -> None:
         self._name = name
         self._topology = topology
@@ -98,67 +133,88 @@ class Tasks:
         self._timed_out = timed_out
         self._herald = herald
         self._monitor = how
+        self._at_loop_end = at_loop_end
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0  # that of the loop
         self._listener = listener()
+        self.references = self._listener.references  # says how many there are to a slot in our books
+        self.reclaim: Callable[[Group], bool] = _nothing  # set by the pool: retires what is in nobody's hands
+        self._look_at: dict[Group, float] = {}  # not before
+        self._lookers: dict[Group, asyncio.TimerHandle] = {}
         self._openers: dict[asyncio.Task[None], Order] = {}
         self._telling: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._loop_end: LoopEnd | None = None
         self._rung = False
+        self._quiet_until = 0.0  # nothing is opened before
 
     # -- life -------------------------------------------------------------------------------------------------
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keep the pool in this loop from now on."""
+        """Keep the pool in this loop, which is running, from now on."""
         self.loop = loop
+        self._thread = get_ident()
+        self._loop_end = LoopEnd(self._end_of_loop)
         if isinstance(self._listener, EpollListener):
             loop.add_reader(self._listener.descriptor, self._ring)
-        self._topology.monitored = False
-        if self._monitor is not None:
-            try:
-                self._subscriptions = [
-                    subscribe(
-                        endpoint.settings,  # type: ignore[arg-type]
-                        self._monitor,
-                        Told(loop, self._topology, endpoint, self.wake),
-                    )
-                    for endpoint in self._topology.endpoints
-                ]
-            except RuntimeError:  # no threads to be had: as without a monitor
-                logger.exception("%s: cannot start the monitor", self._name)
-            else:
-                self._topology.monitored = True
-                self._topology.alarm = self._alarm
+        self._subscribe(loop)
         self.wake()
+
+    def _subscribe(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the endpoints probed."""
+        topology = self._topology
+        topology.monitored = False
+        if self._monitor is None:
+            return
+        try:
+            for endpoint in topology.endpoints:
+                told = Told(loop, topology, endpoint, self.wake)
+                self._subscriptions.append(subscribe(endpoint.settings, self._monitor, told))  # type: ignore[arg-type]
+        except RuntimeError:  # no threads to be had: as without a monitor
+            logger.exception("%s: cannot start the monitor", self._name)
+            return
+        topology.monitored = True
+        topology.alarm = self._alarm
 
     def _alarm(self) -> None:
         for each in self._subscriptions:
             each.alarm()
 
-    async def stop(self) -> None:
-        """Open nothing more, and listen no more. Attempts to connect are given up."""
+    def _halt(self) -> list[asyncio.Task[None]]:
+        """Open nothing more, and listen no more. Returns the tasks that were cancelled and have not ended yet."""
         loop, self.loop = self.loop, None
         for each in self._subscriptions:
-            each.cancel()
-        if loop is None:
-            return
+            each.drop()
+        self._subscriptions = []
+        if self._loop_end is not None:
+            self._loop_end.forget()
+        if loop is None or loop.is_closed():
+            return []
         if self._timer is not None:
             self._timer.cancel()
+        for looker in self._lookers.values():
+            looker.cancel()
+        self._lookers.clear()
         if isinstance(self._listener, EpollListener):
             loop.remove_reader(self._listener.descriptor)
-        openers = list(self._openers)
-        for opener in openers:
-            opener.cancel()
-        if openers:
-            await asyncio.wait(openers)
+        tasks = list(self._openers)
+        if self._telling is not None:
+            tasks.append(self._telling)
+        for task in tasks:
+            task.cancel()
+        return [task for task in tasks if not task.done()]
+
+    async def stop(self, timeout: float) -> None:
+        """Open nothing more, and listen no more. Attempts to connect are given up."""
+        tasks = self._halt()
         self._herald.deliver(self._topology.events)
-        for group in self._topology.groups:
-            self._sessions.bury(group)
+        self._bury()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
 
     def abandon(self) -> None:
-        """Nobody knows the pool any more: close everything. Called by the garbage collector, so anywhere."""
-        for each in self._subscriptions:
-            each.cancel()
+        """Nobody knows the pool any more: close what is idle. Called by the garbage collector, so anywhere."""
         loop = self.loop
         if loop is None or loop.is_closed():
             self._end()
@@ -166,19 +222,31 @@ class Tasks:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(self._end)
 
+    def disown(self) -> None:
+        """In a forked child: the loop is the parent's."""
+        self.loop = None
+        if self._loop_end is not None:
+            self._loop_end.forget()
+
     def _end(self) -> None:
-        loop, self.loop = self.loop, None
-        if loop is not None and not loop.is_closed():
-            if self._timer is not None:
-                self._timer.cancel()
-            if isinstance(self._listener, EpollListener):
-                loop.remove_reader(self._listener.descriptor)
-            for opener in tuple(self._openers):
-                opener.cancel()
+        self._halt()
         self._topology.close()
+        self._bury()
+
+    async def _end_of_loop(self) -> None:
+        tasks = self._halt()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_WORDS)
+        self._at_loop_end()
+
+    def end_now(self) -> None:
+        """The loop has ended, and whoever had a connection with it: close all of them."""
+        self._end()
         for group in self._topology.groups:
-            for slot in group.every_slot():
-                self._sessions.driver.close(slot.conn)
+            for lane in group.lanes:
+                for slot in tuple(lane.slots):
+                    group.retire(slot, "closed")
+        self._bury()
 
     # -- what a pool asks of its keeper -----------------------------------------------------------------------
 
@@ -196,9 +264,15 @@ class Tasks:
 
     def wake(self) -> None:
         """Have a round soon."""
-        if self.loop is not None and not self._rung:
-            self._rung = True
-            self.loop.call_soon(self._round)
+        loop = self.loop
+        if loop is None or self._rung:
+            return
+        self._rung = True
+        with suppress(RuntimeError):  # the loop was closed, and the pool was not
+            if get_ident() == self._thread:
+                loop.call_soon(self._round)
+            else:
+                loop.call_soon_threadsafe(self._round)
 
     async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         """A slot, before the deadline. Raises PoolTimeout and relatives."""
@@ -213,10 +287,13 @@ class Tasks:
                 rest = deadline - monotonic()
                 if rest != float("inf"):
                     timer = loop.call_later(max(rest, 0.0), self._over, group, waiter)
+                self._look_later(group)
             await waiter.future
-        except BaseException:  # cancelled: what was handed over goes to the next
-            if not group.abandon(waiter) and waiter.slot is not None:
-                group.give(waiter.slot, monotonic())
+        except BaseException:  # cancelled: what was handed over, or is about to be, goes to the next
+            if not group.abandon(waiter):
+                waiter.gone = True
+                if waiter.slot is not None:
+                    group.give(waiter.slot, monotonic())
             raise
         finally:
             if timer is not None:
@@ -225,12 +302,34 @@ class Tasks:
             return waiter.slot
         if waiter.error is not None:
             raise waiter.error
+        self._look(group)
         group.timeouts += 1
         raise self._timed_out(group, began)
 
     def _over(self, group: Group, waiter: Pending) -> None:
         if group.abandon(waiter):
             waiter.wake()
+
+    # -- what somebody waits for may have been lost -----------------------------------------------------------
+
+    def _look_later(self, group: Group) -> None:
+        """Look from now on, for as long as somebody waits."""
+        if self.loop is not None and group not in self._lookers:
+            pause = max(_LOOK_EVERY, self._look_at.get(group, 0.0) - monotonic())
+            self._lookers[group] = self.loop.call_later(pause, self._look_again, group)
+
+    def _look_again(self, group: Group) -> None:
+        del self._lookers[group]
+        if group.waiters:
+            self._look(group)
+            self._look_later(group)
+
+    def _look(self, group: Group) -> None:
+        began = monotonic()
+        if began >= self._look_at.get(group, 0.0):
+            self.reclaim(group)
+            ended = monotonic()
+            self._look_at[group] = ended + max(_LOOK_EVERY, _LOOK_SHARE * (ended - began))
 
     # -- in the loop ------------------------------------------------------------------------------------------
 
@@ -248,9 +347,13 @@ class Tasks:
             due = min(due, self._look_after())
         except Exception:  # a bug must not stop the pool from healing
             logger.exception("%s: the keeper failed, and goes on", self._name)
+        self._sleep(max(due - monotonic(), _SHORTEST_SLEEP))
+
+    def _sleep(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(max(due - monotonic(), _SHORTEST_SLEEP), self.wake)
+        if self.loop is not None:
+            self._timer = self.loop.call_later(seconds, self.wake)
 
     def _look_after(self) -> float:
         self._sessions.abort()
@@ -260,7 +363,8 @@ class Tasks:
             if not order.wanted:
                 opener.cancel()
         now = monotonic()
-        for order in self._topology.plan(now):
+        quiet = now < self._quiet_until
+        for order in [] if quiet else self._topology.plan(now):
             self._start_opener(order)
         if self._topology.outages and (self._telling is None or self._telling.done()):
             self._telling = asyncio.ensure_future(self._sessions.tell_outages())
@@ -268,7 +372,8 @@ class Tasks:
         if isinstance(self._listener, DeafListener):
             due = min(due, now + 1.0)
         self._bury()
-        return min(due, self._topology.tend(now), self._topology.due(now))
+        due = min(due, self._topology.tend(now))
+        return min(due, self._quiet_until if quiet else self._topology.due(now))
 
     def _bury(self) -> None:
         for group in self._topology.groups:
@@ -277,16 +382,27 @@ class Tasks:
     def _start_opener(self, order: Order) -> None:
         opener = asyncio.ensure_future(self._open(order))
         self._openers[opener] = order
-        opener.add_done_callback(self._opened)
+        opener.add_done_callback(self._opener_ended)
 
     async def _open(self, order: Order) -> None:
         try:
             await self._sessions.open(order)
-        except asyncio.CancelledError:  # by us: the places were given back
-            pass
+        except asyncio.CancelledError:  # its place was given back
+            self._was_cancelled(order)
 
-    def _opened(self, opener: asyncio.Task[None]) -> None:
+    def _opener_ended(self, opener: asyncio.Task[None]) -> None:
         order = self._openers.pop(opener)
         if opener.cancelled():  # before it began
             self._topology.cancelled(order)
+            self._was_cancelled(order)
+        elif (error := opener.exception()) is not None:
+            logger.error("%s: an attempt to connect failed in an unforeseen way", self._name, exc_info=error)
         self.wake()
+
+    def _was_cancelled(self, order: Order) -> None:
+        if order.wanted:  # not by us: whoever cancels every task there is ends the loop, and a new one would outlive it
+            self._quiet_until = monotonic() + _PAUSE
+
+
+def _nothing(group: Group) -> bool:
+    return False

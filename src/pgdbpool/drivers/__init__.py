@@ -10,7 +10,7 @@ What may wait is a coroutine. Those of `blocking` never suspend, and `blocking.r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -74,6 +74,15 @@ class Driver(Protocol):
         conduct: Conduct | None = None,
     ) -> Any:
         """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false."""
+
+    async def call(self, function: Callable[[], Any], deadline: float) -> Any:
+        """What a user's function that may block gives, a coroutine's result included; does not block an event loop.
+
+        Where it can be helped not after the deadline: raises DriverTimeout or TimeoutError.
+        """
+
+    async def within(self, awaitable: Awaitable[Any], deadline: float) -> Any:
+        """What a user's coroutine gives. Raises TimeoutError at the deadline, if it can be ended there."""
 
     def close(self, conn: Any) -> None:
         """Close it, saying goodbye to the server; never waits, never raises."""

@@ -8,10 +8,13 @@ once for each step of a conversation: see `Allowance`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ipaddress
 import select
 import socket
-from collections.abc import Callable, Generator, Mapping
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -44,6 +47,7 @@ __all__ = [
     "Allowance",
     "abort",
     "adopt",
+    "call",
     "close",
     "commit",
     "connect",
@@ -63,6 +67,7 @@ __all__ = [
     "statement",
     "status",
     "watch",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -130,8 +135,54 @@ async def _wait(descriptor: int, events: int, due: float) -> bool:
     finally:
         if timer is not None:
             timer.cancel()
+        _stop_waiting(loop, descriptor)
+
+
+def _stop_waiting(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+    if not loop.is_closed():
         loop.remove_reader(descriptor)
         loop.remove_writer(descriptor)
+
+
+async def in_thread(function: Callable[[], T], deadline: float) -> T:
+    """What a function returns that may block, called by a thread of its own. Raises DriverTimeout at the deadline.
+
+    Not by the loop's executor: that may be busy with the application's work, and a program does not end before it has.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+    timer: asyncio.TimerHandle | None = None
+
+    def end(result: Callable[[], None]) -> None:
+        if not done.done():
+            result()
+
+    def work() -> None:
+        try:
+            result = partial(done.set_result, function())
+        except BaseException as error:
+            result = partial(done.set_exception, error)
+        try:
+            loop.call_soon_threadsafe(end, result)
+        except RuntimeError:  # the loop was closed: nobody waits
+            pass
+
+    def over(limit: float) -> None:
+        nonlocal timer
+        late = monotonic() - limit
+        if late > _LATE:  # as in `_wait`
+            timer = loop.call_later(late, over, monotonic() + late)
+        else:
+            end(partial(done.set_exception, DriverTimeout("no answer in time")))
+
+    if deadline != float("inf"):
+        timer = loop.call_later(max(deadline - monotonic(), 0.0), over, deadline)
+    threading.Thread(target=work, name="pgdbpool lookup", daemon=True).start()
+    try:
+        return await done
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 class Pooled(psycopg.AsyncConnection[Any]):
@@ -242,11 +293,40 @@ async def connect(
     else:
         conn = guarded = Guarded(pgconn)
         guarded.conduct = conduct
-    await adopt(conn, autocommit)
+    try:
+        await adopt(conn, autocommit)
+    except BaseException:
+        close(conn)
+        raise
     return conn
 
 
+async def call(function: Callable[[], Any], deadline: float) -> Any:
+    if inspect.iscoroutinefunction(function):
+        found = function()
+    else:
+        found = await in_thread(function, deadline)
+    return await within(found, deadline) if inspect.isawaitable(found) else found
+
+
+async def within(awaitable: Awaitable[T], deadline: float) -> T:
+    if deadline == float("inf"):
+        return await awaitable
+    try:
+        async with asyncio.timeout(max(0.0, deadline - monotonic())) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError("it did not end in time") from None
+        raise
+
+
 def close(conn: Pooled) -> None:
+    # Somebody may still wait for its socket, the number of which is another's in a moment.
+    loop = asyncio._get_running_loop()
+    waits_for = descriptor(conn)
+    if loop is not None and waits_for >= 0:
+        _stop_waiting(loop, waits_for)
     closing = conn.close()
     try:
         closing.send(None)  # it is a coroutine for symmetry only

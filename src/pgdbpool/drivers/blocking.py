@@ -6,8 +6,9 @@ written once, for threads and for asyncio. See `pgdbpool.session`.
 
 from __future__ import annotations
 
+import inspect
 import select
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from .psycopg3 import (
 __all__ = [
     "abort",
     "adopt",
+    "call",
     "close",
     "commit",
     "connect",
@@ -57,6 +59,7 @@ __all__ = [
     "statement",
     "status",
     "watch",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -172,6 +175,15 @@ async def connect(
         guarded.conduct = conduct
     await adopt(conn, autocommit)
     return conn
+
+
+async def call(function: Callable[[], Any], deadline: float) -> Any:
+    found = function()
+    return await within(found, deadline) if inspect.isawaitable(found) else found
+
+
+async def within(awaitable: Awaitable[T], deadline: float) -> T:
+    return await awaitable  # `run` says that it cannot be awaited here
 
 
 def close(conn: Pooled) -> None:
