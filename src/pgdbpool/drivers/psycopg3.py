@@ -124,7 +124,8 @@ def status(conn: Connection) -> Status:
         return Status.BROKEN if conn.broken else Status.CLOSED
     match conn.pgconn.transaction_status:
         case pq.TransactionStatus.IDLE:
-            return Status.IDLE
+            # Somebody who was cancelled on the way out of a pipeline has left it half done.
+            return Status.IDLE if conn.pgconn.pipeline_status == pq.PipelineStatus.OFF else Status.BUSY
         case pq.TransactionStatus.INTRANS | pq.TransactionStatus.INERROR:
             return Status.IN_TRANSACTION
         case pq.TransactionStatus.ACTIVE:
