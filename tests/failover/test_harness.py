@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,19 @@ def work(*places: Place, peer: str = Pgdbpool.name, count: int = 4) -> Client:
     return Client(Task(peer, list(places), callers(count), PAUSE))
 
 
+def needs(module: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"{module} comes with `make bench`")
+
+
 @pytest.mark.parametrize(
-    "peer", ["pgdbpool", "pgdbpool, non-threaded", "pgdbpool, asyncio", "psycopg_pool", "SQLAlchemy"]
+    "peer",
+    [
+        "pgdbpool",
+        "pgdbpool, non-threaded",
+        "pgdbpool, asyncio",
+        pytest.param("psycopg_pool", marks=needs("psycopg_pool")),
+        pytest.param("SQLAlchemy", marks=needs("sqlalchemy")),
+    ],
 )
 def test_callers_work_until_they_are_told_to_stop(peer: str, node: Node) -> None:
     with work(place(node), peer=peer) as client:
