@@ -90,3 +90,8 @@ def open_pool() -> Iterator[Callable[..., Pool]]:
     yield make
     for pool in pools:
         pool.close(timeout=0.0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that throw into coroutines by hand come last: some leave the interpreter handling an exception for ever."""
+    items.sort(key=lambda item: item.path.name.startswith("test_aio"))

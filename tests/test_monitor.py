@@ -264,7 +264,8 @@ def test_an_ordinary_role_is_told_all_that_a_probe_asks(pg_cluster, open_pool):
     pool = open_pool(config(*pg_cluster.nodes, monitor=QUICK))
     endpoints = pool._topology.endpoints
     wait_for(lambda: all(endpoint.identity and endpoint.position for endpoint in endpoints))
-    assert {endpoint.identity.timeline for endpoint in endpoints} == {pg_cluster.primary.timeline()}
+    # A standby's control file learns of an earlier promotion only by and by.
+    assert max(endpoint.identity.timeline for endpoint in endpoints) == pg_cluster.primary.timeline()
     (system,) = {endpoint.identity.system for endpoint in endpoints}
     assert system == str(pg_cluster.primary.execute("select system_identifier from pg_control_system()")[0][0])
     assert not pg_cluster.primary.execute("select rolsuper from pg_roles where rolname = 'app'")[0][0]

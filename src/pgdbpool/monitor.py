@@ -251,7 +251,9 @@ class Monitor:
         finally:
             for watch, task in self._watches.values():
                 self._stop(watch, task)
-            self._loop.run_until_complete(self._stopped())
+            while self._stopping:
+                with suppress(RuntimeError):  # asked to stop once more, by the end of the process
+                    self._loop.run_until_complete(self._stopped())
             self._loop.close()
 
     async def _stopped(self) -> None:
