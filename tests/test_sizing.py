@@ -115,7 +115,7 @@ def test_the_largest_fits_and_no_group_could_be_larger(
 
     found = sizing.largest(settings, processes, rooms)
     if found is None:
-        assert not fits({name: 1 for name in settings.groups})
+        assert not fits(dict.fromkeys(settings.groups, 1))
         return
     assert fits(found)
     for name, group in settings.groups.items():
