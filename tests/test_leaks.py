@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aio_support import run_plain, until  # noqa: F401
@@ -194,6 +195,16 @@ def test_a_lease_that_nobody_has_any_more_is_ended(pg_node, open_pool, heard, ca
     with pool.connection(timeout=LIMIT) as conn:
         conn.execute("select 1")
     assert "nobody holds it any more" in caplog.text
+
+
+def test_it_is_reported_also_if_the_holders_cannot_be_found(pg_node, open_pool, heard, monkeypatch):
+    pool = open_pool(config(pg_node, leak_threshold=THRESHOLD))
+    pool.on_event(heard.append)
+    monkeypatch.setattr("pgdbpool.holders._Search", Mock(side_effect=SystemError("a bug elsewhere")))
+    with pool.connection(timeout=LIMIT):
+        [leak] = wait_for(lambda: leaks(heard))
+    assert leak.message.endswith("(leak_threshold 0.1 s)")
+    assert "test_it_is_reported_also" in leak.details
 
 
 def test_where_many_check_out_a_sample_notes_its_stack(pg_node, open_pool):

@@ -12,6 +12,7 @@ is noted, and the leases are of a class that does not even ask.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from .core.group import Group
 from .core.lane import Slot
 from .core.topology import Topology
 from .holders import Call, Holder, Noted, shown
+
+logger = logging.getLogger("pgdbpool")
 
 Find = Callable[[Sequence[Slot]], list[Holder]]
 
@@ -91,21 +94,30 @@ class Leaks:
             elif rested - taken >= limit:  # it has come back before anybody could look
                 slot.told = Told(taken, ended=True)
                 self._tell_late(slot, rested - taken, limit)
-        for slot, holder in zip(overdue, self._find(overdue), strict=True):
-            self._tell(slot, holder, limit)
+        for slot, holder in zip(overdue, self._holders(overdue), strict=True):
+            self._tell(slot, holder, limit, now)
         return bool(overdue), max(due, now + _SHORTEST)
 
-    def _tell(self, slot: Slot, holder: Holder, limit: float) -> None:
-        noted = _stack("taken at", holder.checkout) or "taken at: not noted\n"
-        words = f"a lease has lasted for {holder.since:.1f} s (leak_threshold {limit:g} s): {holder}"
-        self._note(slot, EventKind.LEAK_SUSPECTED, words, holder.since, noted + _stack("now at", holder.stack))
+    def _holders(self, slots: list[Slot]) -> Sequence[Holder | None]:
+        try:
+            return self._find(slots)
+        except Exception:  # it may be somebody's return from a lease that we are in the middle of
+            logger.exception("cannot find out who holds connections")
+            return [None] * len(slots)
+
+    def _tell(self, slot: Slot, holder: Holder | None, limit: float, now: float) -> None:
+        seconds = now - slot.taken
+        words = f"a lease has lasted for {seconds:.1f} s (leak_threshold {limit:g} s)"
+        details = _stack("taken at", _checkout(slot))
+        if holder is not None:
+            words += f": {holder}"
+            details += _stack("now at", holder.stack)
+        self._note(slot, EventKind.LEAK_SUSPECTED, words, seconds, details)
         slot.lane.leaks += 1
 
     def _tell_late(self, slot: Slot, seconds: float, limit: float) -> None:
-        noted: Noted | None = slot.stack
-        calls = noted.calls if noted is not None and noted.taken == slot.taken else ()
         words = f"a lease has lasted for {seconds:.1f} s (leak_threshold {limit:g} s), and is over"
-        self._note(slot, EventKind.LEAK_SUSPECTED, words, seconds, _stack("taken at", shown(calls)))
+        self._note(slot, EventKind.LEAK_SUSPECTED, words, seconds, _stack("taken at", _checkout(slot)))
         slot.lane.leaks += 1
 
     def _tell_end(self, slot: Slot, seconds: float) -> None:
@@ -128,6 +140,11 @@ class Leaks:
 def _threshold(group: Group) -> float:
     settings: GroupSettings = group.settings  # type: ignore[assignment]
     return settings.leak_threshold
+
+
+def _checkout(slot: Slot) -> Sequence[str]:
+    noted: Noted | None = slot.stack
+    return shown(noted.calls) if noted is not None and noted.taken == slot.taken else ()
 
 
 def _stack(title: str, calls: Sequence[str]) -> str:
