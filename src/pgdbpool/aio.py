@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Mapping
 from functools import partial
 from math import frexp
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -64,7 +65,7 @@ class AsyncLease(Leased):
             raise Error(f"this lease of group {self._group.name!r} is in use: ask the pool for another")
         now = monotonic()
         slot = self._group.take(now)
-        if slot is None or now >= slot.fresh_until:
+        if slot is None or now >= slot.fresh_until or get_ident() != self._pool._thread:
             slot = await self._pool._obtain(self._group, slot, now, self._timeout)
             now = monotonic()
         slot.taken = now
@@ -104,6 +105,7 @@ class AsyncPool(Base):
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         super().__init__(config, asynchronous, threading.Lock)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0  # in which the loop runs: cheaper to compare than the loop itself
         self._keeper = self._make_keeper()
         self._settling: set[asyncio.Task[None]] = set()
         self._finalizer: Any = None
@@ -153,7 +155,10 @@ class AsyncPool(Base):
     def _begin(self) -> None:
         """To be called by whatever may wait: binds the pool to its loop, once."""
         loop = asyncio.get_running_loop()
-        if self._loop is loop or self._closed:
+        if self._loop is loop:
+            self._thread = get_ident()  # a loop may go on in another
+            return
+        if self._closed:
             return
         if self._loop is not None and self._loop.is_closed():
             self._loop_ended()  # it was closed without telling anybody
@@ -161,6 +166,7 @@ class AsyncPool(Base):
             begins = self._loop is None
             if begins:
                 self._loop = loop
+                self._thread = get_ident()
         if begins:
             self._keeper.start(loop)
         elif self._loop is not loop:
@@ -259,7 +265,7 @@ class AsyncPool(Base):
         found = self._group(group)
         now = monotonic()
         slot = found.take(now)
-        if slot is None or now >= slot.fresh_until:
+        if slot is None or now >= slot.fresh_until or get_ident() != self._thread:
             slot = await self._obtain(found, slot, now, timeout)
             now = monotonic()
         frame = sys._getframe(1)

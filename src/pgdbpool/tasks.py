@@ -155,7 +155,7 @@ class Tasks:
         """Keep the pool in this loop, which is running, from now on."""
         self.loop = loop
         self._thread = get_ident()
-        self._loop_end = LoopEnd(self._end_of_loop)
+        self._loop_end = LoopEnd(self._end_of_loop, self._loop_closed)
         if isinstance(self._listener, EpollListener):
             loop.add_reader(self._listener.descriptor, self._ring)
         self._subscribe(loop)
@@ -237,6 +237,9 @@ class Tasks:
         tasks = self._halt()
         if tasks:
             await asyncio.wait(tasks, timeout=_LAST_WORDS)
+        self._at_loop_end()
+
+    def _loop_closed(self) -> None:
         self._at_loop_end()
 
     def end_now(self) -> None:
