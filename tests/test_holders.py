@@ -6,6 +6,7 @@ import json
 import linecache
 import sys
 import threading
+import weakref
 from typing import Any
 from unittest.mock import Mock
 
@@ -243,3 +244,43 @@ def test_a_task_that_waits_in_such_a_block_is_found(pg_node):
 
     [holder] = asyncio.run(main())
     assert (holder.where, holder.thread) == (here(user, 3), "task the user")
+
+
+# -- looking leaves no trace ------------------------------------------------------------------------------------------
+
+
+class Thing:
+    """Something whose end can be seen."""
+
+
+def test_what_a_function_gives_up_after_a_look_is_not_kept_alive_by_the_look(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    thing = Thing()
+    alive = weakref.ref(thing)
+    with pool.connection(timeout=LIMIT) as conn:
+        assert len(pool.holders()) == 1
+    del conn, thing
+    assert alive() is None
+
+
+def test_nor_by_the_search_for_lost_connections_that_comes_later(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    with pool.connection(timeout=LIMIT) as conn:
+        assert pool.holders()
+        thing = Thing()
+        alive = weakref.ref(thing)
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.0)
+    del conn, thing
+    assert alive() is None
+
+
+def test_a_copy_of_its_variables_that_a_function_has_itself_is_left_to_it(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    mine = "still here"
+    copy = locals()
+    with pool.connection(timeout=LIMIT) as conn:
+        assert len(pool.holders()) == 1
+        pool._keeper.reclaim(pool._group("default"))
+    assert copy["mine"] is mine
+    assert conn

@@ -380,6 +380,7 @@ class Topology:
             by = overtaken.get(endpoint)
             if by is not None and endpoint.fenced_by is None:
                 endpoint.fenced_by = f"a primary of an old timeline: {by.label} was promoted after it"
+                endpoint.looks, endpoint.next_look = 0, 0.0
                 self._note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
                 self._leave(endpoint)
                 self._abort(endpoint)  # a COMMIT there may wait for ever for a standby that follows another now
