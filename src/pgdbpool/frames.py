@@ -13,25 +13,57 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
 
 _PACKAGE = __name__.rpartition(".")[0] + "."
-_LOOKERS = frozenset({__name__, _PACKAGE + "holders"})  # a function that keeps its own frame is kept by it
+_DIRECTORY = __file__.rpartition(os.sep)[0] + os.sep
+# A function that keeps its own frame is kept by it.
+_LOOKERS = frozenset({__name__, _PACKAGE + "holders", _PACKAGE + "leaks"})
 
 Stacks = Callable[[], Iterable[tuple[str, list[FrameType]]]]
 """Gives of each thread or task its name and its functions, the innermost first."""
 
 
+class Line(NamedTuple):
+    """A line of a function."""
+
+    file: str
+    number: int
+    function: str
+
+
+def here(frame: FrameType) -> Line:
+    """The line it is at now."""
+    return Line(frame.f_code.co_filename, frame.f_lineno or frame.f_code.co_firstlineno, frame.f_code.co_qualname)
+
+
+def line(code: CodeType, lasti: int) -> Line:
+    """The line of one of its instructions."""
+    numbers = [number for start, end, number in code.co_lines() if start <= lasti < end and number is not None]
+    return Line(code.co_filename, numbers[0] if numbers else code.co_firstlineno, code.co_qualname)
+
+
+def place(line: Line) -> str:
+    """As it is shown to people."""
+    return f"{line.file}:{line.number} ({line.function})"
+
+
 def where(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+    return place(here(frame))
+
+
+def is_own_file(file: str) -> bool:
+    """Whether it is one of the pool's own."""
+    return file.startswith(_DIRECTORY)
 
 
 def thread_names() -> dict[int | None, str]:
