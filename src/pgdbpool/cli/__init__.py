@@ -21,8 +21,8 @@ def main() -> None:
     except ImportError as error:
         if (error.name or "").startswith("pgdbpool"):
             raise  # a mistake of ours
-        if "pq wrapper" in str(error):
+        if isinstance(error, ModuleNotFoundError):
+            sys.exit(MISSING.format(error.name, "cli"))
+        if "psycopg" in str(error):
             sys.exit(NO_LIBPQ)
-        if not isinstance(error, ModuleNotFoundError):
-            raise
-        sys.exit(MISSING.format(error.name, "cli"))
+        raise
