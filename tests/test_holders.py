@@ -1,10 +1,13 @@
 """Who holds a connection, where it has no name: ``with pool.connection():``."""
 
+import ast
 import asyncio
 import json
 import linecache
+import sys
 import threading
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from conftest import LIMIT, config, output, python
@@ -151,8 +154,30 @@ def test_where_the_source_cannot_be_had_it_says_that_it_does_not_know(pg_node, o
 
 def test_source_that_is_no_python_is_no_error(monkeypatch):
     monkeypatch.setattr(linecache, "getlines", lambda *_: ["with pool.connection( :\n"])
-    frame = next(iter(__import__("sys")._current_frames().values()))
+    frame = next(iter(sys._current_frames().values()))
     assert holds_unnamed(frame) is False
+
+
+def test_a_parser_that_fails_for_a_moment_is_no_error_and_not_for_good(monkeypatch):
+    source = f"# {id(monkeypatch)}: not seen before\nwith pool.connection():\n    here()\n"
+    monkeypatch.setattr(linecache, "getlines", lambda *_: [source])
+    frame = next(iter(sys._current_frames().values()))
+    with monkeypatch.context() as broken:
+        # What CPython 3.11 says when two threads parse at the same moment.
+        broken.setattr(ast, "parse", Mock(side_effect=SystemError("AST constructor recursion depth mismatch")))
+        assert holds_unnamed(frame) is False
+    parse = Mock(side_effect=ast.parse)
+    monkeypatch.setattr(ast, "parse", parse)
+    holds_unnamed(frame)
+    parse.assert_called_once()
+
+
+def test_a_caller_is_told_that_it_waited_in_vain_even_if_the_holders_cannot_be_found(pg_node, open_pool, monkeypatch):
+    pool = open_pool(config(pg_node, connection_count=1))
+    with pool.connection(timeout=LIMIT):
+        monkeypatch.setattr("pgdbpool.holders._search", Mock(side_effect=SystemError("a bug elsewhere")))
+        with pytest.raises(PoolTimeout, match="held by somebody who cannot be told"):
+            pool.getconn(timeout=0.01)
 
 
 def test_a_task_that_waits_in_such_a_block_is_found(pg_node):
