@@ -100,7 +100,7 @@ class AsyncPool(Base):
     """
 
     _keeper: Tasks
-    kind = "asyncio"
+    _kind = "asyncio"
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         super().__init__(config, asynchronous, threading.Lock)

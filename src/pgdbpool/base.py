@@ -17,7 +17,7 @@ from time import monotonic, time
 from typing import Any, Protocol, Self
 
 from . import lifecycle
-from .config import GroupSettings, MonitorSettings, Settings, StatusSettings, load, load_toml, load_url
+from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
 from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
@@ -49,8 +49,7 @@ class Base(ABC):
     """One pool: its groups and endpoints, its settings, and what can be seen of it."""
 
     _keeper: Waits
-    kind: str
-    """``threaded``, ``non-threaded`` or ``asyncio``."""
+    _kind: str  # "threaded", "non-threaded" or "asyncio"
 
     def __init__(
         self, config: Mapping[str, Any] | Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]
@@ -129,16 +128,11 @@ class Base(ABC):
         self._random = random.Random().random
         self._topology.reset(self._lock, self._random)
 
-    @property
-    def status_settings(self) -> StatusSettings | None:
-        """How others on this host see what it does."""
-        return self._settings.status
-
     def _appear(self) -> None:
         """It is used in this process."""
         if not self._seen and not self._closed:
             self._seen = True
-            publisher.appear(self)
+            publisher.appear(self, self._kind, self._settings.status)
 
     def _disappear(self) -> None:
         """It was closed."""

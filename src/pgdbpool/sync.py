@@ -90,7 +90,7 @@ class Pool(Base):
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         settings = config if isinstance(config, Settings) else load(config)
         self._threaded = settings.type == "threaded"
-        self.kind = settings.type
+        self._kind = settings.type
         super().__init__(settings, blocking, self._new_lock)
         self._keeper: Keeper = self._make_keeper()
         self._finalizer: Any = None

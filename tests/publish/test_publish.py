@@ -366,7 +366,7 @@ def test_the_configuration_says_what_is_published():
         ({"name": "../x"}, "status.name: expected up to 60 letters, digits, - and _, the first a letter or digit"),
         ({"directory": "run"}, "status.directory: expected a path that begins with /"),
         ({"interval": 0}, "status.interval: expected 0.1 or more, got 0"),
-        ({"dir": "/run"}, "status.dir: unknown key, did you mean directory?"),
+        ({"directry": "/run"}, "status.directry: unknown key, did you mean directory?"),
         ("yes", "status: expected a dict, True or False, got a string"),
     ],
 )

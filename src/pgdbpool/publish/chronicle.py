@@ -21,8 +21,6 @@ _HOLDERS_SHARE = 200  # who holds what is looked for in at most one part in so m
 class Subject(Protocol):
     """A pool, as far as a chronicle knows it."""
 
-    @property
-    def kind(self) -> str: ...
     def stats(self, *, all_time: bool = False) -> PoolStats: ...
     def holders(self, group: str | None = None) -> list[Holder]: ...
 
@@ -30,7 +28,8 @@ class Subject(Protocol):
 class Chronicle:
     """The last minutes of one pool. Used by one thread at a time, except for `heard`."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
         self.forget()
 
     def forget(self) -> None:
@@ -50,7 +49,7 @@ class Chronicle:
         """Everything, at `now` in seconds since the epoch."""
         stats = pool.stats(all_time=True)
         return PoolRecord(
-            kind=pool.kind,
+            kind=self._kind,
             stats=stats,
             events=tuple(self._events.copy()),
             holders=self._who_holds(pool, stats),

@@ -45,8 +45,6 @@ class Publishable(Subject, Protocol):
 
     @property
     def closed(self) -> bool: ...
-    @property
-    def status_settings(self) -> StatusSettings | None: ...
     def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]: ...
 
 
@@ -71,14 +69,14 @@ class Publisher:
         self._at_work = threading.Lock()  # never waited for
         self._next = self._sweep_at = float("-inf")
 
-    def join(self, pool: Publishable) -> None:
+    def join(self, pool: Publishable, kind: str) -> None:
         """The pool is used in this process."""
         key = ref(pool)
         if key not in self._pools:
-            self._pools[key] = chronicle = Chronicle()
+            self._pools[key] = chronicle = Chronicle(kind)
             pool.on_event(chronicle.heard)
         self._active.add(key)
-        if pool.kind == "non-threaded":
+        if kind == "non-threaded":
             self._write()
         else:
             self._employ()
@@ -196,7 +194,7 @@ class Publisher:
 
 _publishers: dict[StatusSettings, Publisher] = {}
 _everybody: StatusSettings | None = None  # where pools go that have no `status` of their own
-_used: set[ref[Publishable]] = set()  # pools that are used in this process
+_used: dict[ref[Publishable], str] = {}  # pools that are used in this process and have no `status`, and their kinds
 
 
 def publish_all(name: str = "default", directory: str | None = None, interval: float = 1.0) -> None:
@@ -206,10 +204,10 @@ def publish_all(name: str = "default", directory: str | None = None, interval: f
     """
     global _everybody
     _everybody = StatusSettings(name=name, directory=directory, interval=interval)
-    for key in list(_used):
+    for key, kind in list(_used.items()):
         pool = key()
         if pool is not None and not pool.closed:
-            appear(pool)
+            appear(pool, kind, None)
 
 
 def applications() -> list[StatusSettings]:
@@ -217,18 +215,23 @@ def applications() -> list[StatusSettings]:
     return list(_publishers)
 
 
-def appear(pool: Publishable) -> None:
-    """The pool is used in this process from now on."""
-    _used.add(ref(pool, _used.discard))
-    settings = pool.status_settings or _everybody
+def appear(pool: Publishable, kind: str, own: StatusSettings | None) -> None:
+    """The pool is used in this process from now on. `own` is its `status`."""
+    settings = own or _everybody
+    if own is None:
+        _used[ref(pool, _forget)] = kind
     if settings is not None:
         publisher = _publishers.get(settings) or _publishers.setdefault(settings, Publisher(settings))
-        publisher.join(pool)
+        publisher.join(pool, kind)
+
+
+def _forget(key: ref[Publishable]) -> None:
+    _used.pop(key, None)
 
 
 def disappear(pool: Publishable) -> None:
     """The pool was closed."""
-    _used.discard(ref(pool))
+    _used.pop(ref(pool), None)
     for publisher in list(_publishers.values()):
         publisher.leave(pool)
 
