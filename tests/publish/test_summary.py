@@ -12,7 +12,14 @@ def down(at: float, label: str = "db1:5432") -> Event:
 
 
 def holder(since: float) -> Holder:
-    return Holder("read", "db1:5432", "backend 7", since, "app.py:1 (view)", "MainThread")
+    return Holder(
+        group="read",
+        endpoint="db1:5432",
+        connection="backend 7",
+        since=since,
+        where="app.py:1 (view)",
+        thread="MainThread",
+    )
 
 
 def test_nobody_is_an_empty_summary():

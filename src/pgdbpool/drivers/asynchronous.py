@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import ipaddress
 import select
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from functools import partial
@@ -23,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Fault, Report, Sighting
 from . import Conduct, ConnectFailed, DriverTimeout, steps
+from .names import look_up_here
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -247,7 +247,7 @@ async def resolved(params: Mapping[str, str | int], deadline: float | Allowance)
     if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
         return found
     allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
-    lookup = asyncio.ensure_future(asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM))
+    lookup = look_up_here(host)
     try:
         ready = False
         while not ready:
@@ -256,14 +256,13 @@ async def resolved(params: Mapping[str, str | int], deadline: float | Allowance)
             ready = lookup.done()
             if not allowance.waited(due, ready=ready):
                 raise ConnectFailed(f"the lookup of host name {host!r} timed out", Fault.UNRESOLVED)
-        infos = lookup.result()
+        addresses = lookup.result()
     except OSError as error:
         raise ConnectFailed(
             f'could not translate host name "{host}" to address: {error.strerror}', Fault.UNRESOLVED
         ) from None
     finally:
         lookup.cancel()
-    addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
     found["hostaddr"] = ",".join(addresses)
     found["host"] = ",".join([host] * len(addresses))  # still needed to verify the server's certificate
     return found

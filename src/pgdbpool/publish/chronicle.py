@@ -10,10 +10,12 @@ from collections import deque
 from time import monotonic
 from typing import Protocol
 
+import msgspec
+
 from ..core.events import Event
 from ..core.stats import Counters, PoolStats, Times
 from ..holders import Holder
-from .record import EVENTS, HISTORY, HOLDERS, STEP, Counts, GroupSample, PoolRecord, Sample
+from .record import CALLS, EVENTS, HISTORY, HOLDERS, STEP, Counts, GroupSample, PoolRecord, Sample
 
 _HOLDERS_SHARE = 200  # who holds what is looked for in at most one part in so many of the time
 
@@ -70,11 +72,16 @@ class Chronicle:
         leased = sum(group.leased for group in stats.groups.values())
         began = monotonic()
         if leased and began >= self._look_again:
-            self._holders = tuple(pool.holders()[:HOLDERS])
+            self._holders = tuple(_shortened(holder) for holder in pool.holders()[:HOLDERS])
             self._look_again = began + _HOLDERS_SHARE * (monotonic() - began)
         elif not leased:
             self._holders = ()
         return self._holders
+
+
+def _shortened(holder: Holder) -> Holder:
+    """With the innermost calls of its stacks."""
+    return msgspec.structs.replace(holder, checkout=holder.checkout[-CALLS:], stack=holder.stack[-CALLS:])
 
 
 def _difference(before: PoolStats, after: PoolStats, at: float) -> Sample:

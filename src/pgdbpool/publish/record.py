@@ -23,6 +23,8 @@ EVENTS = 100
 """How many events are kept."""
 HOLDERS = 20
 """Of how many leases it is said who holds them: the oldest."""
+CALLS = 12
+"""How many calls of a holder's stacks are kept: the innermost."""
 
 Counts = tuple[tuple[int, int], ...]
 """A histogram without its empty places: the number of the place in `pgdbpool.core.times.BOUNDS`, and the count."""
