@@ -39,7 +39,10 @@ class Row:
 
     def words(self, port: int, command: str = "") -> list[str]:
         """The command, or another of the row's, as the words to run, listening on another port."""
-        return [word.replace(f":{PORT}", f":{port}") for word in shlex.split(command or self.command)]
+        return [
+            str(port) if word == PORT else word.replace(f":{PORT}", f":{port}")
+            for word in shlex.split(command or self.command)
+        ]
 
     @property
     def connections(self) -> int:
