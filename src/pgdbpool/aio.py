@@ -21,7 +21,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import frexp
 from threading import get_ident
@@ -39,7 +39,8 @@ from .core.lane import Slot
 from .core.times import TINY
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .holders import Holder, Leased, holders, task_name, task_places
+from .holders import Holder, Leased, find, holders, task_name, task_places
+from .leaks import Leaks, note
 from .lost import Lost
 from .reasons import Reasons, closed_words
 from .tasks import Tasks
@@ -89,6 +90,19 @@ class AsyncLease(Leased):
             await self._pool._settle(slot, error, commit=True)
 
 
+class NotingLease(AsyncLease):
+    """The same in a pool that reports leases held for too long: it notes where it was taken."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> AsyncConnection:
+        conn = await AsyncLease.__aenter__(self)
+        slot: Slot = self._slot  # type: ignore[assignment]
+        if slot.taken >= self._group.note_at:
+            note(slot, sys._getframe(1), task_name(asyncio.current_task()))
+        return conn
+
+
 class AsyncPool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints, for asyncio.
 
@@ -101,10 +115,12 @@ class AsyncPool(Base):
     """
 
     _keeper: Tasks
+    _kind = "asyncio"
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         super().__init__(config, asynchronous, threading.Lock)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lease = NotingLease if self._notes else AsyncLease
         self._thread = 0  # in which the loop runs: cheaper to compare than the loop itself
         self._keeper = self._make_keeper()
         self._settling: set[asyncio.Task[None]] = set()
@@ -119,6 +135,9 @@ class AsyncPool(Base):
         def look(group: Group) -> list[Holder]:  # knows no pool, so that the keeper does not keep one alive
             return holders(group, driver, task_places(keeper.loop))
 
+        def find_now(slots: Sequence[Slot]) -> list[Holder]:
+            return find(slots, driver, task_places(keeper.loop))
+
         def end() -> None:
             loop_ended = at_loop_end()
             if loop_ended is not None:
@@ -129,6 +148,7 @@ class AsyncPool(Base):
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         keeper.reclaim = Lost(self._out, keeper.references, driver)
+        keeper.look_for_leaks = Leaks(self._topology, find_now, keeper.reclaim).look
         self._topology.born = keeper.opened
         self._sessions.closing = keeper.closing
         return keeper
@@ -169,6 +189,7 @@ class AsyncPool(Base):
                 self._thread = get_ident()
         if begins:
             self._keeper.start(loop)
+            self._appear()
         elif self._loop is not loop:
             raise Error(
                 "this AsyncPool belongs to another event loop: make one for each loop, or close it there before it is "
@@ -212,6 +233,7 @@ class AsyncPool(Base):
             await asyncio.sleep(0.002)
         if self._settling:
             await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
+        self._disappear()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -256,7 +278,7 @@ class AsyncPool(Base):
         default the group's `acquire_timeout`. Raises as `Pool.connection` does.
         """
         try:
-            return AsyncLease(self, self._groups[group], timeout)
+            return self._lease(self, self._groups[group], timeout)
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
 
@@ -272,6 +294,8 @@ class AsyncPool(Base):
         task = asyncio.current_task()
         slot.holder = (frame.f_code, frame.f_lasti, task_name(task))
         slot.taken = now
+        if now >= found.note_at:
+            note(slot, frame, task_name(task))
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
 

@@ -139,6 +139,7 @@ class Tasks:
         self._listener = listener()
         self.references = self._listener.references  # says how many there are to a slot in our books
         self.reclaim: Callable[[Group], bool] = _nothing  # set by the pool: retires what is in nobody's hands
+        self.look_for_leaks: Callable[[float], float] = _never  # likewise: reports leases held for too long
         self._look_at: dict[Group, float] = {}  # not before
         self._lookers: dict[Group, asyncio.TimerHandle] = {}
         self._openers: dict[asyncio.Task[None], Order] = {}
@@ -360,6 +361,7 @@ class Tasks:
 
     def _look_after(self) -> float:
         self._sessions.abort()
+        next_look = self.look_for_leaks(monotonic())
         self._herald.deliver(self._topology.events)
         self._bury()
         for opener, order in tuple(self._openers.items()):
@@ -375,7 +377,7 @@ class Tasks:
         if isinstance(self._listener, DeafListener):
             due = min(due, now + 1.0)
         self._bury()
-        due = min(due, self._topology.tend(now))
+        due = min(due, next_look, self._topology.tend(now))
         return min(due, self._quiet_until if quiet else self._topology.due(now))
 
     def _bury(self) -> None:
@@ -409,3 +411,7 @@ class Tasks:
 
 def _nothing(group: Group) -> bool:
     return False
+
+
+def _never(now: float) -> float:
+    return float("inf")
