@@ -53,6 +53,7 @@ def test_a_worker_that_is_told_to_end_answers_the_requests_it_has_begun(
     row = ROWS[name]
     paths = ["/write?key=a", "/transaction?key=b", "/batch?key=c&rows=50"]
     with Server(row, cluster, tmp_path) as server, psycopg.connect(cluster.primary.conninfo()) as other:
+        server.wait(lambda: len(at_the_same_time(server)) == row.processes, "all workers")
         other.execute("lock table notes in exclusive mode")
         with ThreadPoolExecutor() as clients:
             begun = [clients.submit(server.ask, "POST", path) for path in paths]
@@ -65,6 +66,12 @@ def test_a_worker_that_is_told_to_end_answers_the_requests_it_has_begun(
         assert [status for status, _ in answers] == [200] * len(paths)
     found = dict(cluster.primary.execute("select key, count(*) from notes group by key"))
     assert found == {"a": 1, "b": 2, "c": 50}
+
+
+def at_the_same_time(server: Server) -> set[int]:
+    """The workers that answer some requests. (One that is told to end while it starts may not hear it.)"""
+    with ThreadPoolExecutor(8) as clients:
+        return {answer["worker"] for answer in clients.map(lambda _: server.read(), range(8))}
 
 
 def held_up(cluster: Cluster) -> int:
