@@ -30,6 +30,7 @@ from pgdbpool.testing import Cluster
 
 from .load import Load, Operation
 from .server import LIMIT, Server, backends
+from .sockets import Connection, connections
 from .watch import Watch
 
 
@@ -78,6 +79,36 @@ class Work:
             self.server.wait(lambda: not self.server.processes() & old & workers, "the end of the old workers")
         self.load.wait_for_each(3, "answers after the reload")
         self._reloads.append((began, time.monotonic()))
+        self.connections()
+
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many processes have answered since the beginning."""
+        self.server.wait(
+            lambda: len({op.answer["worker"] for op in self.load.operations if op.good}) >= count, f"{count} workers"
+        )
+
+    # -- what can be seen now -------------------------------------------------------------------------------------
+
+    def connections(self) -> dict[Connection, set[int]]:
+        """The connections of its processes; each is had by one of them only, which is waited for.
+
+        A child that was just forked needs a moment to let go of what it has inherited.
+        """
+
+        def parted() -> dict[Connection, set[int]]:
+            found = connections(self.server.processes(), self.cluster)
+            return found if all(len(pids) == 1 for pids in found.values()) else {}
+
+        return self.server.wait(parted, "connections that belong to one process each")
+
+    def connections_of(self, pid: int) -> set[Connection]:
+        """Those of one process."""
+        return {connection for connection, pids in self.connections().items() if pids == {pid}}
+
+    def threads(self) -> set[int]:
+        """How many threads the processes that have answered have, those of C libraries included."""
+        workers = {op.answer["worker"] for op in self.load.operations if op.good}
+        return {self.server.threads(pid) for pid in workers & self.server.processes()}
 
     # -- what must be true ----------------------------------------------------------------------------------------
 
@@ -92,7 +123,7 @@ class Work:
         check_sharing(operations)
         self._check_failures(lost_on_reload)
         self._check_connections(others)
-        assert "Traceback" not in self.server.log(), self.server.log()[-20_000:]
+        assert "Traceback" not in self.server.log(), self.server.log()[-4000:]
 
     def _check_failures(self, lost_on_reload: int) -> None:
         """For each loss at most what was in flight, and what found its connection dead before its process knew."""
