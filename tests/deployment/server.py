@@ -136,9 +136,9 @@ class Server:
             while backends(self._cluster) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
-    def reload(self) -> None:
-        """Have new workers take over, as the row says; does not wait for it."""
-        how, what = self.row.reload.split(maxsplit=1)
+    def reload(self, how: str = "") -> None:
+        """Have new workers take over, as the row says or in another way; does not wait for it."""
+        how, what = (how or self.row.reload).split(maxsplit=1)
         if how == "signal":
             self._running().send_signal(getattr(signal, f"SIG{what}"))
         elif how == "edit":

@@ -20,3 +20,11 @@ def test_threads_of_each_process_share_a_pool(cluster: Cluster, open_folder: Pat
         work.lose_the_primary()
         work.reload()
     work.check()
+
+
+def test_a_graceful_restart_of_apache_ends_daemon_processes_and_their_connections(
+    cluster: Cluster, open_folder: Path
+) -> None:
+    with at_work(ROWS["apache-daemon"], cluster, open_folder) as work:
+        work.reload("run apache2 -d $PWD -f apache/daemon.conf -k graceful")
+    work.check(refuses=True)  # mod_wsgi answers with 503 until its new processes are there
