@@ -20,6 +20,7 @@ from pgdbpool import Pool
 
 T = TypeVar("T")
 LIMIT = 30.0  # s: generous, since it is only ever reached when something is wrong
+SOON = 12.0  # s: far longer than it takes even on a busy machine, and far shorter than to wait for the `LIMIT`
 
 
 def config(

@@ -115,7 +115,7 @@ def test_one_line_says_what_to_install() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "pip install pgdbpool[demo]" in done.stderr
+    assert "pip install pgdbpool[cli]" in done.stderr
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])

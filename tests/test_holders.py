@@ -1,14 +1,19 @@
 """Who holds a connection, where it has no name: ``with pool.connection():``."""
 
+import ast
 import asyncio
 import json
 import linecache
+import sys
 import threading
+import weakref
 from typing import Any
+from unittest.mock import Mock
 
+import psycopg
 import pytest
-from conftest import LIMIT, config, output, python
-from support import hold, put, start, stats, tidy  # noqa: F401
+from conftest import LIMIT, config, output, python, wait_for
+from support import Wire, hold, put, start, stats, tidy  # noqa: F401
 
 from pgdbpool import AsyncPool, PoolExhausted, PoolTimeout
 from pgdbpool import pool as dbpool
@@ -151,8 +156,74 @@ def test_where_the_source_cannot_be_had_it_says_that_it_does_not_know(pg_node, o
 
 def test_source_that_is_no_python_is_no_error(monkeypatch):
     monkeypatch.setattr(linecache, "getlines", lambda *_: ["with pool.connection( :\n"])
-    frame = next(iter(__import__("sys")._current_frames().values()))
+    frame = next(iter(sys._current_frames().values()))
     assert holds_unnamed(frame) is False
+
+
+def test_it_is_said_what_each_session_is_doing(pg_node, open_pool):
+    pool = open_pool(config(pg_node, groups={"idle": {}, "open": {"autocommit": False}, "active": {}, "lost": {}}))
+    sleeping = threading.Event()
+
+    def sleep() -> None:
+        with pool.connection("active", timeout=LIMIT) as conn:
+            sleeping.set()
+            conn.execute("select pg_sleep(60)")
+
+    asleep = start(sleep)
+    with (
+        pool.connection("idle", timeout=LIMIT) as idle,
+        pool.connection("open", timeout=LIMIT) as opened,
+        pool.connection("lost", timeout=LIMIT) as lost,
+    ):
+        opened.execute("select 1")
+        lost.close()
+        sleeping.wait(LIMIT)
+        wait_for(lambda: pool.holders("active")[0].state == "active")
+        assert {holder.group: holder.state for holder in pool.holders()} == {
+            "idle": "idle",
+            "open": "idle in transaction",
+            "active": "active",
+            "lost": "lost",
+        }
+        [holder] = pool.holders("active")
+        assert here(sleep, 3) in holder.stack
+        assert "server up, answered " in str(holder)
+        idle.execute("select pg_cancel_backend(%s)", (int(holder.connection.removeprefix("backend ")),))
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        asleep.result(LIMIT)
+
+
+def test_who_gets_none_is_told_what_the_others_are_doing_without_a_word_to_the_server(pg_node, open_pool):
+    with Wire(pg_node) as wire:
+        pool = open_pool(config(wire, connection_count=1, autocommit=False, monitor=False))
+        with pool.connection(timeout=LIMIT) as conn:
+            conn.execute("select 1")
+            said = len(wire.statements)
+            with pytest.raises(PoolTimeout, match=r"idle in transaction; server up, answered [0-9.]+ s ago"):
+                pool.getconn(timeout=0.01)
+            assert len(wire.statements) == said
+
+
+def test_a_parser_that_fails_for_a_moment_is_no_error_and_not_for_good(monkeypatch):
+    source = f"# {id(monkeypatch)}: not seen before\nwith pool.connection():\n    here()\n"
+    monkeypatch.setattr(linecache, "getlines", lambda *_: [source])
+    frame = next(iter(sys._current_frames().values()))
+    with monkeypatch.context() as broken:
+        # What CPython 3.11 says when two threads parse at the same moment.
+        broken.setattr(ast, "parse", Mock(side_effect=SystemError("AST constructor recursion depth mismatch")))
+        assert holds_unnamed(frame) is False
+    parse = Mock(side_effect=ast.parse)
+    monkeypatch.setattr(ast, "parse", parse)
+    holds_unnamed(frame)
+    parse.assert_called_once()
+
+
+def test_a_caller_is_told_that_it_waited_in_vain_even_if_the_holders_cannot_be_found(pg_node, open_pool, monkeypatch):
+    pool = open_pool(config(pg_node, connection_count=1))
+    with pool.connection(timeout=LIMIT):
+        monkeypatch.setattr("pgdbpool.holders._Search", Mock(side_effect=SystemError("a bug elsewhere")))
+        with pytest.raises(PoolTimeout, match="held by somebody who cannot be told"):
+            pool.getconn(timeout=0.01)
 
 
 def test_a_task_that_waits_in_such_a_block_is_found(pg_node):
@@ -173,3 +244,43 @@ def test_a_task_that_waits_in_such_a_block_is_found(pg_node):
 
     [holder] = asyncio.run(main())
     assert (holder.where, holder.thread) == (here(user, 3), "task the user")
+
+
+# -- looking leaves no trace ------------------------------------------------------------------------------------------
+
+
+class Thing:
+    """Something whose end can be seen."""
+
+
+def test_what_a_function_gives_up_after_a_look_is_not_kept_alive_by_the_look(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    thing = Thing()
+    alive = weakref.ref(thing)
+    with pool.connection(timeout=LIMIT) as conn:
+        assert len(pool.holders()) == 1
+    del conn, thing
+    assert alive() is None
+
+
+def test_nor_by_the_search_for_lost_connections_that_comes_later(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    with pool.connection(timeout=LIMIT) as conn:
+        assert pool.holders()
+        thing = Thing()
+        alive = weakref.ref(thing)
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.0)
+    del conn, thing
+    assert alive() is None
+
+
+def test_a_copy_of_its_variables_that_a_function_has_itself_is_left_to_it(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    mine = "still here"
+    copy = locals()
+    with pool.connection(timeout=LIMIT) as conn:
+        assert len(pool.holders()) == 1
+        pool._keeper.reclaim(pool._group("default"))
+    assert copy["mine"] is mine
+    assert conn

@@ -8,7 +8,7 @@ import time
 import weakref
 
 import pytest
-from conftest import LIMIT, backends, config, output, python, wait_for
+from conftest import LIMIT, SOON, backends, config, output, python, wait_for
 
 from pgdbpool import Pool, PoolClosed, PoolTimeout
 
@@ -58,7 +58,7 @@ def test_a_pool_opens_in_the_background_and_wait_waits_for_it(pg_node, open_pool
 def test_a_pool_that_was_not_opened_hands_out_nothing(pg_node, open_pool, model):
     pool = open_pool(config(pg_node, type=model), open=False)
     assert pool.closed
-    assert pool_threads() == []
+    assert not [name for name in pool_threads() if name.startswith(pool.name + " ")]
     with pytest.raises(PoolClosed):
         pool.getconn()
     with pytest.raises(PoolClosed):
@@ -73,7 +73,7 @@ def test_making_a_pool_does_not_wait_for_a_server_that_is_down(open_pool, pg_nod
     pg_node.stop()
     began = time.monotonic()
     pool = open_pool(config(pg_node, type=model))
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < SOON
     with pytest.raises(PoolTimeout, match="no endpoint can be used"):
         pool.wait(0.3)
     pg_node.start()
@@ -142,7 +142,7 @@ def test_close_ends_every_wait_with_pool_closed(pg_node, open_pool):
         wait_for(lambda: pool.stats().groups["default"].waiting == 10)
         pool.close(timeout=0.0)
         for thread in threads:
-            thread.join(5.0)
+            thread.join(SOON)
         assert len(ends) == 10
         assert "closed while the caller waited for group 'default'" in ends[0]
         assert conn.execute("select 1").fetchone() == (1,)
@@ -163,7 +163,7 @@ def test_close_ends_the_wait_for_a_server_that_is_down(pg_node, open_pool):
     thread.start()
     wait_for(lambda: pool.stats().groups["default"].waiting == 1)
     pool.close()
-    thread.join(5.0)
+    thread.join(SOON)
     assert ends == [True]
 
 
@@ -172,7 +172,7 @@ def test_close_waits_for_leased_connections_and_no_longer_than_told(pg_node, ope
     conn = pool.getconn()
     began = time.monotonic()
     pool.close(timeout=0.3)
-    assert 0.3 <= time.monotonic() - began < 2.0
+    assert 0.3 <= time.monotonic() - began < SOON
     assert conn.execute("select 1").fetchone() == (1,)
     pool.putconn(conn)
     assert conn.closed
@@ -184,7 +184,7 @@ def test_close_waits_for_leased_connections_and_no_longer_than_told(pg_node, ope
     timer.start()
     began = time.monotonic()
     pool.close(timeout=LIMIT)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON
     timer.join()
     assert conn.closed
 
@@ -223,7 +223,7 @@ def test_close_returns_though_the_server_is_frozen(pg_node, open_pool):
     pg_node.freeze()
     began = time.monotonic()
     pool.close(timeout=LIMIT)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < SOON
     pg_node.thaw()
     wait_for(lambda: not backends(pg_node))
 
@@ -323,7 +323,7 @@ def test_a_pool_dropped_while_its_server_is_down_is_collected(pg_node):
 def test_the_end_of_the_interpreter_is_silent_and_quick(pg_node, model, program):
     process = start(program + "\nprint(time.time(), flush=True)\n", config(pg_node, type=model, min_count=2))
     left = float(output(process))
-    assert time.time() - left < 2.0
+    assert time.time() - left < SOON
     wait_for(lambda: not backends(pg_node))
 
 
@@ -345,7 +345,7 @@ time.sleep(0.1)
 print(time.time(), flush=True)
 """
     left = float(output(start(program, config(pg_node))))
-    assert time.time() - left < 2.0
+    assert time.time() - left < SOON
     wait_for(lambda: not backends(pg_node))
 
 
@@ -373,7 +373,7 @@ print(time.time(), flush=True)
             pg_node.freeze()
         out, err = process.communicate("\n", timeout=LIMIT)
         assert (process.returncode, err) == (0, "")
-        assert time.time() - float(out) < 2.0
+        assert time.time() - float(out) < SOON
     pg_node.thaw()
 
 

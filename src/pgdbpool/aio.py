@@ -21,9 +21,10 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import frexp
+from threading import get_ident
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +39,8 @@ from .core.lane import Slot
 from .core.times import TINY
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .holders import Holder, Leased, holders, task_name, task_places
+from .holders import Holder, Leased, find, holders, task_name, task_places
+from .leaks import Leaks, note
 from .lost import Lost
 from .reasons import Reasons, closed_words
 from .tasks import Tasks
@@ -64,7 +66,7 @@ class AsyncLease(Leased):
             raise Error(f"this lease of group {self._group.name!r} is in use: ask the pool for another")
         now = monotonic()
         slot = self._group.take(now)
-        if slot is None or now >= slot.fresh_until:
+        if slot is None or now >= slot.fresh_until or get_ident() != self._pool._thread:
             slot = await self._pool._obtain(self._group, slot, now, self._timeout)
             now = monotonic()
         slot.taken = now
@@ -88,6 +90,19 @@ class AsyncLease(Leased):
             await self._pool._settle(slot, error, commit=True)
 
 
+class NotingLease(AsyncLease):
+    """The same in a pool that reports leases held for too long: it notes where it was taken."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> AsyncConnection:
+        conn = await AsyncLease.__aenter__(self)
+        slot: Slot = self._slot  # type: ignore[assignment]
+        if slot.taken >= self._group.note_at:
+            note(slot, sys._getframe(1), task_name(asyncio.current_task()))
+        return conn
+
+
 class AsyncPool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints, for asyncio.
 
@@ -104,6 +119,8 @@ class AsyncPool(Base):
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         super().__init__(config, asynchronous, threading.Lock)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lease = NotingLease if self._notes else AsyncLease
+        self._thread = 0  # in which the loop runs: cheaper to compare than the loop itself
         self._keeper = self._make_keeper()
         self._settling: set[asyncio.Task[None]] = set()
         self._finalizer: Any = None
@@ -117,6 +134,9 @@ class AsyncPool(Base):
         def look(group: Group) -> list[Holder]:  # knows no pool, so that the keeper does not keep one alive
             return holders(group, driver, task_places(keeper.loop))
 
+        def find_now(slots: Sequence[Slot]) -> list[Holder]:
+            return find(slots, driver, task_places(keeper.loop))
+
         def end() -> None:
             loop_ended = at_loop_end()
             if loop_ended is not None:
@@ -127,6 +147,7 @@ class AsyncPool(Base):
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         keeper.reclaim = Lost(self._out, keeper.references, driver)
+        keeper.look_for_leaks = Leaks(self._topology, find_now, keeper.reclaim).look
         self._topology.born = keeper.opened
         self._sessions.closing = keeper.closing
         return keeper
@@ -153,7 +174,10 @@ class AsyncPool(Base):
     def _begin(self) -> None:
         """To be called by whatever may wait: binds the pool to its loop, once."""
         loop = asyncio.get_running_loop()
-        if self._loop is loop or self._closed:
+        if self._loop is loop:
+            self._thread = get_ident()  # a loop may go on in another
+            return
+        if self._closed:
             return
         if self._loop is not None and self._loop.is_closed():
             self._loop_ended()  # it was closed without telling anybody
@@ -161,6 +185,7 @@ class AsyncPool(Base):
             begins = self._loop is None
             if begins:
                 self._loop = loop
+                self._thread = get_ident()
         if begins:
             self._keeper.start(loop)
         elif self._loop is not loop:
@@ -250,7 +275,7 @@ class AsyncPool(Base):
         default the group's `acquire_timeout`. Raises as `Pool.connection` does.
         """
         try:
-            return AsyncLease(self, self._groups[group], timeout)
+            return self._lease(self, self._groups[group], timeout)
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
 
@@ -259,13 +284,15 @@ class AsyncPool(Base):
         found = self._group(group)
         now = monotonic()
         slot = found.take(now)
-        if slot is None or now >= slot.fresh_until:
+        if slot is None or now >= slot.fresh_until or get_ident() != self._thread:
             slot = await self._obtain(found, slot, now, timeout)
             now = monotonic()
         frame = sys._getframe(1)
         task = asyncio.current_task()
         slot.holder = (frame.f_code, frame.f_lasti, task_name(task))
         slot.taken = now
+        if now >= found.note_at:
+            note(slot, frame, task_name(task))
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
 

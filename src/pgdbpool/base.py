@@ -59,6 +59,7 @@ class Base(ABC):
         self._driver = driver
         self._topology = self._make_topology(self._lock)
         self._groups = {group.name: group for group in self._topology.groups}
+        self._notes = any(settings.leak_threshold for settings in self._settings.groups.values())
         self._sessions = Sessions(driver, self._topology)
         self._herald = Herald(self._name)
         self._books = Books(self._name, self._topology, lock())
@@ -88,6 +89,8 @@ class Base(ABC):
             policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
             group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
             group.closed = True  # until `open`
+            if settings.leak_threshold:
+                group.note_at = 0.0
             groups.append(group)
         topology = Topology(endpoints, groups, lock, self._random, monitor.fall)
         for group in groups:

@@ -1,7 +1,9 @@
 """Functions while they run, and after: what is in their variables, and what their variables keep alive.
 
-Before Python 3.13 a look at the variables of a running function leaves a copy of them, which keeps their values alive
-until the function ends or somebody looks again. Who wants to know what is alive has these brought up to date first.
+Before Python 3.13 a look at the variables of a running function leaves a copy of them, which would keep their values
+alive until the function ends or somebody looks again. So the copy is emptied after the look, unless somebody else has
+it (``locals()`` gives the same one) or a debugger is at work: such a copy is brought up to date before the next look at
+what is alive.
 
 An exception keeps the frames it came through, and their variables, for as long as it is being handled. Those of the
 pool's own functions are of no use to anybody then.
@@ -11,25 +13,57 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
 
 _PACKAGE = __name__.rpartition(".")[0] + "."
-_LOOKERS = frozenset({__name__, _PACKAGE + "holders"})  # a function that keeps its own frame is kept by it
+_DIRECTORY = __file__.rpartition(os.sep)[0] + os.sep
+# A function that keeps its own frame is kept by it.
+_LOOKERS = frozenset({__name__, _PACKAGE + "holders", _PACKAGE + "leaks"})
 
 Stacks = Callable[[], Iterable[tuple[str, list[FrameType]]]]
 """Gives of each thread or task its name and its functions, the innermost first."""
 
 
+class Line(NamedTuple):
+    """A line of a function."""
+
+    file: str
+    number: int
+    function: str
+
+
+def here(frame: FrameType) -> Line:
+    """The line it is at now."""
+    return Line(frame.f_code.co_filename, frame.f_lineno or frame.f_code.co_firstlineno, frame.f_code.co_qualname)
+
+
+def line(code: CodeType, lasti: int) -> Line:
+    """The line of one of its instructions."""
+    numbers = [number for start, end, number in code.co_lines() if start <= lasti < end and number is not None]
+    return Line(code.co_filename, numbers[0] if numbers else code.co_firstlineno, code.co_qualname)
+
+
+def place(line: Line) -> str:
+    """As it is shown to people."""
+    return f"{line.file}:{line.number} ({line.function})"
+
+
 def where(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_qualname})"
+    return place(here(frame))
+
+
+def is_own_file(file: str) -> bool:
+    """Whether it is one of the pool's own."""
+    return file.startswith(_DIRECTORY)
 
 
 def thread_names() -> dict[int | None, str]:
@@ -89,22 +123,44 @@ def _chain(waits: Any) -> Iterator[FrameType]:
 # -- variables --------------------------------------------------------------------------------------------------------
 
 _LOOK_COPIES = sys.version_info < (3, 13)
-_copied = False
+_left = False  # whether there may be copies of ours
 
 
 def variables(frame: FrameType) -> tuple[Any, ...]:
     """The values of its variables."""
-    global _copied
-    _copied = _LOOK_COPIES
-    return tuple(frame.f_locals.values())
+    global _left
+    copy = frame.f_locals
+    values = tuple(copy.values())
+    if _LOOK_COPIES and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # those of modules and classes are no copies
+        if sys.getrefcount(copy) == _UNSHARED and not _is_traced(frame):
+            copy.clear()
+        else:
+            _left = True
+    return values
 
 
-def refresh_copies() -> None:
-    """Have the copies keep alive only what the functions still have."""
-    if _copied:
+def _is_traced(frame: FrameType) -> bool:
+    """Whether the interpreter may be about to write the copy back, for a debugger."""
+    return frame.f_trace is not None or sys.gettrace() is not None or threading.gettrace() is not None
+
+
+def _unshared() -> int:
+    frame = sys._getframe()
+    copy = frame.f_locals
+    return sys.getrefcount(copy)
+
+
+_UNSHARED = _unshared()  # references to a copy that nobody else has, as `variables` counts them
+
+
+def remove_copies() -> None:
+    """Have the copies that a look had to leave keep nothing alive, or only what their functions still have."""
+    global _left
+    if _left:
+        _left = False
         for _, frames in threads():
             for frame in frames:
-                _ = frame.f_locals
+                variables(frame)
 
 
 # -- the dead ---------------------------------------------------------------------------------------------------------

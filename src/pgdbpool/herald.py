@@ -1,7 +1,7 @@
 """Delivers events: one line each to the log, and to whoever asked to be told.
 
-A server that comes and goes every second is one piece of news, not a thousand: of each kind of event and endpoint the
-log gets a few lines at once and after that one every ten seconds, which says how many were left out. Callables are
+A server that comes and goes every second is one piece of news, not a thousand: of each kind of event, endpoint and
+group the log gets a few at once and after that one every ten seconds, which says how many were left out. Callables are
 told of every event.
 """
 
@@ -27,6 +27,7 @@ _LEVELS = {
     EventKind.ENDPOINT_SUSPECT: logging.INFO,
     EventKind.ROLE_CHANGED: logging.INFO,
     EventKind.RECOVERED: logging.INFO,
+    EventKind.LEAK_ENDED: logging.INFO,
 }
 
 
@@ -36,7 +37,7 @@ class Herald:
     def __init__(self, name: str) -> None:
         self._name = name
         self._listeners: list[Callable[[Event], object]] = []
-        self._allowance: dict[tuple[EventKind, str], tuple[float, float, int]] = {}
+        self._allowance: dict[tuple[EventKind, str, str | None], tuple[float, float, int]] = {}
 
     def tell(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """From now on call this for every event. Returns what ends it."""
@@ -64,7 +65,7 @@ class Herald:
                     logger.exception("%s: a callable given to on_event raised", self._name)
 
     def _log(self, event: Event) -> None:
-        key, now = (event.kind, event.endpoint), monotonic()
+        key, now = (event.kind, event.endpoint, event.group), monotonic()
         lines, since, left_out = self._allowance.get(key, (_AT_ONCE, now, 0))
         lines = min(float(_AT_ONCE), lines + (now - since) / _EVERY)
         if lines < 1:
@@ -72,4 +73,6 @@ class Herald:
             return
         self._allowance[key] = lines - 1, now, 0
         more = f" ({left_out} lines like this were left out)" if left_out else ""
-        logger.log(_LEVELS.get(event.kind, logging.WARNING), "%s: %s%s", self._name, event.message, more)
+        details = event.details and f"\n{event.details}"
+        level = _LEVELS.get(event.kind, logging.WARNING)
+        logger.log(level, "%s: %s%s%s", self._name, event.message, more, details)

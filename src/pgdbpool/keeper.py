@@ -54,6 +54,8 @@ class Keeper(Protocol):
 
     # Set by the pool: retires what is in nobody's hands, and returns whether there was any; see `lost`.
     reclaim: Callable[[Group], bool]
+    # Likewise: reports leases held for too long, and returns when to look again; see `leaks`.
+    look_for_leaks: Callable[[float], float]
 
     @property
     def references(self) -> Callable[[Slot], int]:
@@ -121,6 +123,7 @@ class Threaded:
         self._listener = listener()
         self.references = self._listener.references
         self.reclaim: Callable[[Group], bool] = _nothing
+        self.look_for_leaks: Callable[[float], float] = _never
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._running = False
         self._abandoned = False
@@ -272,6 +275,7 @@ class Threaded:
     def _round(self) -> float:
         self._sessions.abort()
         run(self._sessions.tell_outages())
+        next_look = self.look_for_leaks(monotonic())
         self._herald.deliver(self._topology.events)
         self._bury()
         now = monotonic()
@@ -280,7 +284,7 @@ class Threaded:
                 self._start_opener(order)
         due = min(group.tend(now) for group in self._topology.groups)
         self._bury()
-        return min(due, self._topology.tend(now), self._topology.due(now))
+        return min(due, next_look, self._topology.tend(now), self._topology.due(now))
 
     def _bury(self) -> None:
         for group in self._topology.groups:
@@ -352,6 +356,7 @@ class Inline:
         self._depth = 0  # above 1 a callable of the user's, or a signal handler, uses the pool in the middle of it
         self.references = _none
         self.reclaim: Callable[[Group], bool] = _nothing
+        self.look_for_leaks: Callable[[float], float] = _never
 
     def start(self) -> None:
         for group in self._topology.groups:
@@ -389,6 +394,7 @@ class Inline:
                 raise PoolClosed(f"the pool is closed, group {group.name!r} hands out no connection")
             self._set_right()
             now = monotonic()
+            self.look_for_leaks(now)
             if self._topology.events:
                 self._herald.deliver(self._topology.events)
             orders = []
@@ -444,6 +450,7 @@ class Inline:
         # Nobody listens while we are away, and what rests off the route might never be asked.
         run(self._sessions.look_at([lane for group in self._topology.groups for lane in group.lanes]))
         run(self._sessions.tell_outages())
+        self.look_for_leaks(now)
         self._herald.deliver(self._topology.events)
         orders = self._topology.plan(now)
         while orders:
@@ -463,6 +470,10 @@ class Inline:
 
 def _nothing(group: Group) -> bool:
     return False
+
+
+def _never(now: float) -> float:
+    return float("inf")
 
 
 def _none(slot: Slot) -> int:

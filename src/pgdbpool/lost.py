@@ -61,7 +61,7 @@ class Lost:
             return False
         # Not with the lock held: these may run anybody's finalizers.
         frames.empty_dead()
-        frames.refresh_copies()
+        frames.remove_copies()
         words: list[str] = []
 
         def find(slots: Collection[Slot]) -> list[Slot]:

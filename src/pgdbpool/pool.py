@@ -11,6 +11,7 @@ with dbpool.Handler("read") as db:
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
@@ -38,6 +39,7 @@ from .errors import (
     UnconfiguredGroupError,
 )
 from .holders import Leased
+from .leaks import note
 from .sync import Pool
 
 __all__ = [
@@ -211,6 +213,8 @@ class Handler(Leased):
         slot.taken = monotonic()
         self._slot = slot
         self._told = False
+        if slot.taken >= self._group.note_at:
+            note(slot, sys._getframe(1), threading.get_ident())
         return self
 
     def __exit__(

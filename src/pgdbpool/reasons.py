@@ -5,6 +5,7 @@ Knows no pool, so that the keeper of a pool does not keep it alive.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from time import monotonic
 
@@ -12,6 +13,8 @@ from .core.group import Group
 from .core.topology import Topology
 from .errors import PoolTimeout
 from .holders import Holder
+
+logger = logging.getLogger("pgdbpool")
 
 _SHOWN_HOLDERS = 10
 _SAY_AGAIN = 0.25  # s for which the same words will do
@@ -47,7 +50,11 @@ class Reasons:
         return words
 
     def look_for_holders(self, group: Group) -> str:
-        found = self._look(group)
+        try:
+            found = self._look(group)
+        except Exception:  # whoever waited in vain is to be told that, and not why it cannot be said who has it
+            logger.exception("cannot find out who holds the connections of group %r", group.name)
+            return "somebody who cannot be told"
         shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
         more = len(found) - _SHOWN_HOLDERS
         return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")

@@ -28,8 +28,9 @@ from .core.times import TINY
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .holders import Holder, Leased, holders
+from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
+from .leaks import Leaks, note
 from .lost import Lost
 from .probe import death_of
 from .reasons import Reasons, closed_words
@@ -77,6 +78,19 @@ class Lease(Leased):
             self._pool._keeper.tend(now)
 
 
+class NotingLease(Lease):
+    """The same in a pool that reports leases held for too long: it notes where it was taken."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Connection:
+        conn = Lease.__enter__(self)
+        slot: Slot = self._slot  # type: ignore[assignment]
+        if slot.taken >= self._group.note_at:
+            note(slot, sys._getframe(1), threading.get_ident())
+        return conn
+
+
 class Pool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints.
 
@@ -91,6 +105,7 @@ class Pool(Base):
         settings = config if isinstance(config, Settings) else load(config)
         self._threaded = settings.type == "threaded"
         super().__init__(settings, blocking, self._new_lock)
+        self._lease = NotingLease if self._notes else Lease
         self._keeper: Keeper = self._make_keeper()
         self._finalizer: Any = None
         if open:
@@ -114,6 +129,7 @@ class Pool(Base):
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         keeper.reclaim = Lost(self._out, keeper.references, self._driver)
+        keeper.look_for_leaks = Leaks(self._topology, partial(find, driver=self._driver), keeper.reclaim).look
         self._topology.born = keeper.opened
         self._sessions.closing = keeper.closing
         return keeper
@@ -205,7 +221,7 @@ class Pool(Base):
         error inside the block, though caught there, has made the transaction fail.
         """
         try:
-            return Lease(self, self._groups[group], timeout)
+            return self._lease(self, self._groups[group], timeout)
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
 
@@ -220,6 +236,8 @@ class Pool(Base):
         frame = sys._getframe(1)
         slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
         slot.taken = now
+        if now >= found.note_at:
+            note(slot, frame, threading.get_ident())
         self._out[id(slot.conn)] = slot
         return slot.conn  # type: ignore[no-any-return]
 

@@ -144,6 +144,7 @@ class Tasks:
         self._listener = listener()
         self.references = self._listener.references  # says how many there are to a slot in our books
         self.reclaim: Callable[[Group], bool] = _nothing  # set by the pool: retires what is in nobody's hands
+        self.look_for_leaks: Callable[[float], float] = _never  # likewise: reports leases held for too long
         self._look_at: dict[Group, float] = {}  # not before
         self._lookers: dict[Group, asyncio.TimerHandle] = {}
         self._openers: dict[asyncio.Task[None], Order] = {}
@@ -160,7 +161,7 @@ class Tasks:
         """Keep the pool in this loop, which is running, from now on."""
         self.loop = loop
         self._thread = get_ident()
-        self._loop_end = LoopEnd(self._end_of_loop)
+        self._loop_end = LoopEnd(self._end_of_loop, self._loop_closed)
         if isinstance(self._listener, EpollListener):
             loop.add_reader(self._listener.descriptor, self._ring)
         self._subscribe(loop)
@@ -242,6 +243,9 @@ class Tasks:
         tasks = self._halt()
         if tasks:
             await asyncio.wait(tasks, timeout=_LAST_WORDS)
+        self._at_loop_end()
+
+    def _loop_closed(self) -> None:
         self._at_loop_end()
 
     def end_now(self) -> None:
@@ -362,6 +366,7 @@ class Tasks:
 
     def _look_after(self) -> float:
         self._sessions.abort()
+        next_look = self.look_for_leaks(monotonic())
         self._herald.deliver(self._topology.events)
         self._bury()
         for opener, order in tuple(self._openers.items()):
@@ -377,7 +382,7 @@ class Tasks:
         if isinstance(self._listener, DeafListener):
             due = min(due, now + 1.0)
         self._bury()
-        due = min(due, self._topology.tend(now))
+        due = min(due, next_look, self._topology.tend(now))
         return min(due, self._quiet_until if quiet else self._topology.due(now))
 
     def _bury(self) -> None:
@@ -411,3 +416,7 @@ class Tasks:
 
 def _nothing(group: Group) -> bool:
     return False
+
+
+def _never(now: float) -> float:
+    return float("inf")

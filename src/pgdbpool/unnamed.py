@@ -31,7 +31,10 @@ def holds_unnamed(frame: FrameType) -> bool:
     """Whether a function is inside such a block at this moment, as far as its source can be had."""
     code = frame.f_code
     source = "".join(linecache.getlines(code.co_filename, frame.f_globals))
-    blocks = _blocks(source)
+    try:
+        blocks = _blocks(source)
+    except Exception:  # CPython 3.11 fails now and then when two threads parse at once; next time, then
+        return False
     if not blocks:
         return False
     line, _, column, _ = list(code.co_positions())[frame.f_lasti // 2]

@@ -4,7 +4,7 @@ import pytest
 
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Health, Identity, Role
-from pgdbpool.core.plan import LOOK_EVERY_FENCED
+from pgdbpool.core.plan import FIRST_LOOK_FENCED, LOOK_EVERY_FENCED
 from pgdbpool.core.routes import overtaken
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Rules, World, places
@@ -257,8 +257,31 @@ def test_a_fenced_endpoint_is_looked_at_again_every_few_seconds_where_nobody_pro
             else:
                 world.topology.cancelled(order)
         world.now += 0.25
-    assert len(asked) >= 30 / (2 * LOOK_EVERY_FENCED) - 1
-    assert len(asked) <= 30 / LOOK_EVERY_FENCED + 1
+    late = [when for when in asked if when >= 104]
+    assert len(late) >= 26 / (2 * LOOK_EVERY_FENCED) - 1
+    assert len(late) <= 26 / LOOK_EVERY_FENCED + 1
+
+
+def test_one_that_was_fenced_just_now_is_looked_at_again_soon_and_anew_each_time():
+    # In a planned switchover the old primary is back as a standby before long.
+    world = split_brain()
+    a, _ = world.endpoints
+    for time in range(2, 12):
+        latest = world.now + 2 * FIRST_LOOK_FENCED
+        while fenced(world):
+            assert world.now <= latest
+            for order in world.plan():
+                if order.lane.endpoint is a:
+                    world.opened(order, STANDBY, identity(time))
+                else:
+                    world.topology.cancelled(order)
+            world.now = max(world.now + 0.01, min(latest, world.topology.due(world.now)))
+        world.now += 60
+        world.topology.reported(a, PRIMARY, world.now)
+        world.probed(a, PRIMARY, identity(time))
+        world.probed(world.endpoints[1], PRIMARY, identity(time + 1))
+        assert fenced(world) == ["a"]
+        world.bury()
 
 
 def test_a_role_told_late_by_an_old_session_does_not_keep_a_down_endpoint_from_being_asked():

@@ -6,7 +6,7 @@ the command runs: without it the command says in one line what to install.
 
 import sys
 
-MISSING = "pgdbpool: {} is not installed; the command needs: pip install pgdbpool[demo]"
+MISSING = "pgdbpool: {} is not installed; the command needs: pip install pgdbpool[{}]"
 
 
 def main() -> None:
@@ -16,5 +16,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pgdbpool"):
             raise  # a mistake of ours
-        sys.exit(MISSING.format(error.name))
+        sys.exit(MISSING.format(error.name, "cli"))
     app(prog_name="pgdbpool")

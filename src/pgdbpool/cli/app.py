@@ -9,8 +9,16 @@ import typer
 import pgdbpool
 
 from . import MISSING
+from .output import AsJson
+from .source import TAKES_NO_MORE, Source, no_more, settings_of
 
-app = typer.Typer(name="pgdbpool", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="pgdbpool",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _version(wanted: bool) -> None:
@@ -28,6 +36,36 @@ def pgdbpool_command(
     """A PostgreSQL connection pool and load balancer."""
 
 
+@app.command(context_settings=TAKES_NO_MORE)
+def check(
+    context: typer.Context,
+    config: Source,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="Worker processes, over all hosts: do the servers have room for them?"),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Threads of a process: is each group sized for them?")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a configuration and the servers it names, and whether they have room for it.
+
+    Connects to every endpoint, once for each group, writes nothing, and shows what each server is, where each group
+    would go, and what the servers must have for so many processes.
+
+    Exit code 0: all is well. 1: something is not, and the last lines say what. 2: the configuration is wrong.
+
+    [dim]pgdbpool check pgdbpool.toml
+    pgdbpool check pgdbpool.toml --processes 8 --threads 4
+    pgdbpool check postgresql://app@db1,db2/shop --json[/dim]
+    """
+    no_more(context)
+    from .check import run
+
+    raise typer.Exit(run(settings_of(config), processes, threads, as_json=as_json))
+
+
 @app.command()
 def demo(
     duration: Annotated[float, typer.Option(min=8, max=3600, help="Seconds under load.")] = 26,
@@ -40,7 +78,7 @@ def demo(
     """
     for name in ("rich", "psutil"):
         if find_spec(name) is None:
-            sys.exit(MISSING.format(name))
+            sys.exit(MISSING.format(name, "demo"))
     from .demo import run
 
     raise typer.Exit(run(duration, standbys, as_json=as_json))

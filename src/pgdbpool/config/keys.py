@@ -214,6 +214,7 @@ GROUP: dict[str, Kind] = {
     "reset": _FUNCTION,
     "reconnect_failed": _FUNCTION,
     "reconnect_timeout": _seconds(ge=0),
+    "leak_threshold": _seconds(ge=0),
     "query_timeout": _QUERY_TIMEOUT,
     "session_tmp_buffer": _TMP_BUFFER,
     "tags": _TAGS,

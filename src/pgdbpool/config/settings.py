@@ -141,6 +141,8 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     reconnect_failed: Callable[..., Any] | None = None
     reconnect_timeout: float = 300.0
     """Seconds of failing to connect after which `reconnect_failed(endpoint, error)` is called."""
+    leak_threshold: float = 0.0
+    """Seconds after which a lease that has not ended is reported. 0: never."""
     query_timeout: int | None = None
     """Milliseconds; as for an endpoint, whose value it replaces. None: the endpoint's."""
     session_tmp_buffer: int | None = None

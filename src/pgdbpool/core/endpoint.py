@@ -98,6 +98,7 @@ class Endpoint:
         self.told: set[str] = set()  # groups whose `reconnect_failed` knows of this outage
         self.next_try = 0.0
         self.next_look = 0.0  # when to see whether an endpoint that nobody may use has changed
+        self.looks = 0  # how often that was put off since it was fenced
         self.urgent_try = 0.0  # the same while somebody waits and nothing is believed usable
         self.reset(random)
 

@@ -154,6 +154,7 @@ class Group:
         self.min_count = settings.min_count
         self.wish: Callable[[], None] = lambda: None  # set by the shell: somebody should look at the plan
         self.tend_at = float("inf")  # when a caller on its way back should look after the pool; set by the shell
+        self.note_at = float("inf")  # when the next checkout notes its stack; set by the shell, see `pgdbpool.leaks`
         self.on_empty: Callable[[], None] = lambda: None  # set by the topology; called with the lock held
         self.paused = False
         self.closed = True

@@ -18,7 +18,8 @@ operation.
 Who writes what in a slot:
 
 * the holder of the lease, alone: ``taken``, ``rested``, ``fresh_until``, ``holder``, ``stack`` and the counters;
-* whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back").
+* whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back");
+* whoever looks after the pool, one at a time: ``told``.
 
 The counters of a slot outlive it: when it goes, `Lane.ledger` is swapped for one in which they are added to those of
 others that are gone. Whoever adds up the ledger it found misses nothing and counts nothing twice, without a lock.
@@ -95,7 +96,7 @@ class Slot(Tally):
         self.taken = now
         self.holder: Any = None
         self.stack: Any = None  # where it was taken, if that was noted; see `pgdbpool.leaks`
-        self.told = 0.0  # when the lease began that was last reported as held too long
+        self.told: Any = None  # which lease was last reported as held too long; see `pgdbpool.leaks`
         self.waited_for = -1  # which of its leases, counted from 0, was the last that was waited for
 
     @property
@@ -155,6 +156,7 @@ class Owner(Protocol):
     total_limit: int | None
     poll_after: float
     tend_at: float
+    note_at: float
 
     @property
     def name(self) -> str: ...

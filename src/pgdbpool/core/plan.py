@@ -20,9 +20,11 @@ from .lane import Lane
 from .routes import suits
 
 # s, and up to as much again: without a monitor, between two looks at an endpoint that no group may use as it is, and so
-# has no session that would tell of a change; and at one that is fenced, and will not stay so for long.
+# has no session that would tell of a change; and at one that is fenced, and will not stay so for long. After a planned
+# switchover it may be back as a standby in a second, so there the looks begin close together, each span twice the last.
 LOOK_EVERY = 10.0
 LOOK_EVERY_FENCED = 2.0
+FIRST_LOOK_FENCED = 0.25
 # s, at most: between two looks at one endpoint while nothing is believed usable. It grows to the second number.
 SEARCH_EVERY = 0.1
 SEARCH_LONGEST = 0.5
@@ -139,7 +141,10 @@ class Planner:
                 endpoint = lane.endpoint
                 if not _unseen(lane) or now < endpoint.next_look:
                     continue
-                every = LOOK_EVERY if endpoint.fenced_by is None else LOOK_EVERY_FENCED
+                every = LOOK_EVERY
+                if endpoint.fenced_by is not None:
+                    every = min(LOOK_EVERY_FENCED, FIRST_LOOK_FENCED * 2.0 ** min(endpoint.looks, 20))
+                    endpoint.looks += 1
                 first, endpoint.next_look = not endpoint.next_look, now + every * (1.0 + self.random())
                 if not first and lane.may_open(now):
                     orders.append(self.order(group, lane, now))

@@ -385,6 +385,7 @@ class Topology:
             by = overtaken.get(endpoint)
             if by is not None and endpoint.fenced_by is None:
                 endpoint.fenced_by = f"a primary of an old timeline: {by.label} was promoted after it"
+                endpoint.looks, endpoint.next_look = 0, 0.0
                 self._note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
                 self._leave(endpoint)
                 self._abort(endpoint)  # a COMMIT there may wait for ever for a standby that follows another now
@@ -418,9 +419,17 @@ class Topology:
                 for slot in tuple(lane.idle):
                     slot.fresh_until = 0.0
 
+    def note(self, event: Event) -> None:
+        """Something happened that is no evidence."""
+        with self._lock:
+            self._record(event)
+
     def _note(self, kind: EventKind, endpoint: Endpoint, message: str, seconds: float | None = None) -> None:
-        self.noted[kind] += 1
-        self.events.append(Event(kind=kind, endpoint=endpoint.label, message=message, seconds=seconds))
+        self._record(Event(kind=kind, endpoint=endpoint.label, message=message, seconds=seconds))
+
+    def _record(self, event: Event) -> None:
+        self.noted[event.kind] += 1
+        self.events.append(event)
 
     def _watch_primaries(self, now: float) -> None:
         """Note when the last server that takes writes is gone, and when there is one again."""

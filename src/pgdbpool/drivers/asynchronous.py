@@ -250,7 +250,7 @@ async def resolved(params: Mapping[str, str | int], deadline: float | Allowance)
     if name is None:
         return dict(params)
     allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
-    lookup = asyncio.wrap_future(names.look_up(name))
+    lookup = names.look_up_here(name)
     try:
         ready = False
         while not ready:
@@ -260,6 +260,8 @@ async def resolved(params: Mapping[str, str | int], deadline: float | Allowance)
             if not allowance.waited(due, ready=ready):
                 raise ConnectFailed(f"the lookup of host name {name!r} timed out", Fault.UNRESOLVED)
         return names.with_addresses(params, name, lookup.result())
+    except (OSError, UnicodeError) as error:
+        raise names.unresolved(name, error) from None
     finally:
         lookup.cancel()
 

@@ -1,15 +1,18 @@
-"""Where a host name leads to.
+"""Looks up the addresses of a host, without anybody waiting who does not want to.
 
-libpq would look it up itself, and psycopg keeps the interpreter to itself meanwhile: a name server that does not answer
-would stop every thread of the process, for as long as the resolver waits. So it is done here, where other threads go
-on, and libpq is told the addresses. Each connect looks anew.
+libpq would look by itself; but psycopg keeps the interpreter for itself meanwhile, and a name server that does not
+answer would stop every thread of the process. So it is told the addresses, and each connect looks anew. A thread that
+may wait calls `addresses_of`.
 
-`look_up` is for event loops. Its threads are daemons: a program does not wait for them at its end. Of one name there is
-one lookup at a time, which all who ask for it share, so that a name server that is silent does not collect threads.
+The resolver of the C library blocks, for half a minute where its servers do not answer, and cannot be interrupted. An
+event loop's own `getaddrinfo` calls it in a thread that the application's other work waits for, and that the end of the
+program waits for. So each look-up has a daemon thread; and there is one for a host at a time, however many connects and
+probes ask for it, so that a resolver that hangs does not collect threads.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -21,13 +24,15 @@ from ..core.evidence import Fault
 from . import ConnectFailed
 
 Params = Mapping[str, str | int]
+Found = Future[list[str]]
 
-_lock = threading.Lock()
-_under_way: dict[str, Future[list[str]]] = {}  # by name; guarded by `_lock`
+# By process too: a forked child does not have the thread. `setdefault` and `pop` are atomic, so there is no lock that a
+# child could inherit while it is held.
+_under_way: dict[tuple[int, str], Found] = {}
 
 
 def name_in(params: Params) -> str | None:
-    """The name that has to be looked up; None: an address, or the folder of a socket."""
+    """The host that has to be looked up; None: an address, or the folder of a socket."""
     host = str(params.get("host", ""))
     if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
         return None
@@ -42,54 +47,75 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def addresses_of(name: str) -> list[str]:
-    """Its addresses; waits for the resolver. Raises ConnectFailed."""
+def with_addresses(params: Params, host: str, addresses: Sequence[str]) -> dict[str, str | int]:
+    """The parameters, so that libpq need not look."""
+    # The name is still needed to verify the server's certificate, and to find a password in the passfile.
+    return {**params, "hostaddr": ",".join(addresses), "host": ",".join([host] * len(addresses))}
+
+
+def unresolved(host: str, error: Exception) -> ConnectFailed:
+    """What a failed look-up means, in libpq's words."""
+    words = getattr(error, "strerror", None) or error
+    return ConnectFailed(f'could not translate host name "{host}" to address: {words}', Fault.UNRESOLVED)
+
+
+def addresses_of(host: str) -> list[str]:
+    """The addresses of a host; waits for the resolver. Raises ConnectFailed."""
     try:
-        infos = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        words = getattr(error, "strerror", None) or error
-        raise ConnectFailed(f'could not translate host name "{name}" to address: {words}', Fault.UNRESOLVED) from None
+        return _addresses(host)
+    except (OSError, UnicodeError) as error:  # the latter: it cannot be a name at all
+        raise unresolved(host, error) from None
+
+
+def _addresses(host: str) -> list[str]:
+    infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
-def look_up(name: str) -> Future[list[str]]:
-    """The same, by a thread of its own."""
-    with _lock:
-        found = _under_way.get(name)
-        if found is not None:
-            return found
-        future: Future[list[str]] = Future()
-        future.set_running_or_notify_cancel()  # who gives up does so for himself alone
-
-        def work() -> None:
-            addresses: list[str] = []
-            failure: BaseException | None = None
-            try:
-                addresses = addresses_of(name)
-            except BaseException as error:
-                failure = error
-            with _lock:
-                _under_way.pop(name, None)
-            if failure is None:
-                future.set_result(addresses)
-            else:
-                future.set_exception(failure)
-
-        threading.Thread(target=work, name="pgdbpool lookup", daemon=True).start()
-        _under_way[name] = future
-        return future
+def look_up(host: str) -> Found:
+    """The addresses of a host, in the resolver's order, or its OSError. Not to be cancelled: others may wait for it."""
+    key = (os.getpid(), host)
+    mine: Found = Future()
+    found = _under_way.setdefault(key, mine)
+    if found is mine:
+        try:
+            threading.Thread(target=_ask, args=(key, mine), name="pgdbpool lookup", daemon=True).start()
+        except RuntimeError as error:  # no thread to be had
+            _under_way.pop(key, None)
+            mine.set_exception(OSError(0, str(error)))
+    return found
 
 
-def with_addresses(params: Params, name: str, addresses: Sequence[str]) -> dict[str, str | int]:
-    """The parameters, so that libpq need not look."""
-    # The name is still needed to verify the server's certificate, and to find a password in the passfile.
-    return {**params, "hostaddr": ",".join(addresses), "host": ",".join([name] * len(addresses))}
+def _ask(key: tuple[int, str], found: Found) -> None:
+    try:
+        addresses = _addresses(key[1])
+    except BaseException as error:
+        _under_way.pop(key, None)
+        found.set_exception(error)
+    else:
+        _under_way.pop(key, None)
+        found.set_result(addresses)
 
 
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _under_way.clear()  # those threads are the parent's
+def look_up_here(host: str) -> asyncio.Future[list[str]]:
+    """The same for the running loop. May be cancelled: that ends the waiting, and not the look-up."""
+    loop = asyncio.get_running_loop()
+    here: asyncio.Future[list[str]] = loop.create_future()
 
+    def end(found: Found) -> None:
+        if here.done():
+            return
+        error = found.exception()
+        if error is not None:
+            here.set_exception(error)
+        else:
+            here.set_result(found.result())
 
-os.register_at_fork(after_in_child=_after_fork)
+    def ended(found: Found) -> None:
+        try:
+            loop.call_soon_threadsafe(end, found)
+        except RuntimeError:  # the loop was closed: nobody waits
+            pass
+
+    look_up(host).add_done_callback(ended)
+    return here

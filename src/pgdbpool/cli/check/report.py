@@ -1,0 +1,113 @@
+"""What a check has to say, as frozen values, for the screen and for ``--json``. Times are seconds, sizes bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint."""
+
+    endpoint: str
+    reachable: bool
+    error: str | None = None
+    advice: str | None = None
+    """What to do about the error."""
+    role: str = "unknown"
+    read_only: bool = False
+    fenced: str | None = None
+    """Why it would not be used though it says primary."""
+    version: str | None = None
+    connect_time: float | None = None
+    round_trip: float | None = None
+    lag: int | None = None
+    """Bytes of WAL that a standby is behind its primary."""
+    tls: str | None = None
+    max_connections: int | None = None
+    reserved: int | None = None
+    admits: int | None = None
+    limit: str | None = None
+    used: int | None = None
+    ours: int | None = None
+    others: int | None = None
+    shared_buffers: int | None = None
+    temp_buffers: int | None = None
+    work_mem: int | None = None
+
+
+class GroupReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One group: where its callers would be sent."""
+
+    group: str
+    target_session_attrs: str
+    autocommit: bool
+    connection_count: int
+    total_count: int | None
+    tiers: tuple[tuple[str, ...], ...]
+    """The endpoints that it may use, in order of preference; those in one tier share the load."""
+    spill: bool
+    not_used: dict[str, str]
+    """The other endpoints, each with the reason."""
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+class ServerSize(msgspec.Struct, frozen=True, kw_only=True):
+    """What one server must have."""
+
+    server: str
+    groups: dict[str, int]
+    """Connections of each group in one process."""
+    probes: int
+    per_process: int
+    connections: int
+    admits: int | None
+    others: int | None
+    tmp_buffers: int | None
+    """For temporary tables, if each session uses all it may."""
+    work_mem: int | None
+    """For one sort or hash in each session at the same time."""
+    problem: str | None = None
+
+
+class Instead(msgspec.Struct, frozen=True, kw_only=True):
+    """What would fit: any one of these."""
+
+    connection_count: dict[str, int] | None
+    """The largest that fit with so many processes; None: not even one connection for each group does."""
+    processes: int
+    """The most that fit with these groups."""
+    servers: dict[str, tuple[str, int]]
+    """What to set on those that are too small, and to which value."""
+
+
+class ThreadsReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One group's connections to one endpoint against the threads of a process."""
+
+    group: str
+    connections: int
+    threads: int
+    verdict: str
+    meaning: str
+
+
+class Sizing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether it fits."""
+
+    processes: int
+    threads: int | None
+    fits: bool
+    servers: tuple[ServerSize, ...]
+    instead: Instead | None = None
+    against_threads: tuple[ThreadsReport, ...] = ()
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole."""
+
+    ok: bool
+    model: str
+    endpoints: tuple[EndpointReport, ...]
+    groups: tuple[GroupReport, ...]
+    sizing: Sizing | None
+    problems: tuple[str, ...]

@@ -1,0 +1,83 @@
+"""How the commands write: tables for a terminal, the same as plain text for a file or a pipe, or JSON.
+
+Colours follow rich, which honours NO_COLOR. What is not a terminal has no width: nothing is folded or cut there.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of tables.")]
+
+WIDE = 10_000
+STYLES = {
+    "primary": "bold magenta",
+    "standby": "cyan",
+    "up": "green",
+    "suspect": "yellow",
+    "down": "bold red",
+}
+SIZES = ("B", "kB", "MB", "GB", "TB")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where to write."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = WIDE
+    return made
+
+
+def print_json(value: Any) -> None:
+    """As JSON, indented, with the names of the fields."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def table(*names: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
+    """A calm table: a rule under the head and nothing else."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title=title)
+    made.title_justify = "left"
+    made.title_style = "bold"
+    for name in names:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
+    return made
+
+
+def word(text: str) -> Text:
+    """A role or a health, in its colour."""
+    return Text(text, STYLES.get(text, ""))
+
+
+def mark(good: bool) -> Text:
+    """A tick or a cross, as far as the output can show them."""
+    try:
+        "✓✗".encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return Text("ok", "green") if good else Text("!!", "bold red")
+    return Text("✓", "green") if good else Text("✗", "bold red")
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Three digits at most: ``0.08 ms``, ``12.3 ms``, ``850 ms``."""
+    if seconds is None:
+        return ""
+    value = seconds * 1000
+    return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def size(count: int | None) -> str:
+    """Bytes in the largest unit that keeps it readable: ``0 B``, ``64 MB``, ``1.5 GB``."""
+    if count is None:
+        return ""
+    value, unit = float(count), 0
+    while value >= 1024 and unit < len(SIZES) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:.0f} {SIZES[unit]}" if value >= 10 or value == int(value) else f"{value:.1f} {SIZES[unit]}"

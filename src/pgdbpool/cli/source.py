@@ -1,0 +1,62 @@
+"""What a user names on the command line -> checked settings, or one clear message and exit code 2.
+
+A URL may carry a password, so it is never repeated: neither in a message nor in what is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from pgdbpool.config import Settings, load_toml, load_url
+from pgdbpool.errors import ConfigError
+
+WRONG = 2  # exit code: what was asked for makes no sense; nothing was connected to
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        envvar="PGDBPOOL_CONFIG",
+        help="A TOML file, or a URL as postgresql://user@db1,db2/app.",
+        show_default=False,
+    ),
+]
+
+
+# What is too much on the command line would be repeated by the usage message, and may be a URL with its password.
+TAKES_NO_MORE = {"allow_extra_args": True}
+
+
+def no_more(context: typer.Context) -> None:
+    """End the program if there is more on the command line than a CONFIG."""
+    if context.args:
+        print(f"pgdbpool: {context.command_path} takes one CONFIG, got {len(context.args) + 1}", file=sys.stderr)
+        raise typer.Exit(WRONG)
+
+
+def is_url(source: str) -> bool:
+    """Whether it is a URL, of whatever kind, and not the name of a file."""
+    return "://" in source
+
+
+def settings_of(source: str) -> Settings:
+    """The settings; ends the program with the mistakes on stderr if there are any."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        try:
+            settings = load_url(source) if is_url(source) else load_toml(source)
+        except ConfigError as error:
+            problems = error.problems
+        else:
+            problems = ()
+    for warning in noted:
+        print(f"pgdbpool: {warning.message}", file=sys.stderr)
+    if problems:
+        for line in problems:
+            print(f"pgdbpool: {line}", file=sys.stderr)
+        raise typer.Exit(WRONG)
+    return settings

@@ -1,0 +1,163 @@
+"""What every deployment has to come through, in one go, and what must be true of it afterwards.
+
+::
+
+    with at_work(row, cluster, tmp_path) as work:
+        work.lose_a_standby()
+        work.lose_the_primary()
+        work.reload()
+    work.check()
+
+Requests of all kinds come in all the while. Each step waits until they are answered again. `check` looks at the
+answers, at the rows in the database, and at what pg_stat_activity showed before, during and after:
+
+* every acknowledged key is there, with all its rows, once; a failed one is there with all of them or not at all;
+* operations failed only where a database server was lost under them;
+* no process ever used the server's session of another, and there were never more connections than computed;
+* after the end there is no connection and no process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from examples.rows import Row
+from pgdbpool.testing import Cluster
+
+from .load import Load, Operation
+from .server import LIMIT, Server, backends
+from .watch import Watch
+
+
+class Work:
+    """A server at work. Made by `at_work`."""
+
+    def __init__(self, server: Server, cluster: Cluster, load: Load, watch: Watch) -> None:
+        self.server = server
+        self.cluster = cluster
+        self.load = load
+        self.watch = watch
+        self.row = server.row
+        self._losses: list[tuple[float, float]] = []  # when a database server was lost, and when all was well again
+        self._reloads: list[tuple[float, float]] = []
+
+    # -- what happens to it ---------------------------------------------------------------------------------------
+
+    def lose_a_standby(self) -> None:
+        """kill -9 a standby; requests of all kinds are answered; it comes back."""
+        node = self.cluster.standbys[0]
+        began = time.monotonic()
+        node.kill()
+        self.load.wait_for_each(3, "answers without one standby")
+        self._losses.append((began, time.monotonic()))
+        node.start()
+        node.wait_ready(LIMIT)
+        self.load.wait_for_each(1, "answers with the standby back")
+
+    def lose_the_primary(self) -> None:
+        """kill -9 the primary and promote a standby; requests of all kinds are answered."""
+        began = time.monotonic()
+        new = self.cluster.failover()
+        self.load.wait_for_each(3, "answers after the failover")
+        self._losses.append((began, time.monotonic()))
+        writes = [op for op in self.load.operations if op.kind != "read" and op.good and op.began > began]
+        assert writes[-1].answer["server"] == f"{new.host}:{new.port}"
+
+    def reload(self, *, every: bool = True) -> None:
+        """Have new workers take over, and wait until they have; with `every`, until no old one is left."""
+        old = self.server.processes() - {self.server.pid}
+        workers = {op.answer["worker"] for op in self.load.operations[-200:] if op.good}
+        began = time.monotonic()
+        self.server.reload()
+        self.load.wait_for(20, "answers of new workers", lambda op: op.answer["worker"] not in workers)
+        if every:
+            self.server.wait(lambda: not self.server.processes() & old & workers, "the end of the old workers")
+        self.load.wait_for_each(3, "answers after the reload")
+        self._reloads.append((began, time.monotonic()))
+
+    # -- what must be true ----------------------------------------------------------------------------------------
+
+    def check(self, *, others: int = 0, lost_on_reload: int = 0) -> None:
+        """After the end: all of it.
+
+        `others` are processes that have connections too, but answer nothing, such as a first process that has used the
+        pool. `lost_on_reload` is how many requests a reload may fail.
+        """
+        operations = self.load.operations
+        check_rows(self.cluster, operations)
+        check_sharing(operations)
+        self._check_failures(lost_on_reload)
+        self._check_connections(others)
+        assert "Traceback" not in self.server.log(), self.server.log()[-20_000:]
+
+    def _check_failures(self, lost_on_reload: int) -> None:
+        """For each loss at most what was in flight, and what found its connection dead before its process knew."""
+        most = self.load.clients + self.row.processes * self.row.threads
+        rest = self.load.failed()
+        for began, ended in self._losses:
+            failed = self.load.failed(began, ended)
+            assert len(failed) <= most, f"{len(failed)} failed for one lost server: {failed[:40]}"
+            assert {op.status for op in failed} <= {500, 502}, failed
+            rest = [op for op in rest if op not in failed]
+        for began, ended in self._reloads:
+            failed = [op for op in self.load.failed(began, ended) if op in rest]
+            assert len(failed) <= lost_on_reload, failed
+            rest = [op for op in rest if op not in failed]
+        assert rest == [], "failed though nothing was lost"
+
+    def _check_connections(self, others: int) -> None:
+        one = self.row.connections // self.row.processes
+        most = self.row.connections + others * one
+        edges = [0.0, *(moment for reload in self._reloads for moment in reload), float("inf")]
+        for since, until in zip(edges[::2], edges[1::2], strict=True):
+            assert self.watch.most(since, until) <= most, f"more connections than {most}"
+        for since, until in self._reloads:  # old and new workers
+            assert self.watch.most(since, until) <= most + self.row.connections
+
+
+@contextmanager
+def at_work(
+    row: Row,
+    cluster: Cluster,
+    folder: Path,
+    *,
+    clients: int = 8,
+    groups: Mapping[str, int] | None = None,
+    environment: Mapping[str, str] | None = None,
+    command: str = "",
+) -> Iterator[Work]:
+    """The server of a row, with clients that ask it, for the length of a ``with`` block; then it is stopped.
+
+    Stopping it sees that no process and no connection is left.
+    """
+    assert backends(cluster) == {}, "somebody else is at work"
+    server = Server(row, cluster, folder, groups=groups, environment=environment, command=command)
+    with Watch(cluster) as watch, server, Load(server, clients) as load:
+        load.wait_for_each(2, "first answers")
+        yield Work(server, cluster, load, watch)
+
+
+def check_rows(cluster: Cluster, operations: Collection[Operation]) -> None:
+    """What was acknowledged is in the database once; of what failed there is all or nothing."""
+    found = dict(cluster.primary.execute("select key, count(*) from notes group by key"))
+    for op in operations:
+        rows = found.pop(op.key, 0)
+        if op.good:
+            assert rows == op.rows, f"{op.key}: acknowledged {op.rows} rows, found {rows}"
+        else:
+            assert rows in (0, op.rows), f"{op.key}: failed, and {rows} of {op.rows} rows are there"
+    assert found == {}, "nobody asked for these"
+
+
+def check_sharing(operations: Collection[Operation]) -> None:
+    """No session of a database server has ever served two processes."""
+    workers = defaultdict(set)
+    for op in operations:
+        if op.good:
+            workers[op.answer["server"], op.answer["backend"]].add(op.answer["worker"])
+    shared = {session: pids for session, pids in workers.items() if len(pids) > 1}
+    assert shared == {}
