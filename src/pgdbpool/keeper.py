@@ -33,6 +33,7 @@ from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
 from .herald import Herald
 from .listener import listener
 from .monitor import Subscription, subscribe
+from .publish.writer import pass_by
 from .session import Sessions
 
 logger = logging.getLogger("pgdbpool")
@@ -452,6 +453,7 @@ class Inline:
         run(self._sessions.tell_outages())
         self.look_for_leaks(now)
         self._herald.deliver(self._topology.events)
+        pass_by()
         orders = self._topology.plan(now)
         while orders:
             order = orders.pop(0)

@@ -66,6 +66,35 @@ def check(
     raise typer.Exit(run(settings_of(config), processes, threads, as_json=as_json))
 
 
+@app.command(context_settings=TAKES_NO_MORE)
+def bench(
+    context: typer.Context,
+    config: Source,
+    group: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this group; may be given several times.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Threads. [default: 4; non-threaded: 1]", show_default=False)
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="How long.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Put your own servers under a quick load, through your own configuration.
+
+    Threads take a connection of each group in turn, ask [i]select 1[/i] and give it back. Nothing is written.
+    Shows throughput, how long a connection was waited for and used, and each endpoint's share.
+
+    Exit code 0: all was done. 1: something failed, or a group got nothing done. 2: the configuration is wrong.
+
+    [dim]pgdbpool bench pool.toml
+    pgdbpool bench pool.toml --group read --threads 16 --seconds 10[/dim]
+    """
+    no_more(context)
+    from .bench import run
+
+    raise typer.Exit(run(settings_of(config), group or [], threads, seconds, as_json=as_json))
+
+
 @app.command()
 def demo(
     duration: Annotated[float, typer.Option(min=8, max=3600, help="Seconds under load.")] = 26,
