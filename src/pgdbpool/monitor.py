@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import os
 import random
 import threading
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from typing import Protocol
 import psycopg
 from psycopg import pq
 
+from . import forks
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import Fault, Sighting
@@ -362,4 +362,4 @@ def _after_fork() -> None:
 _inherited: list[Monitor] = []
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)

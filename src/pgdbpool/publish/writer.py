@@ -24,6 +24,7 @@ from time import monotonic, time
 from typing import Protocol
 from weakref import ref
 
+from .. import forks
 from ..config import StatusSettings
 from ..core.events import Event
 from . import place
@@ -253,5 +254,5 @@ def _at_exit() -> None:
         publisher.end()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)
 atexit.register(_at_exit)
