@@ -16,7 +16,7 @@ from os import PathLike
 from time import monotonic, time
 from typing import Any, Protocol, Self
 
-from . import lifecycle
+from . import forks, lifecycle
 from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
 from .core import stats
 from .core.balance import POLICIES, Policy
@@ -163,6 +163,8 @@ class Base(ABC):
         self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
     ) -> Slot:
         """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+        if forks.unnoticed():
+            slot = None  # the parent's
         self._appear()
         settings: GroupSettings = group.settings  # type: ignore[assignment]
         deadline = began + (settings.acquire_timeout if timeout is None else timeout)

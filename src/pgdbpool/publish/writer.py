@@ -20,10 +20,11 @@ import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import Protocol
 from weakref import ref
 
+from .. import forks
 from ..config import StatusSettings
 from ..core.events import Event
 from . import place
@@ -127,7 +128,8 @@ class Publisher:
         if not self._at_work.acquire(blocking=False):
             return
         try:
-            began = monotonic()
+            began, clock = monotonic(), self._clock()
+            spent = clock()
             try:
                 self._publish(began)
                 pause = self.settings.interval
@@ -139,10 +141,13 @@ class Publisher:
             except Exception as error:  # a mistake of ours must not disturb anybody
                 self._say(f"cannot publish what the pools do: {type(error).__name__}: {error}")
                 pause = _AFTER_FAILURE
-            ended = monotonic()
-            self._next = ended + max(pause - (ended - began), _SHARE * (ended - began))
+            self._next = max(began + pause, monotonic() + _SHARE * (clock() - spent))
         finally:
             self._at_work.release()
+
+    def _clock(self) -> Callable[[], float]:
+        """What is spent: of a thread the processor's time, of a caller all of it."""
+        return monotonic if self._thread is None else thread_time
 
     def _publish(self, began: float) -> None:
         now = time()
@@ -253,5 +258,5 @@ def _at_exit() -> None:
         publisher.end()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)
 atexit.register(_at_exit)
