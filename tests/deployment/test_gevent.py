@@ -1,0 +1,31 @@
+"""Gunicorn with gevent workers: refused, with a word on what to do instead.
+
+What was seen without the refusal: requests are answered, until a database server is killed. Then libev's assertion "I/O
+watcher with invalid fd found in epoll_ctl" ends the worker with all its requests, in about one of two cases.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from examples.rows import load
+from pgdbpool.testing import Cluster
+
+from .server import Server
+
+ROWS = load()
+
+
+@pytest.mark.parametrize("model", ["threaded", "non-threaded"])
+def test_a_pool_in_a_gevent_worker_says_at_once_what_to_do_instead(
+    cluster: Cluster, tmp_path: Path, model: str
+) -> None:
+    server = Server(ROWS["gunicorn-gevent"], cluster, tmp_path, model=model)
+    server.start(wait=False)
+    try:
+        server.wait(lambda: server.exit_code() is not None, "its end", alive=False)
+        assert server.exit_code() != 0
+        assert "gevent has patched this process" in server.log()
+        assert "--worker-class gthread" in server.log()
+    finally:
+        server.end()
