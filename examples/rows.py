@@ -41,7 +41,8 @@ class Row:
     def words(self, port: int, environment: Mapping[str, str], command: str = "") -> list[str]:
         """The command, or another of the row's, as the words to run, listening on another port."""
         text = Template(command or self.command).safe_substitute(environment)
-        return [word.replace(f":{PORT}", f":{port}") for word in shlex.split(text)]
+        words = shlex.split(text)
+        return [str(port) if word == PORT else word.replace(f":{PORT}", f":{port}") for word in words]
 
     @property
     def connections(self) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 import pgdbpool
 from pgdbpool.core import stats
+from pgdbpool.integrations.catalogue import METRICS, Kind
 from pgdbpool.testing import Cluster, Node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,6 +143,29 @@ def test_every_field_of_the_statistics_says_what_it_is_and_is_on_the_api_page(ki
     page = (ROOT / "docs" / "api.rst").read_text()
     assert f".. autoclass:: {kind.__name__}\n   :members:\n   :undoc-members:\n" in page
     assert list(described_fields(kind)) == list(kind.__struct_fields__)
+
+
+@pytest.mark.parametrize("kind", STATISTICS, ids=lambda kind: kind.__name__)
+def test_every_number_is_explained_on_the_page_about_reading_them(kind: Any) -> None:
+    page = (ROOT / "docs" / "metrics.rst").read_text().split("OpenTelemetry\n---")[0]
+    labels = {"name", "at", "group", "groups", "endpoint", "endpoints", "counters", "limit"}
+    assert [field for field in kind.__struct_fields__ if f"``{field}``" not in page and field not in labels] == []
+
+
+def test_every_metric_is_in_the_table_by_all_its_names() -> None:
+    page = (ROOT / "docs" / "metrics.rst").read_text()
+    rows = re.findall(r"^   \* - ``([\w.]+)``, [\w, ]+, ``(\S+)``\n     - ``(\w+)``\n", page, re.MULTILINE)
+    total = {Kind.COUNTER: "_total"}
+    assert rows == [(metric.name, metric.unit, metric.prometheus + total.get(metric.kind, "")) for metric in METRICS]
+
+
+def test_the_alerts_are_about_series_that_there_are() -> None:
+    page = (ROOT / "docs" / "metrics.rst").read_text()
+    alerts = page.split("\nAlerts\n---")[1].split("\nHow durations")[0]
+    ends = {Kind.COUNTER: ["_total"], Kind.HISTOGRAM: ["_bucket", "_sum", "_count"]}
+    there = {metric.prometheus + end for metric in METRICS for end in ends.get(metric.kind, [""])}
+    assert set(re.findall(r"pgdbpool_\w+", alerts)) <= there
+    assert len(re.findall(r"expr: ", alerts)) > 5
 
 
 def test_every_reason_to_close_is_described() -> None:

@@ -4,6 +4,7 @@ What was seen without the refusal: requests are answered, until a database serve
 watcher with invalid fd found in epoll_ctl" ends the worker with all its requests, in about one of two cases.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,17 @@ from pgdbpool.testing import Cluster
 
 from .server import Server
 
-ROWS = load()
+THREADS = load()["gunicorn-threads"]
+ROW = replace(
+    THREADS, name="gunicorn-gevent", command=THREADS.command.replace("--threads 8", "--worker-class gevent")
+)
 
 
 @pytest.mark.parametrize("model", ["threaded", "non-threaded"])
 def test_a_pool_in_a_gevent_worker_says_at_once_what_to_do_instead(
     cluster: Cluster, tmp_path: Path, model: str
 ) -> None:
-    server = Server(ROWS["gunicorn-gevent"], cluster, tmp_path, model=model)
+    server = Server(ROW, cluster, tmp_path, model=model)
     server.start(wait=False)
     try:
         server.wait(lambda: server.exit_code() is not None, "its end", alive=False)

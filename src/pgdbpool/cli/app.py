@@ -2,6 +2,7 @@
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -93,6 +94,34 @@ def bench(
     from .bench import run
 
     raise typer.Exit(run(settings_of(config), group or [], threads, seconds, as_json=as_json))
+
+
+@app.command()
+def status(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any free port.")] = 8642,
+    host: Annotated[str, typer.Option(help="Where; all but loopback needs a token.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="Only this application (status.name of its configuration).")] = None,
+    directory: Annotated[str | None, typer.Option(help="Where its processes publish (status.directory).")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token that visitors must show.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the status page: what all processes of your applications on this host are doing.
+
+    The applications publish it once their configuration has [i]status[/i]. The page can only be looked at, from this
+    machine. For others give it a token: by --token-file, or the environment variable PGDBPOOL_STATUS_TOKEN; if there
+    is none, one is made and shown.
+
+    With --json: the same numbers once, added up for each application.
+
+    [dim]pgdbpool status
+    pgdbpool status --port 9000 --name shop
+    pgdbpool status --json[/dim]
+    """
+    from .status import run
+
+    raise typer.Exit(run(host, port, name=name, directory=directory, token_file=token_file, as_json=as_json))
 
 
 @app.command()

@@ -192,7 +192,7 @@ METRICS = (
         "pgdbpool_connections",
         Kind.SUM,
         "{connection}",
-        "The number of connections that are currently in state described by the state attribute.",
+        "Connections there are, by state: idle or used.",
         _states,
     ),
     Metric(
@@ -200,7 +200,7 @@ METRICS = (
         "pgdbpool_connections_max",
         Kind.SUM,
         "{connection}",
-        "The maximum number of open connections allowed.",
+        "The most connections that may be open.",
         _groups("limit"),
     ),
     Metric(
@@ -208,7 +208,7 @@ METRICS = (
         "pgdbpool_connections_idle_max",
         Kind.SUM,
         "{connection}",
-        "The maximum number of idle open connections allowed.",
+        "The most connections that may be idle at the same time.",
         _groups("limit"),
     ),
     Metric(
@@ -216,7 +216,7 @@ METRICS = (
         "pgdbpool_connections_idle_min",
         Kind.SUM,
         "{connection}",
-        "The minimum number of idle open connections allowed.",
+        "Connections that are kept open when there is nothing to do.",
         _groups("least"),
     ),
     Metric(
@@ -224,7 +224,7 @@ METRICS = (
         "pgdbpool_pending_requests",
         Kind.SUM,
         "{request}",
-        "The number of current pending requests for an open connection.",
+        "Callers that wait for a connection now.",
         _groups("waiting"),
     ),
     Metric(
@@ -232,7 +232,7 @@ METRICS = (
         "pgdbpool_timeouts",
         Kind.COUNTER,
         "{timeout}",
-        "The number of connection timeouts that have occurred trying to obtain a connection from the pool.",
+        "Callers that got no connection before their deadline.",
         _group_counters(lambda counters: counters.timeouts),
     ),
     Metric(
@@ -240,7 +240,7 @@ METRICS = (
         "pgdbpool_create_time_seconds",
         Kind.HISTOGRAM,
         "s",
-        "The time it took to create a new connection.",
+        "How long connections took to be opened and made ready.",
         _lanes(lambda lane: histogram(lane.counters.connect_times, lane.counters.connect_time)),
     ),
     Metric(
@@ -248,7 +248,7 @@ METRICS = (
         "pgdbpool_wait_time_seconds",
         Kind.HISTOGRAM,
         "s",
-        "The time it took to obtain an open connection from the pool.",
+        "How long callers waited for their connection, those included that did not have to wait.",
         _lanes(lambda lane: _waits(lane.counters)),
     ),
     Metric(
@@ -256,7 +256,7 @@ METRICS = (
         "pgdbpool_use_time_seconds",
         Kind.HISTOGRAM,
         "s",
-        "The time between borrowing a connection and returning it to the pool.",
+        "How long connections were held, from checkout to return.",
         _lanes(lambda lane: histogram(lane.counters.use_times, lane.counters.use_time)),
     ),
     Metric(
