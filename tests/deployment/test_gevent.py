@@ -15,9 +15,7 @@ from pgdbpool.testing import Cluster
 from .server import Server
 
 THREADS = load()["gunicorn-threads"]
-ROW = replace(
-    THREADS, name="gunicorn-gevent", command=THREADS.command.replace("--threads 8", "--worker-class gevent")
-)
+ROW = replace(THREADS, name="gunicorn-gevent", command=THREADS.command.replace("--threads 8", "--worker-class gevent"))
 
 
 @pytest.mark.parametrize("model", ["threaded", "non-threaded"])
