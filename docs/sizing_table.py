@@ -1,6 +1,7 @@
 """The directive ``sizing-table``: what each deployment of `examples/rows.toml` needs.
 
-It is computed while the manual is built, so the table cannot differ from what is tested, nor from what `pgdbpool check` says.
+It is computed while the manual is built, so the table cannot differ from what is tested, nor from what
+`pgdbpool check` says.
 """
 
 import sys
