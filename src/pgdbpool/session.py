@@ -176,7 +176,7 @@ class Sessions:
         """What a user's callable returned, if need be after it has been awaited."""
         return await self.driver.within(result, deadline) if inspect.isawaitable(result) else result
 
-    def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
+    def _watch(self, conn: Any, how: GroupSettings) -> Callable[[float], bool]:
         # A group with a reset callable always takes the long way back.
         writes = how.target_session_attrs in ("primary", "prefer-primary", "read-write", "read-only")
         clean = self.driver.watch(conn, writes)
@@ -213,7 +213,7 @@ class Sessions:
         except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
             group.retire(slot, "broken")
             raise
-        if not _clean(slot):
+        if not _clean(slot, monotonic()):
             # What it heard while it rested: its server has another role now, say.
             return await self._catch_up(slot, deadline)
         return True
@@ -302,7 +302,7 @@ class Sessions:
         refused = how.target_session_attrs in _WRITERS and self._sqlstate(error) == _READ_ONLY
         if refused and not await self._catch_up(slot, monotonic() + PING_LIMIT, refused=True):
             return
-        if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):
+        if _clean(slot, monotonic()) or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
     async def _commit(self, slot: Slot) -> None:
@@ -425,15 +425,15 @@ class RefusedCommit(Exception):
 class _Resets:
     """`Slot.clean` where the group has a `reset` callable: never; on the long way back `clean` is asked."""
 
-    def __init__(self, clean: Callable[[], bool]) -> None:
+    def __init__(self, clean: Callable[[float], bool]) -> None:
         self.clean = clean
 
-    def __call__(self) -> bool:
+    def __call__(self, now: float) -> bool:
         return False
 
 
-def _clean(slot: Slot) -> bool:
-    return slot.clean.clean() if isinstance(slot.clean, _Resets) else slot.clean()
+def _clean(slot: Slot, now: float) -> bool:
+    return slot.clean.clean(now) if isinstance(slot.clean, _Resets) else slot.clean(now)
 
 
 def _words(error: BaseException | None) -> str:
