@@ -27,7 +27,9 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!pgdbpool\.).*")]
 nitpick_ignore = [  # in signatures
     ("py:class", "pgdbpool.config.settings.Settings"),
+    ("py:class", "pgdbpool.config.settings.StatusSettings"),
     ("py:class", "pgdbpool.core.group.Group"),
+    ("py:class", "pgdbpool.publish.alive.Identity"),
 ]
 
 html_theme = "furo"

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
@@ -37,9 +38,11 @@ class Row:
     needs: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def words(self, port: int, command: str = "") -> list[str]:
+    def words(self, port: int, environment: Mapping[str, str], command: str = "") -> list[str]:
         """The command, or another of the row's, as the words to run, listening on another port."""
-        return [word.replace(f":{PORT}", f":{port}") for word in shlex.split(command or self.command)]
+        text = Template(command or self.command).safe_substitute(environment)
+        words = shlex.split(text)
+        return [str(port) if word == PORT else word.replace(f":{PORT}", f":{port}") for word in words]
 
     @property
     def connections(self) -> int:

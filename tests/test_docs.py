@@ -1,10 +1,12 @@
 """What the README and the manual say is true: their programs run, and the API page has every public name."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 import pgdbpool
 from pgdbpool.core import stats
+from pgdbpool.integrations.catalogue import METRICS, Kind
 from pgdbpool.testing import Cluster, Node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,19 +124,56 @@ def test_every_public_name_is_on_the_api_page() -> None:
     assert described >= set(pgdbpool.__all__) - elsewhere | returned
 
 
-def test_every_counter_is_on_the_api_page() -> None:
-    page = (ROOT / "docs" / "api.rst").read_text()
-    for kind in (stats.Counters, stats.GroupStats, stats.LaneStats, stats.EndpointStats, stats.PoolStats):
-        described = page.split(f".. autoclass:: {kind.__name__}\n")[1].split(".. autoclass::")[0]
-        assert [name for name in kind.__struct_fields__ if f"``{name}``" not in described] == []
+def described_fields(kind: type) -> dict[str, str]:
+    """The fields of a class that say in its source what they are, and what they say."""
+    [tree] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for field, words in pairwise(tree.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(words, ast.Expr) and isinstance(field.target, ast.Name):
+            found[field.target.id] = ast.literal_eval(words.value)
+    return found
 
 
-def test_every_reason_to_close_is_on_the_api_page() -> None:
+STATISTICS = [stats.Counters, stats.GroupStats, stats.LaneStats, stats.EndpointStats, stats.PoolStats]
+
+
+@pytest.mark.parametrize("kind", STATISTICS, ids=lambda kind: kind.__name__)
+def test_every_field_of_the_statistics_says_what_it_is_and_is_on_the_api_page(kind: Any) -> None:
     page = (ROOT / "docs" / "api.rst").read_text()
+    assert f".. autoclass:: {kind.__name__}\n   :members:\n   :undoc-members:\n" in page
+    assert list(described_fields(kind)) == list(kind.__struct_fields__)
+
+
+@pytest.mark.parametrize("kind", STATISTICS, ids=lambda kind: kind.__name__)
+def test_every_number_is_explained_on_the_page_about_reading_them(kind: Any) -> None:
+    page = (ROOT / "docs" / "metrics.rst").read_text().split("OpenTelemetry\n---")[0]
+    labels = {"name", "at", "group", "groups", "endpoint", "endpoints", "counters", "limit"}
+    assert [field for field in kind.__struct_fields__ if f"``{field}``" not in page and field not in labels] == []
+
+
+def test_every_metric_is_in_the_table_by_all_its_names() -> None:
+    page = (ROOT / "docs" / "metrics.rst").read_text()
+    rows = re.findall(r"^   \* - ``([\w.]+)``, [\w, ]+, ``(\S+)``\n     - ``(\w+)``\n", page, re.MULTILINE)
+    total = {Kind.COUNTER: "_total"}
+    assert rows == [(metric.name, metric.unit, metric.prometheus + total.get(metric.kind, "")) for metric in METRICS]
+
+
+def test_the_alerts_are_about_series_that_there_are() -> None:
+    page = (ROOT / "docs" / "metrics.rst").read_text()
+    alerts = page.split("\nAlerts\n---")[1].split("\nHow durations")[0]
+    ends = {Kind.COUNTER: ["_total"], Kind.HISTOGRAM: ["_bucket", "_sum", "_count"]}
+    there = {metric.prometheus + end for metric in METRICS for end in ends.get(metric.kind, [""])}
+    assert set(re.findall(r"pgdbpool_\w+", alerts)) <= there
+    assert len(re.findall(r"expr: ", alerts)) > 5
+
+
+def test_every_reason_to_close_is_described() -> None:
+    words = described_fields(stats.Counters)["closed"]
     calls = r'(?:retire|retire_lane|drop_idle|_raise_generation)\(.*"(\w+)"'
     reasons = {why for file in (ROOT / "src").rglob("*.py") for why in re.findall(calls, file.read_text())}
     assert {"broken", "role", "idle"} <= reasons
-    assert {why for why in reasons if f"``{why}``" not in page} == set()
+    assert {why for why in reasons if f"``{why}``" not in words} == set()
 
 
 def test_the_errors_are_shown_as_they_are_derived() -> None:

@@ -436,7 +436,9 @@ print("fine")
 
 def test_a_hundred_interrupted_waits_leave_nothing_behind(pg_node):
     program = """
-import random
+import random, warnings
+# of what is interrupted between being made and being begun
+warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 pool = Pool(config)
 returns = threading.Event()
 leased = threading.Event()

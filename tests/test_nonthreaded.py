@@ -23,7 +23,7 @@ def query(pool, timeout=None):
 
 
 def native_threads():
-    return len(os.listdir("/proc/self/task"))
+    return set(os.listdir("/proc/self/task"))
 
 
 @pytest.fixture
@@ -31,10 +31,14 @@ def no_new_thread(monkeypatch):
     """Fails if any thread is started, by whatever means, for however short a time."""
     started = []
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
-    threads, tasks = threading.active_count(), native_threads()
+    threads, tasks = (
+        set(threading.enumerate()),
+        native_threads(),
+    )  # those of an earlier test may just be ending
     yield
     assert started == []
-    assert (threading.active_count(), native_threads()) == (threads, tasks)
+    assert set(threading.enumerate()) <= threads
+    assert native_threads() <= tasks
 
 
 def test_no_thread_is_ever_started_in_a_whole_life_with_failures(pg_cluster, open_pool, no_new_thread):
@@ -46,7 +50,7 @@ def test_no_thread_is_ever_started_in_a_whole_life_with_failures(pg_cluster, ope
     def use():
         with pool.connection() as conn:
             assert conn.execute("select 1").fetchone() == (1,)
-        assert native_threads() == tasks
+        assert native_threads() <= tasks
 
     pool.wait(LIMIT)
     for _ in range(20):
@@ -81,7 +85,7 @@ def test_no_thread_is_ever_started_in_a_whole_life_with_failures(pg_cluster, ope
     pool.open()
     use()
     pool.close()
-    assert native_threads() == tasks
+    assert native_threads() <= tasks
 
 
 def test_a_whole_program_has_one_thread_from_its_beginning_to_its_end(pg_node):

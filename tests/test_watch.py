@@ -275,6 +275,21 @@ def test_a_server_that_is_starting_is_asked_at_the_usual_pace_and_not_taken_for_
     assert set(watched.gaps()) == {0.5}
 
 
+def test_one_that_takes_long_to_start_is_asked_less_and_less_often_though_somebody_waits(scene):
+    watched = scene()
+    watched.hurry = True
+    lose(watched, Fault.STARTING)
+    watched.run(60)
+    gaps = watched.gaps()
+    assert gaps == sorted(gaps)
+    assert gaps[0] < 0.15
+    assert set(gaps[-20:]) == {0.5}
+    watched.fault = None
+    watched.run(1)
+    watched.run(5)
+    assert set(watched.gaps()) == {HURRY}
+
+
 def test_one_that_let_us_in_again_is_probed_at_the_usual_pace_again(scene):
     watched = scene()
     lose(watched, Fault.MISCONFIGURED)

@@ -12,6 +12,8 @@ class Effort:
     """All is well, before anything happens."""
     gap: float
     """Between the loss of the primary and the promotion."""
+    restart: float
+    """How long a primary that restarts is down."""
     outage: float
     """How long all servers are down."""
     silence: float
@@ -36,17 +38,18 @@ class Effort:
 
 FULL = Effort(
     name="full",
-    steady=2.0,
+    steady=1.0,
     gap=1.0,
+    restart=0.5,
     outage=30.0,
-    silence=5.0,
+    silence=4.0,
     down=2.0,
     returned=15.0,
-    flaps=4,
-    recovery=12.0,
-    settle=3.0,
-    calm=3.0,
-    patience=5.0,
+    flaps=3,
+    recovery=8.0,
+    settle=2.5,
+    calm=2.0,
+    patience=3.0,
     pause=0.01,
 )
 
@@ -54,14 +57,15 @@ QUICK = Effort(
     name="quick",
     steady=1.0,
     gap=1.0,
+    restart=0.5,
     outage=6.0,
-    silence=4.0,
+    silence=3.5,
     down=2.0,
     returned=12.0,
-    flaps=3,
+    flaps=2,
     recovery=6.0,
-    settle=3.0,
-    calm=2.0,
+    settle=2.5,
+    calm=1.5,
     patience=3.0,
     pause=0.01,
 )

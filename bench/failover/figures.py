@@ -18,6 +18,13 @@ from bench.turns import quantile
 
 WINDOW = 2.0  # s over which a returning standby's share is looked at
 NEVER = "never"  # infinity, where it is written down
+NO_CONNECTION = {
+    "PoolTimeout",
+    "PoolExhausted",
+    "TooManyWaiting",
+    "DBOfflineError",
+    "TimeoutError",
+}  # errors of a checkout
 FAIR = 0.4  # of the reads of the two standbys
 
 
@@ -33,6 +40,8 @@ class Figures:
     failed_writes: int
     """Failures from the first blow on."""
     failed_reads: int
+    failed_checkouts: int
+    """Those of them in which no connection was to be had."""
     failed_on_return: int
     """Failures from the moment on at which the standby of the story was of use again."""
     writes_in_flight: int
@@ -97,6 +106,7 @@ def figures(
         before=sum(op.outcome != "done" for op in ops) - len(failures),
         failed_writes=sum(op.kind == "write" for op in failures),
         failed_reads=sum(op.kind == "read" for op in failures),
+        failed_checkouts=sum(op.error.partition(":")[0] in NO_CONNECTION for op in failures),
         failed_on_return=sum(op.ended >= story.returned for op in failures) if story.returned else 0,
         writes_in_flight=in_flight("write", callers, ops, hung, story),
         reads_in_flight=in_flight("read", callers, ops, hung, story),

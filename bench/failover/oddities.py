@@ -229,6 +229,7 @@ ODDITIES: tuple[Scenario, ...] = (
         full_standby,
         fill_a_standby,
         settings={"max_connections": 40},
+        apart=lambda effort: effort.silence * 7 / 4,  # two at a time, at most
     ),
     Scenario(
         "starting-up",

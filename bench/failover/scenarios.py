@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bench.failover.effort import Effort
 from bench.failover.observer import Observer, first
 from bench.failover.ops import Kind
 from bench.failover.stage import Stage
@@ -44,6 +45,9 @@ class Scenario:
     """Settings of pgdbpool that the scenario is about (`peers.Pgdbpool.config`)."""
     kinds: tuple[Kind, ...] = ()
     """The operations that are impossible for a time."""
+    apart: Callable[[Effort], float] | None = None
+    """Seconds between the beginnings of two peers, each on servers of its own, where most of it is waiting and they do
+    not disturb each other. None: one after the other."""
 
 
 def new_primary(stage: Stage) -> Node:
@@ -109,6 +113,31 @@ def switchover(stage: Stage) -> None:
     old.rejoin(new)
     stage.tell(f"{old.name} is back as a standby")
     stage.settle()
+    stage.calm()
+
+
+def restart_primary(stage: Stage) -> None:
+    """Not promoted: what was lost comes back, with connections that are all stale."""
+    stage.steady()
+    primary = stage.cluster.primary
+    with stage.blow(f"{primary.name}, the primary, is stopped (immediate)"):
+        primary.stop("immediate")
+    time.sleep(stage.effort.restart)
+    with Observer(primary, "write") as observer:
+        primary.start(wait=False)
+        stage.tell(f"{primary.name} is started")
+        stage.possible("write", observer.answer())
+    stage.recover()
+    stage.calm()
+
+
+def kill_standby(stage: Stage) -> None:
+    """It stays away."""
+    stage.steady()
+    standby = stage.standby()
+    with stage.blow(f"{standby.name}, a standby, is killed"):
+        standby.kill()
+    time.sleep(stage.effort.silence)
     stage.calm()
 
 
@@ -199,8 +228,15 @@ SCENARIOS: tuple[Scenario, ...] = (
         kinds=("write",),
     ),
     Scenario("switchover", "Planned switchover: fast stop, promotion", switchover, kinds=("write",)),
+    Scenario("restart-primary", "The primary restarts: 0.5 s down", restart_primary, kinds=("write",)),
+    Scenario("kill-standby", "A standby is killed", kill_standby),
     Scenario("freeze-standby", "A standby is frozen", freeze_standby),
-    Scenario("standby-returns", "A standby is killed and comes back after 2 s", standby_returns),
+    Scenario(
+        "standby-returns",
+        "A standby is killed and comes back after 2 s",
+        standby_returns,
+        apart=lambda effort: effort.returned * 2 / 3,  # two at a time, at most
+    ),
     Scenario(
         "network",
         "The network to the primary and a standby swallows packets, then heals",
@@ -208,6 +244,12 @@ SCENARIOS: tuple[Scenario, ...] = (
         Stage.use_proxies,
         kinds=("write",),
     ),
-    Scenario("all-down", "All servers are down, then come back", all_down, kinds=("read", "write")),
+    Scenario(
+        "all-down",
+        "All servers are down, then come back",
+        all_down,
+        kinds=("read", "write"),
+        apart=lambda effort: effort.outage * 2 / 5,  # while one comes back the others are down
+    ),
     Scenario("slow-standby", "A standby is 50 ms slower", slow_standby, Stage.use_proxies, options=LATENCY),
 )

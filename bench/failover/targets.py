@@ -51,6 +51,12 @@ ONLY_IN_FLIGHT = Check(
     lambda one: f"{one.failed} of {one.in_flight}",
     lambda one: one.failed_writes <= one.writes_in_flight and one.failed_reads <= one.reads_in_flight,
 )
+NO_CHECKOUT_FAILS = Check(
+    "failed checkouts",
+    "none",
+    lambda one: str(one.failed_checkouts),
+    lambda one: not one.failed_checkouts,
+)
 ONE_EACH = Check(
     "failed operations",
     "at most one for each writer",
@@ -105,9 +111,15 @@ CHECKS: Mapping[str, Sequence[Check]] = {
     "freeze-primary": (NOBODY_HANGS, within(3.0, "first_write", FIRST_WRITE)),
     "refuse-writes": (ONE_EACH, within(0.5, "first_write", FIRST_WRITE)),
     "switchover": (ONLY_IN_FLIGHT, within(0.25, "first_write", FIRST_WRITE)),
+    "restart-primary": (ONLY_IN_FLIGHT, within(0.25, "first_write", FIRST_WRITE)),
+    "kill-standby": (NO_CHECKOUT_FAILS, ONLY_IN_FLIGHT, within(0.1, "longest_read", "longest read")),
     "freeze-standby": (NOBODY_HANGS, within(3.0, "longest_read", "longest read")),
     "standby-returns": (RETURN, QUIET_RETURN),
-    "network": (NOBODY_HANGS, within(3.0, "first_write", "first write after the network healed")),
+    "network": (
+        NOBODY_HANGS,
+        within(3.0, "longest_read", "longest read"),
+        within(3.0, "first_write", "first write after the network healed"),
+    ),
     "all-down": (within(1.0, "first_read", "first read after the first server answered"),),
     "slow-standby": (AVOIDED, EVEN),
     "full-standby": (NOBODY_HANGS, NOTHING_FAILS, NO_STORM),

@@ -113,6 +113,7 @@ class AsyncPool(Base):
     """
 
     _keeper: Tasks
+    _kind = "asyncio"
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         super().__init__(config, asynchronous, threading.Lock)
@@ -186,6 +187,7 @@ class AsyncPool(Base):
                 self._thread = get_ident()
         if begins:
             self._keeper.start(loop)
+            self._appear()
         elif self._loop is not loop:
             raise Error(
                 "this AsyncPool belongs to another event loop: make one for each loop, or close it there before it is "
@@ -229,6 +231,7 @@ class AsyncPool(Base):
             await asyncio.sleep(0.002)
         if self._settling:
             await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
+        self._disappear()
 
     async def __aenter__(self) -> Self:
         await self.open()

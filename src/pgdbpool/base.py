@@ -16,7 +16,7 @@ from os import PathLike
 from time import monotonic, time
 from typing import Any, Protocol, Self
 
-from . import lifecycle
+from . import forks, lifecycle
 from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
 from .core import stats
 from .core.balance import POLICIES, Policy
@@ -30,6 +30,7 @@ from .drivers import Driver
 from .errors import UnconfiguredGroupError
 from .herald import Herald
 from .holders import Holder
+from .publish import writer as publisher
 from .session import Sessions
 
 POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
@@ -48,6 +49,7 @@ class Base(ABC):
     """One pool: its groups and endpoints, its settings, and what can be seen of it."""
 
     _keeper: Waits
+    _kind: str  # "threaded", "non-threaded" or "asyncio"
 
     def __init__(
         self, config: Mapping[str, Any] | Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]
@@ -64,6 +66,7 @@ class Base(ABC):
         self._herald = Herald(self._name)
         self._books = Books(self._name, self._topology, lock())
         self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
+        self._seen = False  # by others on this host, in this process
         self._closed = True
         lifecycle.register(self)
 
@@ -121,11 +124,23 @@ class Base(ABC):
             slot.generation = -1  # if somebody in the child still returns it, it goes nowhere
             self._driver.disown(slot.conn)
         self._out.clear()
+        self._seen = False
         # A thread of the parent may have held the lock when it forked.
         self._lock = lock()
         self._books.reset(lock())
         self._random = random.Random().random
         self._topology.reset(self._lock, self._random)
+
+    def _appear(self) -> None:
+        """It is used in this process."""
+        if not self._seen and not self._closed:
+            self._seen = True
+            publisher.appear(self, self._kind, self._settings.status)
+
+    def _disappear(self) -> None:
+        """It was closed."""
+        self._seen = False
+        publisher.disappear(self)
 
     @abstractmethod
     def _after_fork(self) -> None: ...
@@ -148,6 +163,9 @@ class Base(ABC):
         self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
     ) -> Slot:
         """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+        if forks.unnoticed():
+            slot = None  # the parent's
+        self._appear()
         settings: GroupSettings = group.settings  # type: ignore[assignment]
         deadline = began + (settings.acquire_timeout if timeout is None else timeout)
         waited = first = False

@@ -33,6 +33,7 @@ from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
 from .herald import Herald
 from .listener import listener
 from .monitor import Subscription, subscribe
+from .publish.writer import pass_by
 from .session import Sessions
 
 logger = logging.getLogger("pgdbpool")
@@ -235,12 +236,12 @@ class Threaded:
     def _subscribe(self) -> list[Subscription]:
         """Have the endpoints probed."""
         self._topology.monitored = False
-        if self._monitor is None:
+        how, topology = self._monitor, self._topology
+        if how is None:
             return []
-        topology = self._topology
         try:
             subscriptions = [
-                subscribe(endpoint.settings, self._monitor, Told(topology, endpoint, self.wake))  # type: ignore[arg-type]
+                subscribe(endpoint.settings, how, Told(self._sessions, endpoint, how, self.wake))  # type: ignore[arg-type]
                 for endpoint in topology.endpoints
             ]
         except RuntimeError:  # no more threads to be had: as without a monitor
@@ -314,17 +315,28 @@ class Threaded:
 class Told:
     """Passes on what the monitor finds out about one endpoint."""
 
-    def __init__(self, topology: Topology, endpoint: Endpoint, wake: Callable[[], None]) -> None:
-        self._topology = topology
+    def __init__(self, sessions: Sessions, endpoint: Endpoint, how: MonitorSettings, wake: Callable[[], None]) -> None:
+        self._sessions = sessions
+        self._topology = sessions.topology
         self._endpoint = endpoint
+        # A word that came in the first half of a probe's time may be older than the silence that it met.
+        self._lately = how.timeout / 2
         self._wake = wake
 
     def probed(self, sighting: Sighting, seconds: float) -> None:
+        self._believe(sighting, seconds)
+
+    def probe_failed(self, fault: Fault, error: str) -> None:
+        """A probe that got no answer says nothing against a server that answers others at the same time."""
+        speaks = fault is Fault.TIMEOUT and self._sessions.speaks(self._endpoint, self._lately)
+        self._disbelieve(fault, error, speaks)
+
+    def _believe(self, sighting: Sighting, seconds: float) -> None:
         if self._topology.probed(self._endpoint, sighting, seconds, monotonic()):
             self._wake()
 
-    def probe_failed(self, fault: Fault, error: str) -> None:
-        self._topology.probe_failed(self._endpoint, fault, error, monotonic())
+    def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
+        self._topology.probe_failed(self._endpoint, fault, error, monotonic(), speaks=speaks)
         self._wake()
 
     def in_a_hurry(self) -> bool:
@@ -441,6 +453,7 @@ class Inline:
         run(self._sessions.tell_outages())
         self.look_for_leaks(now)
         self._herald.deliver(self._topology.events)
+        pass_by()
         orders = self._topology.plan(now)
         while orders:
             order = orders.pop(0)

@@ -8,10 +8,10 @@ descriptor is pointed at the null device before it is let go of, and the pool st
 from __future__ import annotations
 
 import atexit
-import os
 from typing import Protocol
 from weakref import WeakSet
 
+from . import forks
 from .core.stats import PoolStats
 
 
@@ -58,5 +58,5 @@ def _at_exit() -> None:
         pool._at_exit()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.in_child(_after_fork_in_child)
 atexit.register(_at_exit)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import os
 import random
 import threading
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from typing import Protocol
 import psycopg
 from psycopg import pq
 
+from . import forks
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import Fault, Sighting
@@ -44,6 +44,10 @@ from .probe import Asked, asking, key_of, password_of, request
 logger = logging.getLogger("pgdbpool")
 
 HURRY = 0.1  # s between two probes of an endpoint while a wanted role is missing, and after a first failure
+# A server that is starting is asked by new connections, each of which costs it a process. One that takes long to start
+# is asked less often: with so many probes the pause grows by `HURRY`, up to so many seconds.
+_STARTS = 20
+_STARTING_LONGEST = 0.5
 
 
 _LAST_WORDS = 1.0  # s
@@ -96,6 +100,7 @@ class Watch:
         self._misses = 0
         self._turned_away = 0  # times in a row that the server spoke, and would not let us in
         self._turned_away_for: Fault | None = None
+        self._starts = 0  # times in a row that it was starting up
 
     async def run(self) -> None:
         """Probe again and again."""
@@ -117,8 +122,10 @@ class Watch:
             return
         hurry = 0 < self._misses < self._fall or any(each.subscriber.in_a_hurry() for each in self.subscriptions)
         pause = min((each.how.interval for each in self.subscriptions), default=1.0) * random.uniform(0.9, 1.1)
+        if hurry:
+            pause = min(pause, HURRY * (1 + self._starts / _STARTS), _STARTING_LONGEST)
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, began + (min(HURRY, pause) if hurry else pause) - monotonic())):
+            async with asyncio.timeout(max(0.0, began + pause - monotonic())):
                 await self.bell.wait()
         # However often the alarm rings, a probe begins at most so often.
         await asyncio.sleep(max(0.0, began + HURRY / 2 - monotonic()))
@@ -163,11 +170,12 @@ class Watch:
             self._tell(asked)
 
     def _tell(self, asked: Asked) -> None:
-        self._misses = self._turned_away = 0
+        self._misses = self._turned_away = self._starts = 0
         self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
         self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
+        self._starts = self._starts + 1 if fault is Fault.STARTING else 0
         turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._tell_all(lambda each: each.probe_failed(fault, error))
@@ -181,7 +189,10 @@ class Watch:
 
     async def _attempt(self, *, fresh: bool) -> Asked:
         """Ask the question: on the connection that is kept, else on a new one. Raises ConnectFailed."""
-        allowance = Allowance(monotonic() + self._timeout)
+        # To be connected takes many words of the server's. Where each takes its time, from the other end of the world,
+        # all of them may take long; a server that is dead says none.
+        began = monotonic()
+        allowance = Allowance(began + self._timeout, until=began + max(self._timeout, self._where.connect_timeout))
         session = None if fresh else self.session
         try:
             if session is not None:
@@ -351,4 +362,4 @@ def _after_fork() -> None:
 _inherited: list[Monitor] = []
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)

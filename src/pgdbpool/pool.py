@@ -10,7 +10,6 @@ with dbpool.Handler("read") as db:
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import no_result
 
+from . import forks
 from .config import Settings
 from .core.lane import Slot
 from .drivers import Status
@@ -103,7 +103,7 @@ def _after_fork() -> None:
     Connection._lock = threading.Lock()  # another thread of the parent may have held it
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)
 
 
 class Row(tuple[Any, ...]):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic, sleep
@@ -17,8 +15,9 @@ from .core.endpoint import Endpoint
 from .core.evidence import Fault, Health, Role, Sighting
 from .core.topology import Topology
 from .drivers import ConnectFailed, DriverTimeout, steps
-from .drivers.asynchronous import Allowance, resolved
+from .drivers.asynchronous import Allowance, call, resolved
 from .drivers.blocking import drive
+from .drivers.blocking import resolved as resolved_here
 
 _AS = GroupSettings(name="monitor")  # application_name is pgdbpool:monitor
 _PAUSE = 0.25  # s between two connects of `death_of` that are refused at once
@@ -52,8 +51,7 @@ async def password_of(where: EndpointSettings) -> str | None:
     if not callable(password):
         return password
     try:
-        found = await asyncio.get_running_loop().run_in_executor(None, password)
-        return await found if inspect.isawaitable(found) else found
+        return await call(password, monotonic() + where.connect_timeout)  # type: ignore[no-any-return]
     except Exception as error:
         raise ConnectFailed(f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED) from error
 
@@ -76,7 +74,7 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
     """For pools without a monitor: asked by a call that gets no answer, says whether its server is dead, and how.
 
     Tries to connect, `fall` times, each bounded; so a frozen server is found out after at most
-    ``interval + 0.75 * timeout * fall`` seconds of silence, or twice the silence of the last look. A primary that is
+    ``1 + 0.75 * timeout * fall`` seconds of silence, or twice the silence of the last look. A primary that is
     alive may have been overtaken by a promotion, so then the others are looked at as well.
     """
 
@@ -108,14 +106,14 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
 
 
 def _look(topology: Topology, endpoint: Endpoint, limit: float) -> None:
-    """One probe on a connection of its own. Raises ConnectFailed."""
+    """One probe on a connection of its own; the server has `limit` seconds for each word. Raises ConnectFailed."""
     where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
-    deadline = monotonic() + limit
+    deadline = monotonic() + max(limit, where.connect_timeout)
     password = where.password() if callable(where.password) else where.password
-    info = make_conninfo("", **conninfo(where, _AS, password, startup_options=False))
-    session = drive(steps.connecting(info.encode()), deadline)
+    info = make_conninfo("", **resolved_here(conninfo(where, _AS, password, startup_options=False)))
+    session = drive(steps.connecting(info.encode()), deadline, each=limit)
     try:
-        asked = drive(asking(session), deadline)
+        asked = drive(asking(session), deadline, each=limit)
         topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())
     except DriverTimeout:
         raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None

@@ -53,10 +53,13 @@ class Sessions:
         group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
+        if order.search and order.lane.rank is None and await self._ask_neighbour(order, deadline):
+            self.topology.cancelled(order)
+            return
         began = monotonic()
         patience = min(where.connect_timeout, LEAST_PATIENCE)
         hurried = deadline < began + patience
-        deadline = min(deadline, began + where.connect_timeout)
+        deadline = min(deadline, began + min(where.connect_timeout, endpoint.patience(began)))
         conn = None
         try:
             conn = await self._connect(order, where, how, deadline)
@@ -102,6 +105,39 @@ class Sessions:
             return
         self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)
+
+    async def _ask_neighbour(self, order: Order, deadline: float) -> bool:
+        """In a search for a role: ask a session of another group what its server is now, in place of a connect.
+
+        False: there is none that answers.
+        """
+        endpoint = order.lane.endpoint
+        for slot in [slot for lane in self.topology.lanes(endpoint) for slot in tuple(lane.idle)]:
+            lane = slot.lane
+            if slot.generation != lane.generation:  # on its way out
+                continue
+            try:
+                lane.idle.remove(slot)
+            except ValueError:  # taken meanwhile
+                continue
+            began = monotonic()
+            try:
+                sighting = await self.driver.sight(slot.conn, min(deadline, began + PING_LIMIT))
+            except BaseException as error:
+                try:
+                    if not isinstance(error, Exception):
+                        self.topology.cancelled(order)
+                        raise
+                    if not (isinstance(error, DriverTimeout) and deadline < began + LEAST_PATIENCE):
+                        await self._lost(slot, error)
+                finally:
+                    lane.group.retire(slot, "broken")
+                return False
+            self.topology.probed(endpoint, sighting, monotonic() - began, monotonic())
+            if _clean(slot) or await self._catch_up(slot, deadline):
+                lane.group.give(slot, monotonic())
+            return True
+        return False
 
     async def tell_outages(self) -> None:
         """Call the `reconnect_failed` of the groups that bear an outage no longer."""
@@ -368,6 +404,13 @@ class Sessions:
                 raise
         else:  # it only had something to say
             slot.lane.group.give(slot, monotonic())
+
+    def speaks(self, endpoint: Endpoint, seconds: float) -> bool:
+        """Whether any session of an endpoint has had a word from its server in the last so many seconds."""
+        heard_within = self.driver.heard_within
+        return any(
+            heard_within(slot.conn, seconds) for lane in self.topology.lanes(endpoint) for slot in lane.ledger.live
+        )
 
     def heard(self, slot: Slot) -> None:
         """Its server may have said goodbye. If so it will not be handed out again."""

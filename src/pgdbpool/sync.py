@@ -102,6 +102,7 @@ class Pool(Base):
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
         settings = config if isinstance(config, Settings) else load(config)
         self._threaded = settings.type == "threaded"
+        self._kind = settings.type
         super().__init__(settings, blocking, self._new_lock)
         self._lease = NotingLease if self._notes else Lease
         self._keeper: Keeper = self._make_keeper()
@@ -144,6 +145,7 @@ class Pool(Base):
         self._keeper.start()
         for group in self._topology.groups:
             self._keeper.wish(group)
+        self._appear()
 
     def _employ_keeper(self) -> None:
         self._keeper = self._make_keeper()
@@ -186,6 +188,7 @@ class Pool(Base):
         for group in self._topology.groups:
             group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
             self._sessions.bury(group)
+        self._disappear()
 
     def __enter__(self) -> Pool:
         self.open()

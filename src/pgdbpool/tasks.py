@@ -98,16 +98,21 @@ class Told(ToldHere):
     """Hands what the monitor finds out about one endpoint over to the loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, topology: Topology, endpoint: Endpoint, wake: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sessions: Sessions,
+        endpoint: Endpoint,
+        how: MonitorSettings,
+        wake: Callable[[], None],
     ) -> None:
-        super().__init__(topology, endpoint, wake)
+        super().__init__(sessions, endpoint, how, wake)
         self._loop = loop
 
-    def probed(self, sighting: Sighting, seconds: float) -> None:
-        self._hand_over(super().probed, sighting, seconds)
+    def _believe(self, sighting: Sighting, seconds: float) -> None:
+        self._hand_over(super()._believe, sighting, seconds)
 
-    def probe_failed(self, fault: Fault, error: str) -> None:
-        self._hand_over(super().probe_failed, fault, error)
+    def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
+        self._hand_over(super()._disbelieve, fault, error, speaks)
 
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and the pool was not
@@ -170,7 +175,7 @@ class Tasks:
             return
         try:
             for endpoint in topology.endpoints:
-                told = Told(loop, topology, endpoint, self.wake)
+                told = Told(loop, self._sessions, endpoint, self._monitor, self.wake)
                 self._subscriptions.append(subscribe(endpoint.settings, self._monitor, told))  # type: ignore[arg-type]
         except RuntimeError:  # no threads to be had: as without a monitor
             logger.exception("%s: cannot start the monitor", self._name)

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,8 @@ class Terminal:
     def read(self, until: str | None = None) -> str:
         """Read on until something appears, or to the end; all that was written so far."""
         while until is None or until not in self.written:
+            ready, _, _ = select.select([self._master], [], [], LIMIT)
+            assert ready, f"nothing more in {LIMIT} s, still waiting for {until!r}:\n{self.written}"
             try:
                 data = os.read(self._master, 65536)
             except OSError:  # the other side is closed

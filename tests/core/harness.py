@@ -153,9 +153,16 @@ class World:
         sighting = Sighting(report, identity, position)
         return self.topology.probed(endpoint or self.endpoint, sighting, seconds, self.now)
 
-    def missed(self, endpoint: Endpoint | None = None, fault: Fault = Fault.TIMEOUT, words: str = "no answer") -> None:
+    def missed(
+        self,
+        endpoint: Endpoint | None = None,
+        fault: Fault = Fault.TIMEOUT,
+        words: str = "no answer",
+        *,
+        speaks: bool = False,
+    ) -> None:
         """What the monitor does when a probe fails."""
-        self.topology.probe_failed(endpoint or self.endpoint, fault, words, self.now)
+        self.topology.probe_failed(endpoint or self.endpoint, fault, words, self.now, speaks=speaks)
 
     def events(self) -> list[tuple[str, str]]:
         """What has happened since the last time somebody asked: what, and where."""

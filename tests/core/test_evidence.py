@@ -439,6 +439,65 @@ def test_the_same_answer_again_is_no_news():
     assert not world.probed()
 
 
+def test_an_endpoint_that_speaks_to_its_sessions_is_not_taken_for_dead_whatever_becomes_of_probes():
+    world = up(World())
+    world.grow(count=2)
+    slot = world.lease()
+    for _ in range(20):
+        world.missed(speaks=True)
+        assert world.endpoint.health is Health.SUSPECT
+    assert world.aborts() == []
+    assert slot.generation == world.lane.generation
+    assert world.route() == [["db1:5432"]]
+
+
+def test_words_to_its_sessions_count_until_there_are_none_any_more():
+    world = up(World())
+    world.grow()
+    slot = world.lease()
+    world.missed()
+    world.missed(speaks=True)
+    world.missed()
+    assert (world.endpoint.health, world.aborts()) == (Health.SUSPECT, [])
+    world.missed()
+    assert (world.endpoint.health, world.aborts()) == (Health.DOWN, [slot])
+
+
+def test_where_a_connect_was_not_answered_the_next_is_not_waited_for_longer_than_that_has_been_so():
+    world = up(World())
+    endpoint = world.endpoint
+    assert endpoint.patience(world.now) == float("inf")
+    world.failed(world.order(), Fault.TIMEOUT)
+    began = world.now
+    assert endpoint.patience(began) == 1.0
+    for seconds in (0.5, 3.0, 20.0):
+        world.now = began + seconds
+        world.failed(world.order(), Fault.TIMEOUT)
+        assert endpoint.patience(world.now) == max(1.0, seconds)
+    world.opened(world.order())
+    assert endpoint.patience(world.now) == float("inf")
+
+
+@pytest.mark.parametrize("fault", SPOKEN)
+def test_a_server_that_has_spoken_may_take_its_time(fault: Fault):
+    world = up(World())
+    world.failed(world.order(), fault)
+    assert world.endpoint.patience(world.now + 1) == float("inf")
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.STARTING, Fault.FULL])
+def test_the_longer_a_server_has_turned_us_away_the_less_often_it_is_asked_by_those_who_wait(fault: Fault):
+    world = World()
+    began = world.now
+    for seconds, longest in ((0.0, 0.05), (1.0, 0.05), (4.0, 0.2), (60.0, 0.5)):
+        world.now = began + seconds
+        pauses = []
+        for _ in range(50):
+            world.failed(world.order(), fault)
+            pauses.append(world.endpoint.urgent_try - world.now)
+        assert longest / 3 < max(pauses) <= longest
+
+
 def test_a_probe_answered_ends_the_backoff_and_the_outage():
     world = World(fall=1, rules=[Rules(reconnect_timeout=0)])
     world.missed()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgdbpool.core.balance import FastestServer
-from pgdbpool.core.latency import DECAY, UNKNOWN, Latency
+from pgdbpool.core.latency import DECAY, UNKNOWN, WEAR, Latency
 
 from .harness import Place, Rules, World, places, quick
 
@@ -48,20 +48,26 @@ def test_a_server_that_gets_faster_is_believed_by_and_by():
     assert latency.cost == pytest.approx(exp(-2))
 
 
-def test_samples_of_one_moment_do_not_wear_a_slow_time_away():
-    latency = after(1.0)
-    for _ in range(1000):
-        latency.observe_call(0.001, 0.0)
-    assert latency.cost == 1.0
+def test_faster_samples_wear_a_slow_time_away_however_soon_they_come():
+    # A moment in which the process had no time made three calls slow. Fifty fast ones follow, in less than a second.
+    latency = after(0.05, 0.05, 0.05, every=0.01)
+    costs = []
+    for number in range(50):
+        latency.observe_call(0.001, 0.03 + number / 100)
+        costs.append(latency.cost)
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] > 0.04  # it takes more than one
+    assert costs[-1] < 0.0012
 
 
 def test_a_clock_that_two_threads_read_in_the_other_order_does_no_harm():
     latency = Latency()
     latency.observe_call(1.0, 10.0)
     latency.observe_call(0.1, 9.9)
-    assert latency.cost == 1.0
+    cost = latency.cost
+    assert cost == pytest.approx(1.0 - WEAR * 0.9)
     latency.fade(9.0)
-    assert latency.cost == 1.0
+    assert latency.cost == cost
 
 
 def test_calls_and_probes_are_looked_at_each_among_their_own_kind():

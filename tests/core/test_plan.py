@@ -6,7 +6,7 @@ import pytest
 
 from pgdbpool.core.endpoint import BACKOFF, BACKOFF_ELSE, Endpoint, backoff
 from pgdbpool.core.evidence import Fault, Health, Role
-from pgdbpool.core.plan import LOOK_EVERY, SEARCH_EVERY
+from pgdbpool.core.plan import LOOK_EVERY, SEARCH_EVERY, SEARCH_LONGEST
 from pgdbpool.errors import DBOfflineError
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Place, Rules, World, places
@@ -250,7 +250,23 @@ def test_a_search_asks_the_endpoints_in_turn_and_each_at_its_own_pace():
         gaps = [later - earlier for earlier, later in pairwise(times)]
         assert len(times) > 5
         assert 0.05 <= gaps[0] <= 0.1
-        assert max(gaps) <= SEARCH_EVERY
+        assert max(gaps[:10]) <= 1.5 * SEARCH_EVERY
+
+
+def test_a_search_that_goes_on_for_long_slows_down():
+    world = searching()
+    asked = []
+    while world.now < 200:
+        for order in world.plan():
+            asked.append(world.now)
+            assert world.opened(order, STANDBY) == "role"
+            world.bury()
+        world.now += 1 / 64
+    began = asked[0]
+    first = sum(at < began + 1 for at in asked)
+    last = sum(at >= 199 for at in asked)
+    assert last < first / 3
+    assert max(later - earlier for earlier, later in pairwise(asked)) <= SEARCH_LONGEST + 1 / 64
 
 
 def test_nobody_waits_so_nobody_searches():

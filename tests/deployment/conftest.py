@@ -1,6 +1,9 @@
 """One cluster for all deployments: an acknowledged commit is on two servers, so a lost primary loses none."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +27,12 @@ def cluster(_cluster: Cluster) -> Cluster:
     primary.execute(f"alter table notes owner to {primary.login.user}")
     _cluster.wait_for_replication()
     return _cluster
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that every user can read: Apache does its work as one of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="pgdbpool-examples-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

@@ -30,6 +30,7 @@ from pgdbpool.testing import Cluster
 
 from .load import Load, Operation
 from .server import LIMIT, Server, backends
+from .sockets import Connection, connections
 from .watch import Watch
 
 
@@ -67,34 +68,62 @@ class Work:
         writes = [op for op in self.load.operations if op.kind != "read" and op.good and op.began > began]
         assert writes[-1].answer["server"] == f"{new.host}:{new.port}"
 
-    def reload(self, *, every: bool = True) -> None:
-        """Have new workers take over, and wait until they have; with `every`, until no old one is left."""
-        old = self.server.processes() - {self.server.pid}
+    def reload(self, how: str = "") -> None:
+        """Have new workers take over, and wait until no old one is left. `how` is in the place of the row's way."""
         workers = {op.answer["worker"] for op in self.load.operations[-200:] if op.good}
         began = time.monotonic()
-        self.server.reload()
+        self.server.reload(how)
         self.load.wait_for(20, "answers of new workers", lambda op: op.answer["worker"] not in workers)
-        if every:
-            self.server.wait(lambda: not self.server.processes() & old & workers, "the end of the old workers")
+        self.server.wait(lambda: not self.server.processes() & workers, "the end of the old workers")
         self.load.wait_for_each(3, "answers after the reload")
         self._reloads.append((began, time.monotonic()))
+        self.connections()
+
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many processes have answered since the beginning."""
+        self.server.wait(
+            lambda: len({op.answer["worker"] for op in self.load.operations if op.good}) >= count, f"{count} workers"
+        )
+
+    # -- what can be seen now -------------------------------------------------------------------------------------
+
+    def connections(self) -> dict[Connection, set[int]]:
+        """The connections of its processes; each is had by one of them only, which is waited for.
+
+        A child that was just forked needs a moment to let go of what it has inherited.
+        """
+
+        def parted() -> dict[Connection, set[int]]:
+            found = connections(self.server.processes(), self.cluster)
+            return found if all(len(pids) == 1 for pids in found.values()) else {}
+
+        return self.server.wait(parted, "connections that belong to one process each")
+
+    def connections_of(self, pid: int) -> set[Connection]:
+        """Those of one process."""
+        return {connection for connection, pids in self.connections().items() if pids == {pid}}
+
+    def threads(self) -> set[int]:
+        """How many threads the processes that have answered have, those of C libraries included."""
+        workers = {op.answer["worker"] for op in self.load.operations if op.good}
+        return {self.server.threads(pid) for pid in workers & self.server.processes()}
 
     # -- what must be true ----------------------------------------------------------------------------------------
 
-    def check(self, *, others: int = 0, lost_on_reload: int = 0) -> None:
+    def check(self, *, others: int = 0, refuses: bool = False) -> None:
         """After the end: all of it.
 
         `others` are processes that have connections too, but answer nothing, such as a first process that has used the
-        pool. `lost_on_reload` is how many requests a reload may fail.
+        pool. `refuses` is for a server that fails requests while it reloads; the application never does.
         """
         operations = self.load.operations
         check_rows(self.cluster, operations)
         check_sharing(operations)
-        self._check_failures(lost_on_reload)
+        self._check_failures(refuses)
         self._check_connections(others)
-        assert "Traceback" not in self.server.log(), self.server.log()[-20_000:]
+        assert "Traceback" not in self.server.log(), self.server.log()[-4000:]
 
-    def _check_failures(self, lost_on_reload: int) -> None:
+    def _check_failures(self, refuses: bool) -> None:
         """For each loss at most what was in flight, and what found its connection dead before its process knew."""
         most = self.load.clients + self.row.processes * self.row.threads
         rest = self.load.failed()
@@ -105,7 +134,8 @@ class Work:
             rest = [op for op in rest if op not in failed]
         for began, ended in self._reloads:
             failed = [op for op in self.load.failed(began, ended) if op in rest]
-            assert len(failed) <= lost_on_reload, failed
+            by_application = [op for op in failed if isinstance(op.answer, dict)]
+            assert (by_application if refuses else failed) == []
             rest = [op for op in rest if op not in failed]
         assert rest == [], "failed though nothing was lost"
 

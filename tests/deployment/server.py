@@ -26,6 +26,8 @@ from examples.rows import FOLDER, Row, configuration
 from pgdbpool.testing import Cluster
 from pgdbpool.testing.ports import ReservedPort
 
+from .programs import PATH, look_for, virtual_environment
+
 T = TypeVar("T")
 LIMIT = 30.0  # s: only ever reached when something is wrong
 ANSWER_LIMIT = 60.0  # s: longer than the pool makes anybody wait
@@ -51,9 +53,7 @@ class Server:
         command: str = "",
         model: str = "",
     ) -> None:
-        program = row.words(0)[0]
-        if row.needs and shutil.which(program, path=_path()) is None:
-            pytest.skip(f"needs {program}: {row.needs}")
+        look_for(row)
         self.row = replace(row, groups=groups or row.groups, command=command or row.command, model=model or row.model)
         self._environment = dict(environment or {})
         self._cluster = cluster
@@ -73,7 +73,7 @@ class Server:
         self._port.release()  # not every server shares a port that is only reserved
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PLAIN, *self.row.words(self.port)],
+                [sys.executable, "-c", _PLAIN, *self._words()],
                 cwd=self.folder,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -87,8 +87,18 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         """What the server is started with."""
-        own = {"PGDBPOOL_CONFIG": str(self.folder / "pool.toml"), "PORT": str(self.port), "PYTHONUNBUFFERED": "1"}
-        return {**os.environ, "PATH": _path(), **own, **self.row.environment, **self._environment}
+        own = {
+            "PATH": PATH,
+            "PWD": str(self.folder),
+            "VIRTUAL_ENV": str(virtual_environment(self.row)),
+            "PGDBPOOL_CONFIG": str(self.folder / "pool.toml"),
+            "PORT": str(self.port),
+            "PYTHONUNBUFFERED": "1",
+        }
+        return {**os.environ, **self.row.environment, **own, **self._environment}
+
+    def _words(self, command: str = "") -> list[str]:
+        return self.row.words(self.port, self.environment(), command)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -98,7 +108,7 @@ class Server:
             if kind is None:
                 self.stop()
             else:
-                print(f"--- what the server wrote ---\n{self.log()[-20_000:]}")
+                print(f"--- what the server wrote ---\n{self.log()[-4000:]}")
         finally:
             self._end()
 
@@ -126,18 +136,16 @@ class Server:
             while backends(self._cluster) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
-    def reload(self) -> None:
-        """Have new workers take over, as the row says; does not wait for it."""
-        how, what = self.row.reload.split(maxsplit=1)
+    def reload(self, how: str = "") -> None:
+        """Have new workers take over, as the row says or in another way; does not wait for it."""
+        how, what = (how or self.row.reload).split(maxsplit=1)
         if how == "signal":
             self._running().send_signal(getattr(signal, f"SIG{what}"))
         elif how == "edit":
             path = self.folder / what
             path.write_text(path.read_text() + "\n")
         else:
-            subprocess.run(
-                self.row.words(self.port, what), cwd=self.folder, env=self.environment(), check=True, timeout=LIMIT
-            )
+            subprocess.run(self._words(what), cwd=self.folder, env=self.environment(), check=True, timeout=LIMIT)
 
     # -- what can be seen of it ---------------------------------------------------------------------------------
 
@@ -174,7 +182,7 @@ class Server:
             ended = alive and self._running().poll() is not None
             if ended or time.monotonic() >= deadline:
                 words = "has ended" if ended else f"not within {LIMIT:g} s"
-                pytest.fail(f"{self.row.name}: {what}: {words}\n{self.log()[-20_000:]}")
+                pytest.fail(f"{self.row.name}: {what}: {words}\n{self.log()[-4000:]}")
             time.sleep(0.02)
         return answer
 
@@ -219,8 +227,3 @@ def backends(cluster: Cluster) -> dict[str, set[int]]:
             if rows:
                 found[node.name] = {pid for (pid,) in rows}
     return found
-
-
-def _path() -> str:
-    """With the programs of this environment first, as when it is activated."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])

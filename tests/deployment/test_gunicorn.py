@@ -21,3 +21,44 @@ def test_threads_share_a_pool_sized_below_at_or_above_their_number(cluster: Clus
         work.lose_the_primary()
         work.reload()
     work.check()
+
+
+def test_processes_without_threads_each_have_connections_of_their_own(cluster: Cluster, tmp_path: Path) -> None:
+    with at_work(ROWS["gunicorn-processes"], cluster, tmp_path) as work:
+        assert work.threads() == {1}
+        work.lose_a_standby()
+        work.lose_the_primary()
+        work.reload()
+        assert work.threads() == {1}
+    work.check()
+
+
+def test_a_worker_that_ends_after_max_requests_takes_its_connections_with_it(cluster: Cluster, tmp_path: Path) -> None:
+    row = ROWS["gunicorn-processes"]
+    often = row.command.replace("--max-requests 1000 --max-requests-jitter 100", "--max-requests 20")
+    assert often != row.command
+    with at_work(row, cluster, tmp_path, command=often) as work:
+        work.wait_for_workers(12)
+    work.check()
+
+
+def test_workers_forked_from_a_process_that_made_the_pool_have_connections_of_their_own(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with at_work(ROWS["gunicorn-preload"], cluster, tmp_path) as work:
+        work.lose_a_standby()
+        work.lose_the_primary()
+        work.reload()
+        assert work.threads() == {1}
+    work.check()
+
+
+def test_workers_forked_from_a_process_that_has_used_the_pool_leave_its_connections_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with at_work(ROWS["gunicorn-preload"], cluster, tmp_path, environment={"NOTES_WAIT": "1"}) as work:
+        inherited = work.connections_of(work.server.pid)
+        assert len(inherited) >= 4, "one of each group"
+        work.reload()
+        assert work.connections_of(work.server.pid) == inherited
+    work.check(others=1)

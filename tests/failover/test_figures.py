@@ -39,6 +39,12 @@ def test_failures_before_the_blow_are_counted_apart() -> None:
     assert (found.before, found.failed_writes, found.failed_reads, found.failed) == (1, 1, 1, 2)
 
 
+def test_a_checkout_that_failed_is_told_from_a_statement_that_did() -> None:
+    statement = write(1, 10, 12, "failed")._replace(error="OperationalError: the connection is lost")
+    checkout = write(2, 13, 14, "failed")._replace(error="PoolTimeout: nobody there")
+    assert look(statement, checkout).failed_checkouts == 1
+
+
 def test_a_write_in_doubt_counts_as_failed_for_the_caller_who_was_told_so() -> None:
     assert look(write(1, 10, 12, "doubt")).failed_writes == 1
 

@@ -117,7 +117,21 @@ def test_the_old_primary_takes_its_share_of_reads_when_it_is_back_as_a_standby(n
     assert len(found.figures.reads) == 2
 
 
-@cases("freeze-standby", "wrong-password")
+@cases(
+    "kill-standby", "flapping", "standby-returns", "freeze-standby", "full-standby", "wrong-password", "slow-standby"
+)
+def test_what_happens_to_a_standby_makes_no_checkout_fail(name: str, model: str) -> None:
+    assert played(name, model).figures.failed_checkouts == 0
+
+
+@cases(
+    "restart-primary", "kill-primary", "freeze-primary", "refuse-writes", "switchover", "all-down", "network", "name"
+)
+def test_callers_wait_for_what_is_lost_and_are_not_turned_away(name: str, model: str) -> None:
+    assert played(name, model).figures.failed_checkouts == 0
+
+
+@cases("kill-standby", "freeze-standby", "wrong-password")
 def test_reads_leave_a_standby_that_is_of_no_use(name: str, model: str) -> None:
     found = played(name, model)
     assert found.figures.reads

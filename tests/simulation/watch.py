@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, Endpoint
+from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, URGENT_LONGEST, URGENT_SHARE, Endpoint
 from pgdbpool.core.evidence import Fault, Health, Role
 from pgdbpool.core.group import Group
 from pgdbpool.core.lane import Lane, Slot
@@ -247,7 +247,9 @@ class Watch:
         """Somebody waits for a role, and a search would look here: soon again where it was turned away at once."""
         endpoint, now = lane.endpoint, self.clock.now
         if endpoint.fault in (Fault.REFUSED, Fault.STARTING, Fault.FULL):
-            at = min(endpoint.next_try, (endpoint.last_error_at or 0.0) + URGENT)
+            failed_at = endpoint.last_error_at or 0.0
+            failing_for = failed_at - (endpoint.failing_since or failed_at)
+            at = min(endpoint.next_try, failed_at + min(max(URGENT, failing_for / URGENT_SHARE), URGENT_LONGEST))
         else:
             at = endpoint.next_try
         return lane.room and not endpoint.connecting and now >= max(at, lane.next_try)

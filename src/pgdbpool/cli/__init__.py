@@ -9,12 +9,20 @@ import sys
 MISSING = "pgdbpool: {} is not installed; the command needs: pip install pgdbpool[{}]"
 
 
+NO_LIBPQ = "pgdbpool: psycopg finds no libpq; install the system's, or: pip install pgdbpool[binary]"
+
+
 def main() -> None:
     """The entry point."""
     try:
         from .app import app
-    except ModuleNotFoundError as error:
+
+        app(prog_name="pgdbpool")
+    except ImportError as error:
         if (error.name or "").startswith("pgdbpool"):
             raise  # a mistake of ours
-        sys.exit(MISSING.format(error.name, "cli"))
-    app(prog_name="pgdbpool")
+        if isinstance(error, ModuleNotFoundError):
+            sys.exit(MISSING.format(error.name, "cli"))
+        if "psycopg" in str(error):
+            sys.exit(NO_LIBPQ)
+        raise

@@ -2,6 +2,7 @@
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,6 +65,63 @@ def check(
     from .check import run
 
     raise typer.Exit(run(settings_of(config), processes, threads, as_json=as_json))
+
+
+@app.command(context_settings=TAKES_NO_MORE)
+def bench(
+    context: typer.Context,
+    config: Source,
+    group: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this group; may be given several times.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Threads. [default: 4; non-threaded: 1]", show_default=False)
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="How long.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Put your own servers under a quick load, through your own configuration.
+
+    Threads take a connection of each group in turn, ask [i]select 1[/i] and give it back. Nothing is written.
+    Shows throughput, how long a connection was waited for and used, and each endpoint's share.
+
+    Exit code 0: all was done. 1: something failed, or a group got nothing done. 2: the configuration is wrong.
+
+    [dim]pgdbpool bench pool.toml
+    pgdbpool bench pool.toml --group read --threads 16 --seconds 10[/dim]
+    """
+    no_more(context)
+    from .bench import run
+
+    raise typer.Exit(run(settings_of(config), group or [], threads, seconds, as_json=as_json))
+
+
+@app.command()
+def status(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any free port.")] = 8642,
+    host: Annotated[str, typer.Option(help="Where; all but loopback needs a token.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="Only this application (status.name of its configuration).")] = None,
+    directory: Annotated[str | None, typer.Option(help="Where its processes publish (status.directory).")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token that visitors must show.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the status page: what all processes of your applications on this host are doing.
+
+    The applications publish it once their configuration has [i]status[/i]. The page can only be looked at, from this
+    machine. For others give it a token: by --token-file, or the environment variable PGDBPOOL_STATUS_TOKEN; if there
+    is none, one is made and shown.
+
+    With --json: the same numbers once, added up for each application.
+
+    [dim]pgdbpool status
+    pgdbpool status --port 9000 --name shop
+    pgdbpool status --json[/dim]
+    """
+    from .status import run
+
+    raise typer.Exit(run(host, port, name=name, directory=directory, token_file=token_file, as_json=as_json))
 
 
 @app.command()

@@ -66,10 +66,12 @@ def mark(good: bool) -> Text:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three digits at most: ``0.08 ms``, ``12.3 ms``, ``850 ms``."""
+    """Readable from a microsecond on: ``0.003 ms``, ``0.28 ms``, ``12.3 ms``, ``850 ms``."""
     if seconds is None:
         return ""
     value = seconds * 1000
+    if value < 0.1:
+        return f"{value:.3f} ms"
     return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 

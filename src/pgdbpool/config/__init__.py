@@ -10,7 +10,7 @@ No I/O happens here except reading the TOML file.
 
 from pgdbpool.config.check import load
 from pgdbpool.config.libpq import conninfo, session_settings
-from pgdbpool.config.settings import EndpointSettings, GroupSettings, MonitorSettings, Settings
+from pgdbpool.config.settings import EndpointSettings, GroupSettings, MonitorSettings, Settings, StatusSettings
 from pgdbpool.config.toml import load_toml
 from pgdbpool.config.url import load_url
 
@@ -19,6 +19,7 @@ __all__ = [
     "GroupSettings",
     "MonitorSettings",
     "Settings",
+    "StatusSettings",
     "conninfo",
     "load",
     "load_toml",

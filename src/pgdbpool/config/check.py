@@ -18,7 +18,14 @@ from typing import Any
 from pgdbpool.config import keys
 from pgdbpool.config.keys import Kind, Unfit, nature
 from pgdbpool.config.libpq import libpq_parameters
-from pgdbpool.config.settings import EndpointSettings, FrozenMap, GroupSettings, MonitorSettings, Settings
+from pgdbpool.config.settings import (
+    EndpointSettings,
+    FrozenMap,
+    GroupSettings,
+    MonitorSettings,
+    Settings,
+    StatusSettings,
+)
 from pgdbpool.errors import ConfigError, ConfigWarning
 
 __all__ = ["did_you_mean", "load"]
@@ -64,6 +71,7 @@ class _Check:
         endpoints = self.endpoints(fields["db"]) if "db" in fields else {}
         groups = self.groups(fields["groups"]) if "groups" in fields else {}
         monitor = self.monitor(fields.get("monitor", True))
+        status = self.status(fields.get("status", False))
         if not self.problems:  # else the tags of an endpoint with another mistake would be missed
             self.tags(endpoints.values(), groups.values())
         if self.problems:
@@ -71,6 +79,7 @@ class _Check:
         return Settings(
             type=fields.get("type", "threaded"),
             monitor=monitor,
+            status=status,
             db=tuple(endpoints.values()),
             groups=FrozenMap(groups),
         )
@@ -79,6 +88,16 @@ class _Check:
         if isinstance(section, bool):
             return MonitorSettings() if section else None
         return MonitorSettings(**self.fields(section, "monitor", keys.MONITOR, {}))
+
+    def status(self, section: Mapping[Any, Any] | bool) -> StatusSettings | None:
+        if isinstance(section, bool):
+            return StatusSettings() if section else None
+        fields = self.fields(section, "status", keys.STATUS, {})
+        if not re.fullmatch(keys.STATUS_NAME, fields.get("name", "x"), re.ASCII):
+            self.note("status.name", "expected up to 60 letters, digits, - and _, the first a letter or digit")
+        if not os.path.isabs(fields.get("directory") or "/"):
+            self.note("status.directory", "expected a path that begins with /")
+        return StatusSettings(**fields)
 
     def fields(
         self, section: Mapping[Any, Any], path: str, kinds: Mapping[str, Kind], others: Mapping[str, str]

@@ -22,6 +22,8 @@ __all__ = [
     "RENAMED_ENDPOINT",
     "RENAMED_GROUP",
     "RETIRED",
+    "STATUS",
+    "STATUS_NAME",
     "TOP",
     "Kind",
     "Unfit",
@@ -229,9 +231,18 @@ MONITOR: dict[str, Kind] = {
     "slow_start": _seconds(ge=0),
 }
 
+STATUS_NAME = r"[A-Za-z0-9][\w-]{0,59}"  # it becomes part of a file's name
+
+STATUS: dict[str, Kind] = {
+    "name": _TEXT,
+    "directory": Kind(str, "a string", optional=True),
+    "interval": _seconds(ge=0.1),
+}
+
 TOP: dict[str, Kind] = {
     "type": _words(Model),
     "monitor": Kind(dict | bool, "a dict, True or False"),
+    "status": Kind(dict | bool, "a dict, True or False"),
     "db": Kind(dict | list, "a dict or a list of dicts", secret=True),
     "groups": Kind(dict, "a dict of groups", secret=True),
 }

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
-__all__ = ["EndpointSettings", "FrozenMap", "GroupSettings", "MonitorSettings", "Settings"]
+__all__ = ["EndpointSettings", "FrozenMap", "GroupSettings", "MonitorSettings", "Settings", "StatusSettings"]
 
 V = TypeVar("V")
 
@@ -172,12 +172,26 @@ class MonitorSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Seconds over which an endpoint that came back gets its share of the load back. 0: all of it at once."""
 
 
+class StatusSettings(msgspec.Struct, kw_only=True, frozen=True):
+    """How this process shows others on the same host what its pools do: see `pgdbpool.publish`."""
+
+    name: str = "default"
+    """Of the application: what its processes have in common."""
+    directory: str | None = None
+    """Where each process has its file. None: a directory of the user's own for what runs now, such as
+    `$XDG_RUNTIME_DIR/pgdbpool`."""
+    interval: float = 1.0
+    """Seconds between two writings; at least 1 in the non-threaded model."""
+
+
 class Settings(msgspec.Struct, kw_only=True, frozen=True):
     """A whole configuration, checked."""
 
     type: Model = "threaded"
     monitor: MonitorSettings | None = MonitorSettings()
     """None: no background thread probes the endpoints. In the non-threaded model none ever does."""
+    status: StatusSettings | None = None
+    """None: this process is seen by others only if it has a status page mounted."""
     db: tuple[EndpointSettings, ...]
     groups: Mapping[str, GroupSettings]
 

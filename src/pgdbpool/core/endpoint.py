@@ -25,7 +25,7 @@ MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
 
 # Fault -> (first span, longest span) of the wait before the next try, in seconds.
 BACKOFF = {
-    Fault.STARTING: (0.1, 0.1),
+    Fault.STARTING: (0.1, 0.5),
     Fault.FULL: (0.1, 1.0),
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
@@ -34,12 +34,17 @@ BACKOFF_ELSE = (0.05, 1.0)
 # What says that nobody is there, or nobody that answers.
 UNREACHABLE = frozenset({Fault.REFUSED, Fault.TIMEOUT, Fault.UNRESOLVED, Fault.STARTING})
 
+LEAST_PATIENCE = 1.0  # s for a connect where the one before was not answered
+
 SLOW_START = 10.0  # s, unless the configuration says otherwise
 _STEPS = 10  # in which the share of the load grows, the first of them at once
 
 # While somebody waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at
-# most so long: it costs next to nothing, and a server that came back should not wait for the end of a long backoff.
+# most so long (s), or one part in `URGENT_SHARE` of the time for which it has failed: a server that came back should
+# not wait for the end of a long backoff, and one that takes its time not for hundreds of processes that ask.
 URGENT = 0.05
+URGENT_LONGEST = 0.5
+URGENT_SHARE = 20
 _QUICK_TO_SAY_NO = frozenset({Fault.REFUSED, Fault.STARTING, Fault.FULL})
 
 
@@ -158,11 +163,12 @@ class Endpoint:
         """A connect failed. Sessions already open are the topology's concern."""
         first, longest = BACKOFF.get(fault, BACKOFF_ELSE)
         self.next_try = self.urgent_try = now + backoff(first, longest, self.failures, self._random)
-        if fault in _QUICK_TO_SAY_NO:
-            self.urgent_try = min(self.next_try, now + backoff(URGENT, URGENT, 0, self._random))
-        self.failures += 1
         if self.failing_since is None:
             self.failing_since = now
+        if fault in _QUICK_TO_SAY_NO:
+            span = min(max(URGENT, (now - self.failing_since) / URGENT_SHARE), URGENT_LONGEST)
+            self.urgent_try = min(self.next_try, now + backoff(span, span, 0, self._random))
+        self.failures += 1
         self.fault = fault
         self.last_error = error
         self.last_error_at = now
@@ -170,6 +176,16 @@ class Endpoint:
             self.go_down(now)
         elif self.health is Health.UP and fault in UNREACHABLE:
             self.health = Health.SUSPECT
+
+    def patience(self, now: float) -> float:
+        """Seconds that one more connect may take, apart from its `connect_timeout`.
+
+        What was sent into a network that swallowed it may never be answered, though the network is well again: so
+        where one was silent, the next one is not waited for longer than that has been going on.
+        """
+        if self.fault is not Fault.TIMEOUT or self.failing_since is None:
+            return float("inf")
+        return max(LEAST_PATIENCE, now - self.failing_since)
 
     def go_down(self, now: float) -> None:
         """Not to be used until it answers."""

@@ -5,6 +5,9 @@ gets worse loses its share in the moment, and gets it back over `DECAY` seconds.
 own connections and the probes. Of three calls in a row, and of three probes, the shortest counts: one long query among
 short ones says something about the query, three about the server.
 
+Unlike Finagle's, a slow time is also worn away by the number of faster samples. In a moment in which this process
+itself had no time, all its calls take long; the hundred that follow say more about the server than a clock.
+
 Written without a lock: two samples at the same moment may cost one of them.
 """
 
@@ -15,6 +18,7 @@ from math import exp
 # s in which the memory of a slow time fades to a third. Longer, and a moment in which this process itself had no time
 # would keep a fast server without work for many seconds; a slow one is found out again by its next three calls.
 DECAY = 2.0
+WEAR = 1 / 8  # of the memory of a slow time that each faster sample takes away, at least
 UNKNOWN = 0.0001  # s, until something has been measured: as fast as any server, so that it is asked, and measured
 
 
@@ -45,7 +49,7 @@ class Latency:
         if at is None or seconds >= self.cost:
             self.cost = seconds
         else:
-            weight = exp((at - now) / DECAY) if now > at else 1.0
+            weight = min(exp((at - now) / DECAY), 1.0 - WEAR)
             self.cost = self.cost * weight + seconds * (1.0 - weight)
 
     def fade(self, now: float) -> None:

@@ -25,7 +25,10 @@ from .routes import suits
 LOOK_EVERY = 10.0
 LOOK_EVERY_FENCED = 2.0
 FIRST_LOOK_FENCED = 0.25
-SEARCH_EVERY = 0.1  # s, at most: between two looks at one endpoint while nothing is believed usable
+# s, at most: between two looks at one endpoint while nothing is believed usable. It grows to the second number.
+SEARCH_EVERY = 0.1
+SEARCH_LONGEST = 0.5
+_SEARCHES = 20  # after so many it has doubled, after twice as many it is three times as long
 
 
 class Order(NamedTuple):
@@ -35,6 +38,8 @@ class Order(NamedTuple):
     lane: Lane
     generation: int
     since: float
+    search: bool = False
+    """Nothing is believed usable: it is opened to see whether that is still so."""
 
     @property
     def wanted(self) -> bool:
@@ -86,7 +91,7 @@ class Planner:
             if lane is None:
                 self._make_room(group, demand, now)
                 return
-            orders.append(self.order(group, lane, now))
+            orders.append(self.order(group, lane, now)._replace(search=not group.route))
             demand -= 1
 
     def _make_room(self, group: Group, demand: int, now: float) -> None:
@@ -117,7 +122,8 @@ class Planner:
         if not able:
             return None
         lane = min(able, key=lambda lane: (lane.next_try, suits(target, lane.endpoint) or 0))
-        lane.next_try = now + backoff(SEARCH_EVERY, SEARCH_EVERY, 0, self.random)
+        span = min(SEARCH_EVERY * (1 + lane.searches / _SEARCHES), SEARCH_LONGEST)
+        lane.next_try = now + backoff(span, span, 0, self.random)
         lane.searches += 1
         return lane
 

@@ -31,24 +31,51 @@ NO_TIMES: Times = times.in_order(times.no_times())
 
 
 class Counters(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been counted since the start or the last `pop_stats`. Times are seconds."""
+    """What has been counted since the start or the last `pop_stats`. Times are seconds.
+
+    What ends in ``_times`` is a histogram: a count for each of ``pgdbpool.core.times.BOUNDS``, which are the powers of
+    two from about a microsecond to 17 minutes, and one for what took longer.
+    """
 
     requests: int = 0
+    """Leases that have ended."""
     prompt: int = 0
+    """Those of them that had not been waited for."""
     waits: int = 0
+    """Leases that had to be waited for. They are counted when they begin."""
     wait_time: float = 0.0
+    """How long these waits lasted, in sum."""
     wait_times: Times = NO_TIMES
+    """How many of them lasted how long."""
     use_time: float = 0.0
+    """How long the leases that have ended lasted, in sum."""
     use_times: Times = NO_TIMES
+    """How many of them lasted how long."""
     timeouts: int = 0
+    """Callers whose deadline passed. Of groups only: a caller in vain has no endpoint."""
     rejections: int = 0
+    """Callers turned away by ``max_waiting``. Of groups only."""
     connects: int = 0
+    """Connections opened."""
     connect_time: float = 0.0
+    """How long that took, in sum: TLS, login and the first questions included."""
     connect_times: Times = NO_TIMES
+    """How many of them took how long."""
     connect_failures: int = 0
+    """Connections that could not be opened or made ready."""
     rollbacks: int = 0
+    """Transactions that were rolled back on return."""
     leaks: int = 0
+    """Leases that lasted longer than ``leak_threshold``."""
     closed: Mapping[str, int] = {}
+    """Connections closed, by reason.
+
+    ``lifetime`` and ``idle`` (their limits), ``broken`` (by the server or the network), ``retired`` (in use when its
+    like were given up), ``role`` (its server has another role now), ``fenced`` (a promotion elsewhere has overtaken
+    this primary), ``aborted`` (its server was found dead while it was in use), ``drained``, ``resized``, ``displaced``
+    (``total_count`` was needed on a better endpoint), ``reset`` (its callable failed), ``busy`` (came back in the
+    middle of a statement), ``lost`` (nobody held it any more), ``closed`` (by its user, or with the pool).
+    """
 
     def since(self, mark: Counters) -> Counters:
         """The difference to an earlier state."""
@@ -75,72 +102,121 @@ class LaneStats(msgspec.Struct, frozen=True, kw_only=True):
     """One group's connections to one endpoint."""
 
     endpoint: str
+    """``host:port``."""
     live: bool
+    """Whether callers are sent there now."""
     limit: int
+    """The most connections: ``connection_count``."""
     open: int
+    """Connections there are: ``idle + leased``."""
     idle: int
+    """At rest."""
     leased: int
+    """In somebody's hands."""
     opening: int
+    """Being opened."""
     closing: int
+    """Being closed."""
     counters: Counters
+    """What has been counted on these connections."""
 
 
 class GroupStats(msgspec.Struct, frozen=True, kw_only=True):
-    """One group, over all its endpoints."""
+    """One group, over all its endpoints. Times are seconds."""
 
     group: str
+    """Its name."""
     limit: int
+    """The most connections it may have, over all endpoints."""
     least: int
+    """Its ``min_count``."""
     open: int
+    """Connections there are: ``idle + leased``."""
     idle: int
+    """At rest."""
     leased: int
+    """In somebody's hands."""
     opening: int
+    """Being opened."""
     closing: int
+    """Being closed."""
     waiting: int
+    """Callers that wait for a connection at this moment."""
     longest_wait: float
+    """For how long the first of them has waited."""
     longest_use: float
+    """For how long the oldest lease has lasted."""
     paused: bool
+    """Whether `pause` was called."""
     counters: Counters
+    """The sum over its endpoints."""
     endpoints: tuple[LaneStats, ...]
+    """Each endpoint that it may use."""
 
 
 class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What is believed of one endpoint, and what is open there."""
+    """What is believed of one endpoint, and what is open there. Times are seconds."""
 
     endpoint: str
+    """``host:port``."""
     role: str
+    """``primary``, ``standby`` or ``unknown``, as last reported; ``unknown`` while it is down."""
     read_only: bool
+    """Whether ``default_transaction_read_only`` is on there."""
     demoted: bool
+    """Whether it says primary, took writes before, and now refuses them."""
     fenced: str | None
+    """Why it must not be used though it says primary."""
     health: str
+    """``up``, ``suspect`` (unproven, or something broke) or ``down`` (not to be used until it answers)."""
     fault: str | None
+    """Why the last connect failed, unless one has succeeded since: ``refused``, ``timeout``, ``full`` and so on."""
     down_for: float | None
+    """For how long it has been down."""
     answered: float | None
+    """How long ago it last let us in or answered a probe."""
     priority: int
+    """As configured."""
     weight: float
+    """As configured."""
     share: float
+    """The part of its weight that it gets now: less than 1 for ``slow_start`` seconds after it came back."""
     open: int
+    """Connections of this pool, over all groups."""
     leased: int
+    """Those in somebody's hands."""
     opening: int
+    """Being opened."""
     position: int | None
+    """At the last probe: how many bytes of WAL a primary had written, a standby replayed."""
     lag: int | None
+    """At the last probe: how many bytes of WAL a standby was behind its primary."""
     probe_time: float | None
+    """How long the last answer to a probe took."""
     last_error: str | None
+    """The words of its last error, however long ago."""
     last_error_age: float | None
+    """How long ago that was."""
 
 
 class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     """One moment of a pool."""
 
     name: str
+    """That of the pool."""
     at: float
+    """When it was read, in seconds since the epoch."""
     failovers: int
+    """How often another server has become the primary."""
     events: Mapping[str, int]
+    """How many events of each kind there were; see `pgdbpool.EventKind`."""
     groups: Mapping[str, GroupStats]
+    """Each group, by its name."""
     endpoints: tuple[EndpointStats, ...]
+    """Each endpoint, in the order of the configuration."""
 
 
-def to_json(value: PoolStats | GroupStats | EndpointStats | Counters) -> str:
+def to_json(value: PoolStats | GroupStats | LaneStats | EndpointStats | Counters | Sequence[EndpointStats]) -> str:
     """As JSON, with the names of the fields."""
     return msgspec.json.encode(value).decode()
 

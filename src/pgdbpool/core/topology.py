@@ -302,12 +302,17 @@ class Topology:
                 self._reroute(now)
             return changed
 
-    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
-        """A probe failed: with `TIMEOUT` it was not answered, else a connection for it could not be had."""
+    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float, *, speaks: bool = False) -> None:
+        """A probe failed: with `TIMEOUT` it was not answered, else a connection for it could not be had.
+
+        If the endpoint `speaks`, its sessions have been answered meanwhile: then something is wrong, but it is alive.
+        """
         with self._lock:
             if self.closed:
                 return
-            if fault in (Fault.TIMEOUT, Fault.REFUSED):
+            if speaks:
+                endpoint.misses = 0
+            elif fault in (Fault.TIMEOUT, Fault.REFUSED):
                 endpoint.misses += 1
             dead = endpoint.misses >= self.fall
             if fault is not Fault.TIMEOUT:

@@ -99,6 +99,12 @@ class Driver(Protocol):
     def quiet(self, conn: Any) -> bool:
         """Whether its socket is silent, as that of an idle session is. False: a goodbye, or a message. No wait."""
 
+    def heard_within(self, conn: Any, seconds: float) -> bool:
+        """Whether its server has sent anything in the last so many seconds, as the kernel knows; from any thread.
+
+        False also where that cannot be told.
+        """
+
     async def ping(self, conn: Any, deadline: float) -> None:
         """One round trip. Raises the driver's own error if the session is gone."""
 

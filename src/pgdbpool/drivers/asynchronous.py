@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import ipaddress
 import select
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -21,8 +20,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Fault, Report, Sighting
-from . import Conduct, ConnectFailed, DriverTimeout, steps
-from .names import look_up_here
+from . import Conduct, ConnectFailed, DriverTimeout, names, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -35,6 +33,7 @@ from .psycopg3 import (
     disown,
     first_patience,
     guarded,
+    heard_within,
     in_failed_transaction,
     nothing_committed,
     quiet,
@@ -55,6 +54,7 @@ __all__ = [
     "descriptor",
     "disown",
     "drive",
+    "heard_within",
     "ping",
     "quiet",
     "report",
@@ -76,11 +76,15 @@ _LATE = 0.1  # s beyond its time after which a loop has been kept busy
 
 
 class Allowance:
-    """The time that a server has to answer, on the clock of `monotonic`. A loop that was late gives it anew."""
+    """The time that a server has to answer, on the clock of `monotonic`. A loop that was late gives it anew.
 
-    def __init__(self, deadline: float) -> None:
+    With `until` it is the time for each word of the server's, and up to then each one gives it anew.
+    """
+
+    def __init__(self, deadline: float, until: float | None = None) -> None:
         self.deadline = deadline
         self._granted = max(0.0, deadline - monotonic())
+        self._until = until
         self._again = True
 
     def due(self) -> float:
@@ -89,9 +93,12 @@ class Allowance:
 
     def waited(self, due: float, *, ready: bool) -> bool:
         """After a wait that was to end at `due`. Returns whether there is time for another."""
-        late = monotonic() - due > _LATE
+        now = monotonic()
+        late = now - due > _LATE
         if late and (ready or self._again):
-            self.deadline = monotonic() + self._granted
+            self.deadline = now + self._granted
+        elif ready and self._until is not None:
+            self.deadline = min(now + self._granted, self._until)
         more = ready or (late and self._again)
         self._again = ready  # so a loop that is always late comes to an end
         return more
@@ -248,16 +255,12 @@ class Guarded(Pooled):
 
 
 async def resolved(params: Mapping[str, str | int], deadline: float | Allowance) -> dict[str, str | int]:
-    """The parameters with the addresses of the host: libpq itself would block while it looks them up.
-
-    Raises ConnectFailed.
-    """
-    found = dict(params)
-    host = str(params.get("host", ""))
-    if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
-        return found
+    """The parameters with the addresses of the host. Raises ConnectFailed."""
+    name = names.name_in(params)
+    if name is None:
+        return dict(params)
     allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
-    lookup = look_up_here(host)
+    lookup = names.look_up_here(name)
     try:
         ready = False
         while not ready:
@@ -265,25 +268,12 @@ async def resolved(params: Mapping[str, str | int], deadline: float | Allowance)
             await asyncio.wait({lookup}, timeout=None if due == float("inf") else due - monotonic())
             ready = lookup.done()
             if not allowance.waited(due, ready=ready):
-                raise ConnectFailed(f"the lookup of host name {host!r} timed out", Fault.UNRESOLVED)
-        addresses = lookup.result()
-    except OSError as error:
-        raise ConnectFailed(
-            f'could not translate host name "{host}" to address: {error.strerror}', Fault.UNRESOLVED
-        ) from None
+                raise ConnectFailed(f"the lookup of host name {name!r} timed out", Fault.UNRESOLVED)
+        return names.with_addresses(params, name, lookup.result())
+    except (OSError, UnicodeError) as error:
+        raise names.unresolved(name, error) from None
     finally:
         lookup.cancel()
-    found["hostaddr"] = ",".join(addresses)
-    found["host"] = ",".join([host] * len(addresses))  # still needed to verify the server's certificate
-    return found
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def connect(

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Report, Sighting
-from . import Conduct, DriverTimeout, NotWanted, steps
+from . import Conduct, DriverTimeout, NotWanted, names, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -29,6 +29,7 @@ from .psycopg3 import (
     disown,
     first_patience,
     guarded,
+    heard_within,
     in_failed_transaction,
     nothing_committed,
     quiet,
@@ -47,9 +48,11 @@ __all__ = [
     "describe",
     "descriptor",
     "disown",
+    "heard_within",
     "ping",
     "quiet",
     "report",
+    "resolved",
     "restore",
     "rollback",
     "run",
@@ -78,12 +81,21 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine where the synchronous pool needs a plain function: asyncio needs an AsyncPool")
 
 
-def drive(conversation: steps.Steps[T], deadline: float, wanted: Callable[[], bool] | None = None) -> T:
-    """Carry out a conversation. Raises DriverTimeout at the deadline, NotWanted when `wanted` says so."""
+def drive(
+    conversation: steps.Steps[T],
+    deadline: float,
+    wanted: Callable[[], bool] | None = None,
+    each: float | None = None,
+) -> T:
+    """Carry out a conversation. Raises DriverTimeout at the deadline, NotWanted when `wanted` says so.
+
+    With `each` the server has so many seconds for each word.
+    """
     try:
         waits_for = next(conversation)
         while True:
-            if _wait(*waits_for, deadline, wanted):
+            limit = deadline if each is None else min(deadline, monotonic() + each)
+            if _wait(*waits_for, limit, wanted):
                 waits_for = conversation.send(None)
             else:
                 waits_for = conversation.throw(DriverTimeout("the server did not answer in time"))
@@ -168,6 +180,12 @@ class Guarded(Pooled):
             return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
+def resolved(params: Mapping[str, str | int]) -> dict[str, str | int]:
+    """The parameters with the addresses of the host; waits for the resolver. Raises ConnectFailed."""
+    name = names.name_in(params)
+    return dict(params) if name is None else names.with_addresses(params, name, names.addresses_of(name))
+
+
 async def connect(
     params: Mapping[str, str | int],
     autocommit: bool,
@@ -175,7 +193,7 @@ async def connect(
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
 ) -> Pooled:
-    pgconn = drive(steps.connecting(make_conninfo("", **params).encode()), deadline, wanted)
+    pgconn = drive(steps.connecting(make_conninfo("", **resolved(params)).encode()), deadline, wanted)
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:

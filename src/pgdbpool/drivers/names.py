@@ -1,5 +1,9 @@
 """Looks up the addresses of a host, without anybody waiting who does not want to.
 
+libpq would look by itself; but psycopg keeps the interpreter for itself meanwhile, and a name server that does not
+answer would stop every thread of the process. So it is told the addresses, and each connect looks anew. A thread that
+may wait calls `addresses_of`.
+
 The resolver of the C library blocks, for half a minute where its servers do not answer, and cannot be interrupted. An
 event loop's own `getaddrinfo` calls it in a thread that the application's other work waits for, and that the end of the
 program waits for. So each look-up has a daemon thread; and there is one for a host at a time, however many connects and
@@ -9,16 +13,63 @@ probes ask for it, so that a resolver that hangs does not collect threads.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
+from ..core.evidence import Fault
+from . import ConnectFailed
+
+Params = Mapping[str, str | int]
 Found = Future[list[str]]
 
 # By process too: a forked child does not have the thread. `setdefault` and `pop` are atomic, so there is no lock that a
 # child could inherit while it is held.
 _under_way: dict[tuple[int, str], Found] = {}
+
+
+def name_in(params: Params) -> str | None:
+    """The host that has to be looked up; None: an address, or the folder of a socket."""
+    host = str(params.get("host", ""))
+    if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
+        return None
+    return host
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def with_addresses(params: Params, host: str, addresses: Sequence[str]) -> dict[str, str | int]:
+    """The parameters, so that libpq need not look."""
+    # The name is still needed to verify the server's certificate, and to find a password in the passfile.
+    return {**params, "hostaddr": ",".join(addresses), "host": ",".join([host] * len(addresses))}
+
+
+def unresolved(host: str, error: Exception) -> ConnectFailed:
+    """What a failed look-up means, in libpq's words."""
+    words = getattr(error, "strerror", None) or error
+    return ConnectFailed(f'could not translate host name "{host}" to address: {words}', Fault.UNRESOLVED)
+
+
+def addresses_of(host: str) -> list[str]:
+    """The addresses of a host; waits for the resolver. Raises ConnectFailed."""
+    try:
+        return _addresses(host)
+    except (OSError, UnicodeError) as error:  # the latter: it cannot be a name at all
+        raise unresolved(host, error) from None
+
+
+def _addresses(host: str) -> list[str]:
+    infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
 def look_up(host: str) -> Found:
@@ -37,13 +88,13 @@ def look_up(host: str) -> Found:
 
 def _ask(key: tuple[int, str], found: Found) -> None:
     try:
-        infos = socket.getaddrinfo(key[1], None, type=socket.SOCK_STREAM)
+        addresses = _addresses(key[1])
     except BaseException as error:
         _under_way.pop(key, None)
         found.set_exception(error)
     else:
         _under_way.pop(key, None)
-        found.set_result(list(dict.fromkeys(str(info[4][0]) for info in infos)))
+        found.set_result(addresses)
 
 
 def look_up_here(host: str) -> asyncio.Future[list[str]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
+import sys
 from collections.abc import Callable, Generator
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
@@ -87,18 +89,30 @@ def disown(conn: Connection) -> None:
 
 
 def abort(conn: Connection) -> None:
+    duplicate = _duplicate(conn)
+    if duplicate is not None:
+        with duplicate:
+            try:
+                duplicate.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def _duplicate(conn: Connection) -> socket.socket | None:
+    """Its socket, for use by another thread than that of its user, who may close it at any moment."""
     try:
         descriptor = conn.fileno()
         duplicate = socket.socket(fileno=os.dup(descriptor))
     except (psycopg.Error, OSError):  # closed already
-        return
-    with duplicate:
-        try:
-            # If it is still the connection's now, it was when it was duplicated, and not a stranger's.
-            if conn.fileno() == descriptor:
-                duplicate.shutdown(socket.SHUT_RDWR)
-        except (psycopg.Error, OSError):
-            pass
+        return None
+    try:
+        # If it is still the connection's now, it was when it was duplicated, and not a stranger's.
+        if conn.fileno() == descriptor:
+            return duplicate
+    except (psycopg.Error, OSError):
+        pass
+    duplicate.close()
+    return None
 
 
 # -- looking ------------------------------------------------------------------------------------------------------
@@ -118,6 +132,24 @@ def quiet(conn: Connection) -> bool:
         return not poller.poll(0)
     except (psycopg.Error, OSError, ValueError):
         return False
+
+
+_LAST_DATA_RECEIVED = 52  # where Linux has it in its `struct tcp_info`: milliseconds ago, a number of 32 bits
+
+
+def heard_within(conn: Connection, seconds: float) -> bool:
+    if sys.platform != "linux":
+        return False
+    duplicate = _duplicate(conn)
+    if duplicate is None:
+        return False
+    with duplicate:
+        try:
+            info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED + 4)
+            (ago,) = struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)
+        except (OSError, struct.error):  # a Unix socket
+            return False
+    return bool(ago < seconds * 1000)
 
 
 def status(conn: Connection) -> Status:

@@ -19,6 +19,7 @@ from typing import TypeVar
 import psycopg
 from psycopg import pq
 
+from .. import forks
 from ..core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
 from . import ConnectFailed, DriverTimeout
 
@@ -77,7 +78,7 @@ def _forget_half_open() -> None:
     _half_open.clear()
 
 
-os.register_at_fork(after_in_child=_forget_half_open)
+forks.in_child(_forget_half_open)
 
 
 # What the server says when it turns a session away -> SQLSTATE.

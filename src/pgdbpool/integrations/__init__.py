@@ -1,0 +1,5 @@
+"""Pools seen by other systems: OpenTelemetry (`otel`, extra ``otel``), Prometheus (`prometheus`, extra ``prometheus``).
+
+Both say the same: `catalogue` has every metric once, with its names in both systems and where its values are in the
+statistics. Nothing here is imported by the pool.
+"""

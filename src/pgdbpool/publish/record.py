@@ -1,0 +1,109 @@
+"""What is in the file of one process: JSON, so that it can be looked at by hand, with the number of its format.
+
+A process that is newer or older than its reader may write another format; the reader leaves such files out and says so.
+Unknown fields are no difference: they are not heeded.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..core.events import Event
+from ..core.stats import PoolStats
+from ..holders import Holder
+from .alive import Identity
+
+VERSION = 1
+
+STEP = 2.0
+"""Seconds that a `Sample` is about. Its beginning is a multiple of it, so that those of several processes add up."""
+HISTORY = 150
+"""How many samples are kept: five minutes."""
+EVENTS = 100
+"""How many events are kept."""
+HOLDERS = 20
+"""Of how many leases it is said who holds them: the oldest."""
+CALLS = 12
+"""How many calls of a holder's stacks are kept: the innermost."""
+
+Counts = tuple[tuple[int, int], ...]
+"""A histogram without its empty places: the number of the place in `pgdbpool.core.times.BOUNDS`, and the count."""
+
+
+class GroupSample(msgspec.Struct, frozen=True, array_like=True):
+    """What one group did in the time of a sample. Times are seconds."""
+
+    requests: int = 0
+    """Leases that ended."""
+    waits: int = 0
+    timeouts: int = 0
+    wait_time: float = 0.0
+    use_time: float = 0.0
+    wait_times: Counts = ()
+    use_times: Counts = ()
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """What happened in `STEP` seconds."""
+
+    at: float
+    """When they began, in seconds since the epoch."""
+    groups: dict[str, GroupSample]
+    """Those that did something."""
+    endpoints: dict[str, int]
+    """How many leases ended on each endpoint, of those where any did."""
+
+
+class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool of a process."""
+
+    kind: str
+    """``threaded``, ``non-threaded`` or ``asyncio``."""
+    stats: PoolStats
+    """Counted since the pool was made, in this process."""
+    events: tuple[Event, ...] = ()
+    """The last ones, the oldest first."""
+    holders: tuple[Holder, ...] = ()
+    """Who holds a connection, the longest first."""
+    samples: tuple[Sample, ...] = ()
+    """The last minutes, the oldest first. The last one is about a time that has not ended yet."""
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """One process, and what its pools are doing."""
+
+    version: int = VERSION
+    name: str
+    """Of the application."""
+    identity: Identity
+    at: float
+    """When this was written, in seconds since the epoch."""
+    interval: float
+    """Seconds from one writing to the next."""
+    by_itself: bool
+    """False: it writes when it is used, and may be silent for as long as it has nothing to do."""
+    pools: tuple[PoolRecord, ...]
+
+    @property
+    def pid(self) -> int:
+        return self.identity.pid
+
+
+class _Head(msgspec.Struct):
+    version: int
+
+
+_worker = msgspec.json.Decoder(Worker)
+_head = msgspec.json.Decoder(_Head)
+
+
+def encoded(worker: Worker) -> bytes:
+    return msgspec.json.encode(worker)
+
+
+def decoded(data: bytes) -> Worker | None:
+    """None if it is in another format, or no such thing at all."""
+    try:
+        return _worker.decode(data) if _head.decode(data).version == VERSION else None
+    except msgspec.MsgspecError:
+        return None

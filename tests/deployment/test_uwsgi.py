@@ -1,0 +1,34 @@
+"""uWSGI: processes without threads, forked after the application was loaded, or before."""
+
+from pathlib import Path
+
+import pytest
+
+from examples.rows import load
+from pgdbpool.testing import Cluster
+
+from .harness import at_work
+
+ROWS = load()
+
+
+@pytest.mark.parametrize("name", ["uwsgi", "uwsgi-lazy-apps"])
+def test_each_process_has_connections_of_its_own_and_one_thread(cluster: Cluster, tmp_path: Path, name: str) -> None:
+    with at_work(ROWS[name], cluster, tmp_path) as work:
+        assert work.threads() == {1}
+        work.lose_a_standby()
+        work.lose_the_primary()
+        work.reload()
+        assert work.threads() == {1}
+    work.check()
+
+
+def test_workers_forked_from_a_process_that_has_used_the_pool_leave_its_connections_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with at_work(ROWS["uwsgi"], cluster, tmp_path, environment={"NOTES_WAIT": "1"}) as work:
+        inherited = work.connections_of(work.server.pid)
+        assert len(inherited) >= 4, "one of each group"
+        work.lose_the_primary()
+        assert work.connections_of(work.server.pid) <= inherited
+    work.check(others=1)
