@@ -249,7 +249,7 @@ class Sessions:
         except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
             group.retire(slot, "broken")
             raise
-        if not _clean(slot, monotonic()):
+        if not _clean(slot):
             # What it heard while it rested: its server has another role now, say.
             return await self._catch_up(slot, deadline)
         return True
@@ -338,7 +338,7 @@ class Sessions:
         refused = how.target_session_attrs in _WRITERS and self._sqlstate(error) == _READ_ONLY
         if refused and not await self._catch_up(slot, monotonic() + PING_LIMIT, refused=True):
             return
-        if _clean(slot, monotonic()) or await self._catch_up(slot, monotonic() + PING_LIMIT):
+        if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
     async def _commit(self, slot: Slot) -> None:
@@ -475,8 +475,9 @@ class _Resets:
         return False
 
 
-def _clean(slot: Slot, now: float) -> bool:
-    return slot.clean.clean(now) if isinstance(slot.clean, _Resets) else slot.clean(now)
+def _clean(slot: Slot) -> bool:
+    clean = slot.clean.clean if isinstance(slot.clean, _Resets) else slot.clean
+    return clean(monotonic())
 
 
 def _words(error: BaseException | None) -> str:
