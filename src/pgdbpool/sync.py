@@ -27,6 +27,7 @@ from .core.times import PER_SECOND
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
+from .habitat import Door, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
 from .leaks import Leaks, note
@@ -121,7 +122,8 @@ class Pool(Base):
                 self._name, self._topology, self._sessions, timed_out, self._herald, self._settings.monitor
             )
         else:
-            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders, self._herald)
+            words, door = timed_out.look_for_holders, Door(self._name)
+            keeper = Inline(self._topology, self._sessions, timed_out, words, self._herald, door)
         if self._settings.monitor is None or not self._threaded:
             how = self._settings.monitor or MonitorSettings()
             self._sessions.check = partial(death_of, self._topology, how=how)
@@ -139,6 +141,9 @@ class Pool(Base):
         """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
         if not self._closed:
             return
+        refuse_greenlets()
+        if self._threaded:
+            look_for_threads(self._name)
         self._closed = False
         self._employ_keeper()
         self._topology.open()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -49,6 +50,7 @@ __all__ = [
     "descriptor",
     "disown",
     "heard_within",
+    "keep_to",
     "ping",
     "quiet",
     "report",
@@ -210,6 +212,11 @@ async def call(function: Callable[[], Any], deadline: float) -> Any:
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:
     return await awaitable  # `run` says that it cannot be awaited here
+
+
+def keep_to(conn: Pooled, door: AbstractContextManager[None]) -> None:
+    """Have every conversation with the server go through this door; it replaces the connection's own lock."""
+    conn.lock = door  # type: ignore[assignment]
 
 
 def close(conn: Pooled) -> None:
