@@ -28,8 +28,9 @@ from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
 from .core.topology import Topology
-from .drivers.blocking import run
+from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from .habitat import Door, refuse_greenlets
 from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
@@ -136,6 +137,7 @@ class Threaded:
         """Start the thread; once in this process."""
         with self._starting:
             if not self._running:
+                refuse_greenlets()
                 self._running = True
                 try:
                     threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
@@ -354,13 +356,14 @@ class Inline:
     """Everything in the caller's own time."""
 
     def __init__(
-        self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any, herald: Herald
+        self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any, herald: Herald, door: Door
     ) -> None:
         self._herald = herald
         self._topology = topology
         self._sessions = sessions
         self._timed_out = timed_out
         self._holders = holders
+        self._door = door  # which only the thread that owns the pool can pass
         self._depth = 0  # above 1 a callable of the user's, or a signal handler, uses the pool in the middle of it
         self.references = _none
         self.reclaim: Callable[[Group], bool] = _nothing
@@ -370,7 +373,8 @@ class Inline:
         for group in self._topology.groups:
             group.tend_at = 0.0
 
-    def opened(self, slot: Slot) -> None: ...
+    def opened(self, slot: Slot) -> None:
+        keep_to(slot.conn, self._door)
 
     def closing(self, slot: Slot) -> None: ...
 
@@ -390,11 +394,12 @@ class Inline:
             self._depth -= 1
 
     async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
-        self._depth += 1
-        try:
-            return await self._wait(group, began, deadline)
-        finally:
-            self._depth -= 1
+        with self._door:
+            self._depth += 1
+            try:
+                return await self._wait(group, began, deadline)
+            finally:
+                self._depth -= 1
 
     async def _wait(self, group: Group, began: float, deadline: float) -> Slot:
         while True:
@@ -442,6 +447,8 @@ class Inline:
                 group.recount()
 
     def tend(self, now: float) -> None:
+        if not self._door.open:
+            return
         self._depth += 1
         try:
             self._tend(now)
