@@ -32,6 +32,7 @@ from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
 from .habitat import Door, refuse_greenlets
 from .herald import Herald
+from .lifecycle import is_ending
 from .listener import listener
 from .monitor import Subscription, subscribe
 from .publish.writer import pass_by
@@ -129,6 +130,7 @@ class Threaded:
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._running = False
         self._abandoned = False
+        self._short_of_threads = False
         self._starting = threading.Lock()
 
     def start(self) -> None:
@@ -246,8 +248,9 @@ class Threaded:
                 subscribe(endpoint.settings, how, Told(self._sessions, endpoint, how, self.wake))  # type: ignore[arg-type]
                 for endpoint in topology.endpoints
             ]
-        except RuntimeError:  # no more threads to be had: as without a monitor
-            logger.exception("%s: cannot start the monitor", self._name)
+        except RuntimeError as error:  # no more threads to be had: as without a monitor
+            if not is_ending(error):
+                logger.exception("%s: cannot start the monitor", self._name)
             return []
         topology.monitored = True
 
@@ -296,9 +299,13 @@ class Threaded:
     def _start_opener(self, order: Order) -> None:
         try:
             threading.Thread(target=self._open, args=(order,), name=f"{self._name} opener", daemon=True).start()
-        except Exception:  # no more threads to be had, say; the next round tries again
-            logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
-            self._topology.cancelled(order)
+        except RuntimeError as error:
+            # No more threads to be had, or the main thread has ended and others work on: then this one does it,
+            # though a frozen server may hold it up.
+            if not is_ending(error) and not self._short_of_threads:
+                self._short_of_threads = True  # said once
+                logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
+            self._open(order)
 
     def _open(self, order: Order) -> None:
         """Carry out an order, and whatever the plan says next."""
