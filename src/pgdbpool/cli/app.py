@@ -10,6 +10,7 @@ import typer
 import pgdbpool
 
 from . import MISSING
+from .application import Directory, Name
 from .output import AsJson
 from .source import TAKES_NO_MORE, Source, no_more, settings_of
 
@@ -94,6 +95,52 @@ def bench(
     from .bench import run
 
     raise typer.Exit(run(settings_of(config), group or [], threads, seconds, as_json=as_json))
+
+
+@app.command()
+def top(
+    name: Name = None,
+    directory: Directory = None,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds from one picture to the next.")] = 1,
+    once: Annotated[bool, typer.Option("--once", help="One picture, and the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch all processes of an application on this host, live.
+
+    Needs [i]status[/i] in the configuration: then each process publishes what its pools do. Press q to quit, tab for
+    the next application. Where the output is no terminal there is one picture.
+
+    Exit code 0: there was something to show. 1: no process publishes. 2: the directory cannot be trusted.
+
+    [dim]pgdbpool top
+    pgdbpool top shop --json | jq .shop.groups.read.leased[/dim]
+    """
+    from .top import run
+
+    raise typer.Exit(run(name, directory, interval, once=once, as_json=as_json))
+
+
+@app.command()
+def events(
+    name: Name = None,
+    directory: Directory = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those to come, until Ctrl-C.")] = False,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, max=100_000, help="How many of the last.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List what happened to the servers: failovers, endpoints down and up, changes of role, leaks.
+
+    Needs [i]status[/i] in the configuration. What several processes have noticed is one line.
+
+    Exit code 0: some process publishes, whether anything happened or not. 1: none does. 2: the directory cannot be
+    trusted.
+
+    [dim]pgdbpool events -f
+    pgdbpool events shop --json -n 1000 | jq -r 'select(.kind == "failover-finished") | .seconds'[/dim]
+    """
+    from .events import run
+
+    raise typer.Exit(run(name, directory, last, follow=follow, as_json=as_json))
 
 
 @app.command()
