@@ -167,7 +167,7 @@ def test_it_shows_all_processes_servers_and_groups_of_an_application_at_work(sho
     assert page.locator("#groups h3").all_inner_texts() == list(GROUPS)
     says(page.locator("#groups > li", has_text="read").first, f"of {2 * 3 * 6}")
     until(page, "[...document.querySelectorAll('#endpoints .rate')].every((each) => parseFloat(each.textContent) > 0)")
-    shares = [int(each.get_attribute("value")) for each in page.locator("meter.share").all()]
+    shares = [int(each.get_attribute("aria-valuenow")) for each in page.get_by_role("meter").all()]
     assert 95 <= sum(shares) <= 105
     says(page.locator("#verdict"), "All is well")
     says(page.locator("#holders"), "batch customer")
@@ -303,7 +303,7 @@ def test_a_failover_can_be_watched(shop, visit):
     page = visit()
     says(page.locator("#verdict"), "All is well")
     if os.environ.get("PGDBPOOL_SCREENSHOTS"):
-        time.sleep(100)  # so that the charts have something to show
+        time.sleep(80)  # so that the charts have something to show
     old = cluster.primary
     old.kill()
     says(page.locator("#verdict"), "a failover is under way")
@@ -328,7 +328,7 @@ def test_a_failover_can_be_watched(shop, visit):
 def take_pictures(visit: Open) -> None:
     PICTURES.mkdir(exist_ok=True)
     for scheme in ("light", "dark"):
-        page = visit(color_scheme=scheme, device_scale_factor=1.5)
+        page = visit(color_scheme=scheme, device_scale_factor=1)
         page.wait_for_timeout(4000)
         page.screenshot(path=PICTURES / f"status-page-{scheme}.png", full_page=True)
     page = visit(width=390, height=844, color_scheme="light", device_scale_factor=2)
