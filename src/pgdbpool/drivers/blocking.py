@@ -31,6 +31,8 @@ from .psycopg3 import (
     guarded,
     heard_within,
     in_failed_transaction,
+    last_words,
+    listen,
     nothing_committed,
     quiet,
     sqlstate,
@@ -49,6 +51,7 @@ __all__ = [
     "descriptor",
     "disown",
     "heard_within",
+    "last_words",
     "ping",
     "quiet",
     "report",
@@ -125,6 +128,7 @@ class Pooled(psycopg.Connection[Any]):
 
     altered = False
     adopted: Adopted
+    heard: list[str]
 
     def set_autocommit(self, value: bool) -> None:
         self.altered = True
@@ -191,6 +195,7 @@ async def connect(
     else:
         conn = guarded = Guarded(pgconn)
         guarded.conduct = conduct
+    listen(conn)
     await adopt(conn, autocommit)
     return conn
 
