@@ -1,5 +1,8 @@
 """Sphinx: `make docs` builds the manual. Nothing is fetched from the network."""
 
+import sys
+from pathlib import Path
+
 import pgdbpool
 
 project = "pgdbpool"
@@ -8,7 +11,8 @@ project_copyright = "the pgdbpool developers, MIT licence"
 release = pgdbpool.__version__
 version = ".".join(release.split(".")[:2])
 
-extensions = ["sphinx.ext.autodoc"]
+sys.path.insert(0, str(Path(__file__).parent))  # sizing_table
+extensions = ["sphinx.ext.autodoc", "sizing_table"]
 exclude_patterns = ["_build", "_generated"]
 
 # Docstrings write `name` for code.

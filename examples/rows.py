@@ -11,6 +11,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from pgdbpool import sizing
+from pgdbpool.config import load as checked
+
 FOLDER = Path(__file__).resolve().parent
 PORT = "8000"  # in the commands
 
@@ -46,12 +49,10 @@ class Row:
 
     @property
     def connections(self) -> int:
-        """The most connections to one database server, of all processes, monitors included.
-
-        A monitor has one connection to each server, and for a moment two.
-        """
-        monitor = 0 if self.model == "non-threaded" else 2
-        return self.processes * (sum(self.groups.values()) + monitor)
+        """The most connections to one database server, of all processes, monitors included."""
+        settings = checked(tomllib.loads(configuration(self, [{"host": "db"}])))
+        (need,) = sizing.needs(settings, self.processes)
+        return need.connections
 
 
 def load() -> dict[str, Row]:

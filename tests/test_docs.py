@@ -96,6 +96,11 @@ def test_the_programs_about_metrics_run(pg_cluster: Cluster) -> None:
     run_page("docs/metrics.rst", two_of(pg_cluster))
 
 
+def test_the_program_about_sizing_runs(pg_cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    run_page("docs/sizing.rst", two_of(pg_cluster))
+    assert capsys.readouterr().out == f"127.0.0.1:{pg_cluster.primary.port} 108\n"
+
+
 def test_the_example_runs(pg_cluster: Cluster) -> None:
     hosts = ",".join(f"{node.host}:{node.port}" for node in pg_cluster.nodes)
     example = ROOT / "examples" / "quickstart.py"

@@ -4,15 +4,19 @@ import inspect
 import os
 import socket
 import time
+from functools import partial
+from itertools import count
 
 import psycopg
 import pytest
 from conftest import LIMIT, output, python, wait_for
 from psycopg import pq
+from psycopg.rows import dict_row
 from support import Wire, in_turn, one, pid, start
 
 from pgdbpool.core.evidence import Fault, Report, Role
 from pgdbpool.drivers import ConnectFailed, DriverTimeout, Status, blocking
+from pgdbpool.drivers.psycopg3 import LOOK_EVERY
 from pgdbpool.testing import Impostor
 
 BOTH = pytest.mark.parametrize("autocommit", [True, False])
@@ -420,11 +424,17 @@ def test_a_lost_session_is_broken(pg_node, connect):
     assert psycopg3.status(conn) is Status.BROKEN
 
 
+def watch(conn, writes):
+    """As `psycopg3.watch` has it, asked once a second."""
+    clean, clock = psycopg3.watch(conn, writes), count()
+    return lambda: clean(next(clock))
+
+
 @BOTH
 @pytest.mark.parametrize("writes", [True, False])
 def test_the_watch_calls_a_session_clean_only_as_it_was(autocommit, writes, pg_node, connect):
     conn = connect(pg_node, autocommit)
-    clean = psycopg3.watch(conn, writes)
+    clean = watch(conn, writes)
     assert clean()
     conn.execute("begin") if autocommit else conn.execute("select 1")
     assert not clean()
@@ -446,7 +456,7 @@ def test_the_watch_calls_a_session_clean_only_as_it_was(autocommit, writes, pg_n
 )
 def test_what_a_user_changes_of_transactions_is_noticed_and_put_back(name, value, autocommit, pg_node, connect):
     conn = connect(pg_node, autocommit)
-    clean = psycopg3.watch(conn, False)
+    clean = watch(conn, False)
     before = getattr(conn, name)
     setattr(conn, name, not autocommit if value is None else value)
     assert not clean()
@@ -467,7 +477,7 @@ def test_what_is_adopted_is_what_is_put_back(pg_node, connect):
 @pytest.mark.parametrize("writes", [True, False])
 def test_the_watch_looks_at_read_only_mode_where_writes_matter(writes, pg_node, connect):
     conn = connect(pg_node)
-    clean = psycopg3.watch(conn, writes)
+    clean = watch(conn, writes)
     conn.execute("set default_transaction_read_only = on")
     assert clean() is not writes
 
@@ -475,11 +485,63 @@ def test_the_watch_looks_at_read_only_mode_where_writes_matter(writes, pg_node, 
 def test_the_watch_sees_a_promotion_with_the_next_answer(pg_cluster, connect):
     node = pg_cluster.standbys[0]
     conn = connect(node)
-    clean = psycopg3.watch(conn, False)
+    clean = watch(conn, False)
     node.promote()
     psycopg3.ping(conn, soon())
     assert not clean()
     assert psycopg3.report(conn, soon()).role is Role.PRIMARY
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_the_watch_of_a_busy_connection_looks_at_the_role_only_now_and_then(writes, pg_cluster, connect):
+    node = pg_cluster.standbys[0]
+    conn = connect(node)
+    clean = psycopg3.watch(conn, writes)
+    assert clean(1.0)
+    node.promote()
+    psycopg3.ping(conn, soon())
+    assert clean(1.0)
+    for _ in range(2):
+        assert not clean(1.0 + LOOK_EVERY)
+
+
+def outcome(execute, *args, **more):
+    try:
+        cursor = execute(*args, **more)
+    except (psycopg.Error, TypeError) as error:
+        return type(error), str(error)
+    if cursor.description is None:
+        return type(cursor), cursor.statusmessage
+    return type(cursor), cursor.description[0].type_code, cursor.format, cursor.fetchall()
+
+
+@pytest.mark.parametrize(
+    ("args", "more"),
+    [
+        (("select 1",), {}),
+        (("select %s::int4", (1,)), {}),
+        (("select %(a)s::int4", {"a": 1}), {}),
+        (("select 1", None), {"prepare": True}),
+        (("select %s::int8", (1,)), {"prepare": False}),
+        (("select 1",), {"binary": True}),
+        (("set search_path = public",), {}),
+        (("select 1/0",), {}),
+        (("select 1", (1,)), {}),
+        (("nonsense",), {}),
+    ],
+)
+def test_execute_is_that_of_psycopg(args, more, pg_node, connect):
+    conn = connect(pg_node)
+    plain = partial(psycopg.Connection.execute, conn)
+    for change in (lambda: None, lambda: setattr(conn, "row_factory", dict_row), conn.close):
+        change()
+        assert outcome(conn.execute, *args, **more) == outcome(plain, *args, **more)
+
+
+def test_execute_uses_the_cursor_class_that_its_user_wants(pg_node, connect):
+    conn = connect(pg_node)
+    conn.cursor_factory = psycopg.ClientCursor
+    assert isinstance(conn.execute("select %s", (1,)), psycopg.ClientCursor)
 
 
 def test_the_code_of_an_error_is_known_if_it_is_the_drivers(pg_node, connect):

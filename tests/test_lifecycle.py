@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import signal
 import threading
 import time
@@ -347,6 +348,47 @@ print(time.time(), flush=True)
     left = float(output(start(program, config(pg_node))))
     assert time.time() - left < SOON
     wait_for(lambda: not backends(pg_node))
+
+
+def test_threads_that_outlive_the_main_thread_can_use_the_pool_as_before(pg_node):
+    # From Python 3.12 on no thread can be started then.
+    program = """
+pool = Pool(config)
+def work():
+    threading.main_thread().join()
+    conns = [pool.getconn(timeout=20) for _ in range(4)]
+    for conn in conns:
+        pool.putconn(conn)
+    pool.drain()
+    with pool.connection(timeout=20) as conn:
+        print(conn.execute("select 'fine'").fetchone()[0], flush=True)
+threading.Thread(target=work).start()
+"""
+    assert output(start(program, config(pg_node, connection_count=4, min_count=0))) == "fine\n"
+    wait_for(lambda: not backends(pg_node))
+
+
+def test_where_no_more_threads_are_to_be_had_connections_are_opened_all_the_same_and_the_log_says_so_once(
+    pg_cluster, open_pool, monkeypatch, caplog
+):
+    begin = threading.Thread.start
+
+    def start_another(thread):
+        if thread.name.endswith((" opener", " monitor")):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_another)
+    with caplog.at_level(logging.ERROR, "pgdbpool"):
+        pool = open_pool(config(*pg_cluster.nodes, connection_count=3, min_count=1))
+        conns = [pool.getconn(timeout=LIMIT) for _ in range(9)]
+        assert len({conn.info.port for conn in conns}) == 3
+        for conn in conns:
+            pool.putconn(conn)
+    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert len([words for words in said if words.startswith("cannot start a thread to connect to ")]) == 1
+    assert len([words for words in said if words == "cannot start the monitor"]) == 1
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize("trouble", ["stopped", "frozen"])

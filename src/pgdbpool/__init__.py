@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PoolTimeout,
         TooManyWaiting,
         UnconfiguredGroupError,
+        WrongModelError,
     )
     from .holders import Holder
     from .pool import Connection, Handler, Query, Row
@@ -56,6 +57,7 @@ __all__ = [
     "Settings",
     "TooManyWaiting",
     "UnconfiguredGroupError",
+    "WrongModelError",
 ]
 
 _HOMES = {

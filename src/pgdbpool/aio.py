@@ -23,7 +23,6 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import frexp
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
@@ -36,7 +35,7 @@ from .base import Base
 from .config import Settings
 from .core.group import Group
 from .core.lane import Slot
-from .core.times import TINY
+from .core.times import PER_SECOND
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError
 from .holders import Holder, Leased, find, holders, task_name, task_places
@@ -49,17 +48,16 @@ logger = logging.getLogger("pgdbpool")
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
+_new = object.__new__  # what has no __init__ is made in half the time
+
 
 class AsyncLease(Leased):
     """One checkout, as an asynchronous context manager; made by `AsyncPool.connection`. For one task."""
 
     __slots__ = ("_group", "_pool", "_timeout")
-
-    def __init__(self, pool: AsyncPool, group: Group, timeout: float | None) -> None:
-        self._pool = pool
-        self._group = group
-        self._timeout = timeout
-        self._slot = None
+    _pool: AsyncPool
+    _group: Group
+    _timeout: float | None
 
     async def __aenter__(self) -> AsyncConnection:
         if self._slot is not None:
@@ -81,8 +79,8 @@ class AsyncLease(Leased):
         now = monotonic()
         seconds = now - slot.taken
         slot.use_time += seconds
-        slot.use_times[frexp(seconds or TINY)[1]] += 1
-        if error is None and slot.clean():
+        slot.use_times[int(seconds * PER_SECOND).bit_length()] += 1
+        if error is None and slot.clean(now):
             self._group.give(slot, now)
         elif kind is GeneratorExit:
             self._pool._let_go(slot)
@@ -277,10 +275,15 @@ class AsyncPool(Base):
         exception, cancellation included, rolls back; then the connection goes back to the pool. `timeout` in seconds,
         default the group's `acquire_timeout`. Raises as `Pool.connection` does.
         """
+        lease: AsyncLease = _new(self._lease)
         try:
-            return self._lease(self, self._groups[group], timeout)
+            lease._group = self._groups[group]
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
+        lease._pool = self
+        lease._timeout = timeout
+        lease._slot = None
+        return lease
 
     async def getconn(self, group: str = "default", timeout: float | None = None) -> AsyncConnection:
         """A connection of a group, to be returned with `putconn`. Raises as `connection` does."""
@@ -311,7 +314,7 @@ class AsyncPool(Base):
             )
         now = monotonic()
         slot.used(now)
-        if slot.clean():
+        if slot.clean(now):
             slot.lane.group.give(slot, now)
         else:
             await self._settle(slot, None, commit=False)

@@ -30,6 +30,7 @@ __all__ = [
     "TimeoutReason",
     "TooManyWaiting",
     "UnconfiguredGroupError",
+    "WrongModelError",
 ]
 
 TimeoutReason = Literal["exhausted", "unreachable", "paused"]
@@ -84,6 +85,10 @@ class UnconfiguredGroupError(Error, LookupError):
         near = difflib.get_close_matches(str(self.group), self.known, n=1)
         hint = f", did you mean {near[0]!r}?" if near else "."
         return f"no group {self.group!r} is configured{hint} Known groups: {', '.join(self.known) or 'none'}"
+
+
+class WrongModelError(Error, RuntimeError):
+    """The pool's threading model does not suit the server it runs in; the message says what does."""
 
 
 class PoolClosed(Error):

@@ -28,9 +28,11 @@ from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
 from .core.topology import Topology
-from .drivers.blocking import run
+from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from .habitat import Door, refuse_greenlets
 from .herald import Herald
+from .lifecycle import is_ending
 from .listener import listener
 from .monitor import Subscription, subscribe
 from .publish.writer import pass_by
@@ -128,12 +130,14 @@ class Threaded:
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._running = False
         self._abandoned = False
+        self._short_of_threads = False
         self._starting = threading.Lock()
 
     def start(self) -> None:
         """Start the thread; once in this process."""
         with self._starting:
             if not self._running:
+                refuse_greenlets()
                 self._running = True
                 try:
                     threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
@@ -244,8 +248,9 @@ class Threaded:
                 subscribe(endpoint.settings, how, Told(self._sessions, endpoint, how, self.wake))  # type: ignore[arg-type]
                 for endpoint in topology.endpoints
             ]
-        except RuntimeError:  # no more threads to be had: as without a monitor
-            logger.exception("%s: cannot start the monitor", self._name)
+        except RuntimeError as error:  # no more threads to be had: as without a monitor
+            if not is_ending(error):
+                logger.exception("%s: cannot start the monitor", self._name)
             return []
         topology.monitored = True
 
@@ -294,9 +299,13 @@ class Threaded:
     def _start_opener(self, order: Order) -> None:
         try:
             threading.Thread(target=self._open, args=(order,), name=f"{self._name} opener", daemon=True).start()
-        except Exception:  # no more threads to be had, say; the next round tries again
-            logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
-            self._topology.cancelled(order)
+        except RuntimeError as error:
+            # No more threads to be had, or the main thread has ended and others work on: then this one does it,
+            # though a frozen server may hold it up.
+            if not is_ending(error) and not self._short_of_threads:
+                self._short_of_threads = True  # said once
+                logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
+            self._open(order)
 
     def _open(self, order: Order) -> None:
         """Carry out an order, and whatever the plan says next."""
@@ -347,13 +356,14 @@ class Inline:
     """Everything in the caller's own time."""
 
     def __init__(
-        self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any, herald: Herald
+        self, topology: Topology, sessions: Sessions, timed_out: TimedOut, holders: Any, herald: Herald, door: Door
     ) -> None:
         self._herald = herald
         self._topology = topology
         self._sessions = sessions
         self._timed_out = timed_out
         self._holders = holders
+        self._door = door  # which only the thread that owns the pool can pass
         self._depth = 0  # above 1 a callable of the user's, or a signal handler, uses the pool in the middle of it
         self.references = _none
         self.reclaim: Callable[[Group], bool] = _nothing
@@ -363,7 +373,8 @@ class Inline:
         for group in self._topology.groups:
             group.tend_at = 0.0
 
-    def opened(self, slot: Slot) -> None: ...
+    def opened(self, slot: Slot) -> None:
+        keep_to(slot.conn, self._door)
 
     def closing(self, slot: Slot) -> None: ...
 
@@ -383,11 +394,12 @@ class Inline:
             self._depth -= 1
 
     async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
-        self._depth += 1
-        try:
-            return await self._wait(group, began, deadline)
-        finally:
-            self._depth -= 1
+        with self._door:
+            self._depth += 1
+            try:
+                return await self._wait(group, began, deadline)
+            finally:
+                self._depth -= 1
 
     async def _wait(self, group: Group, began: float, deadline: float) -> Slot:
         while True:
@@ -435,6 +447,8 @@ class Inline:
                 group.recount()
 
     def tend(self, now: float) -> None:
+        if not self._door.open:
+            return
         self._depth += 1
         try:
             self._tend(now)

@@ -48,6 +48,11 @@ def pools() -> list[Living]:
             continue
 
 
+def is_ending(error: RuntimeError) -> bool:
+    """Whether a thread could not be started because the main thread has ended, which is no news (Python 3.12)."""
+    return "interpreter shutdown" in str(error)
+
+
 def _after_fork_in_child() -> None:
     for pool in list(_pools):
         pool._after_fork()

@@ -37,6 +37,7 @@ from .errors import (
     PoolTimeout,
     TooManyWaiting,
     UnconfiguredGroupError,
+    WrongModelError,
 )
 from .holders import Leased
 from .leaks import note
@@ -58,6 +59,7 @@ __all__ = [
     "Row",
     "TooManyWaiting",
     "UnconfiguredGroupError",
+    "WrongModelError",
 ]
 
 Params = Sequence[Any] | Mapping[str, Any] | None

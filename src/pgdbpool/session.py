@@ -212,7 +212,7 @@ class Sessions:
         """What a user's callable returned, if need be after it has been awaited."""
         return await self.driver.within(result, deadline) if inspect.isawaitable(result) else result
 
-    def _watch(self, conn: Any, how: GroupSettings) -> Callable[[], bool]:
+    def _watch(self, conn: Any, how: GroupSettings) -> Callable[[float], bool]:
         # A group with a reset callable always takes the long way back.
         writes = how.target_session_attrs in ("primary", "prefer-primary", "read-write", "read-only")
         clean = self.driver.watch(conn, writes)
@@ -470,15 +470,16 @@ class RefusedCommit(Exception):
 class _Resets:
     """`Slot.clean` where the group has a `reset` callable: never; on the long way back `clean` is asked."""
 
-    def __init__(self, clean: Callable[[], bool]) -> None:
+    def __init__(self, clean: Callable[[float], bool]) -> None:
         self.clean = clean
 
-    def __call__(self) -> bool:
+    def __call__(self, now: float) -> bool:
         return False
 
 
 def _clean(slot: Slot) -> bool:
-    return slot.clean.clean() if isinstance(slot.clean, _Resets) else slot.clean()
+    clean = slot.clean.clean if isinstance(slot.clean, _Resets) else slot.clean
+    return clean(monotonic())
 
 
 def _words(error: BaseException | None) -> str:

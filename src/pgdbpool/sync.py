@@ -12,7 +12,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from math import frexp
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -24,10 +23,11 @@ from .base import Base
 from .config import MonitorSettings, Settings, load
 from .core.group import Group
 from .core.lane import Slot
-from .core.times import TINY
+from .core.times import PER_SECOND
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
+from .habitat import Door, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
 from .leaks import Leaks, note
@@ -37,17 +37,16 @@ from .reasons import Reasons, closed_words
 
 Connection = psycopg.Connection[Any]
 
+_new = object.__new__  # what has no __init__ is made in half the time
+
 
 class Lease(Leased):
     """One checkout, as a context manager; made by `Pool.connection`. Not to be shared between threads."""
 
     __slots__ = ("_group", "_pool", "_timeout")
-
-    def __init__(self, pool: Pool, group: Group, timeout: float | None) -> None:
-        self._pool = pool
-        self._group = group
-        self._timeout = timeout
-        self._slot = None
+    _pool: Pool
+    _group: Group
+    _timeout: float | None
 
     def __enter__(self) -> Connection:
         if self._slot is not None:
@@ -69,8 +68,8 @@ class Lease(Leased):
         now = monotonic()
         seconds = now - slot.taken
         slot.use_time += seconds
-        slot.use_times[frexp(seconds or TINY)[1]] += 1
-        if error is None and slot.clean():
+        slot.use_times[int(seconds * PER_SECOND).bit_length()] += 1
+        if error is None and slot.clean(now):
             self._group.give(slot, now)
         else:
             run(self._pool._sessions.settle(slot, error, commit=True))
@@ -123,7 +122,8 @@ class Pool(Base):
                 self._name, self._topology, self._sessions, timed_out, self._herald, self._settings.monitor
             )
         else:
-            keeper = Inline(self._topology, self._sessions, timed_out, timed_out.look_for_holders, self._herald)
+            words, door = timed_out.look_for_holders, Door(self._name)
+            keeper = Inline(self._topology, self._sessions, timed_out, words, self._herald, door)
         if self._settings.monitor is None or not self._threaded:
             how = self._settings.monitor or MonitorSettings()
             self._sessions.check = partial(death_of, self._topology, how=how)
@@ -141,6 +141,9 @@ class Pool(Base):
         """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
         if not self._closed:
             return
+        refuse_greenlets()
+        if self._threaded:
+            look_for_threads(self._name)
         self._closed = False
         self._employ_keeper()
         self._topology.open()
@@ -223,10 +226,15 @@ class Pool(Base):
         OutcomeUnknown if the connection dies during COMMIT, and the driver's exception if the server refuses it or an
         error inside the block, though caught there, has made the transaction fail.
         """
+        lease: Lease = _new(self._lease)
         try:
-            return self._lease(self, self._groups[group], timeout)
+            lease._group = self._groups[group]
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
+        lease._pool = self
+        lease._timeout = timeout
+        lease._slot = None
+        return lease
 
     def getconn(self, group: str = "default", timeout: float | None = None) -> Connection:
         """A connection of a group, to be returned with `putconn`. Raises as `connection` does."""
@@ -260,8 +268,8 @@ class Pool(Base):
         now = monotonic()
         seconds = now - slot.taken
         slot.use_time += seconds
-        slot.use_times[frexp(seconds or TINY)[1]] += 1
-        if error is None and slot.clean():
+        slot.use_times[int(seconds * PER_SECOND).bit_length()] += 1
+        if error is None and slot.clean(now):
             slot.lane.group.give(slot, now)
         else:
             run(self._sessions.settle(slot, error, commit=commit))

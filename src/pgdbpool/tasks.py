@@ -35,6 +35,7 @@ from .core.topology import Topology
 from .herald import Herald
 from .keeper import TimedOut
 from .keeper import Told as ToldHere
+from .lifecycle import is_ending
 from .listener import DeafListener, EpollListener, listener
 from .loopend import LoopEnd
 from .monitor import Subscription, subscribe
@@ -177,8 +178,9 @@ class Tasks:
             for endpoint in topology.endpoints:
                 told = Told(loop, self._sessions, endpoint, self._monitor, self.wake)
                 self._subscriptions.append(subscribe(endpoint.settings, self._monitor, told))  # type: ignore[arg-type]
-        except RuntimeError:  # no threads to be had: as without a monitor
-            logger.exception("%s: cannot start the monitor", self._name)
+        except RuntimeError as error:  # no threads to be had: as without a monitor
+            if not is_ending(error):
+                logger.exception("%s: cannot start the monitor", self._name)
             return
         topology.monitored = True
         topology.alarm = self._alarm

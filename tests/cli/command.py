@@ -6,6 +6,7 @@ import pty
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,9 @@ class Terminal:
 
     def read(self, until: str | None = None) -> str:
         """Read on until something appears, or to the end; all that was written so far."""
+        deadline = time.monotonic() + LIMIT
         while until is None or until not in self.written:
+            assert time.monotonic() < deadline, f"{until!r} did not come in {LIMIT} s:\n{self.written[-2000:]}"
             ready, _, _ = select.select([self._master], [], [], LIMIT)
             assert ready, f"nothing more in {LIMIT} s, still waiting for {until!r}:\n{self.written}"
             try:

@@ -1,7 +1,9 @@
 """`pgdbpool check`, on real servers: what it finds, what it advises, and that it gives nothing away."""
 
+import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +13,11 @@ import psycopg
 import pytest
 from support import Wire
 from testing.helpers import DEBIAN, needs_debian
+from typer.testing import CliRunner
 
+from examples import rows
 from pgdbpool import Pool
+from pgdbpool.cli.app import app
 from pgdbpool.testing import Cluster, Node
 from pgdbpool.testing.binaries import server_account
 
@@ -25,6 +30,7 @@ connection_count = 15
 [groups.write]
 target_session_attrs = "primary"
 """
+ROOT = Path(__file__).resolve().parents[2]
 SECRET = "gehe1m-3c9f"
 
 
@@ -325,3 +331,28 @@ def test_where_the_output_takes_no_ticks_it_says_ok(pg_node: Node, tmp_path: Pat
     done = run("check", toml(tmp_path, pg_node), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.code, done.err) == (0, "")
     assert "ok All is well." in done.out
+
+
+# The deployments of the manual
+
+
+@pytest.mark.parametrize("row", rows.load().values(), ids=lambda row: row.name)
+def test_it_says_of_a_tested_deployment_what_the_manual_says(pg_node: Node, tmp_path: Path, row: rows.Row) -> None:
+    path = tmp_path / "pool.toml"
+    path.write_text(rows.configuration(row, [pg_node.endpoint()]))
+    command = ["check", str(path), "--processes", str(row.processes), "--threads", str(row.threads), "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    (server,) = json.loads(done.stdout)["sizing"]["servers"]
+    assert server["connections"] == row.connections
+
+
+def test_the_manuals_table_has_every_deployment(tmp_path: Path) -> None:
+    docs, examples = ROOT / "docs", os.path.relpath(ROOT / "examples", tmp_path)
+    (tmp_path / "conf.py").write_text(f"import sys; sys.path.insert(0, {str(docs)!r})\nextensions = ['sizing_table']")
+    (tmp_path / "index.rst").write_text(f"Sizing\n======\n\n.. sizing-table:: {examples}/rows.toml\n")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "text", tmp_path, tmp_path / "out"]
+    subprocess.run(command, check=True, timeout=LIMIT, capture_output=True)
+    text = (tmp_path / "out" / "index.txt").read_text()
+    for row in rows.load().values():
+        assert f"**{row.connections}**" in text

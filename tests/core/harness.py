@@ -71,7 +71,7 @@ class Caller(Waiter):
         self.on_wake(self)
 
 
-def clean() -> bool:
+def clean(now: float) -> bool:
     return True
 
 

@@ -164,7 +164,7 @@ def test_a_tier_of_one_needs_no_balancer():
     def policy(lanes: object) -> LeastBusy:
         raise AssertionError
 
-    assert Tier([world.lane], policy).pick() is world.lane
+    assert Tier([world.lane], policy).only is world.lane
 
 
 def test_the_policies_by_name():

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pgdbpool.core import stats, times
-from pgdbpool.core.events import EventKind
+from pgdbpool.core.events import Event, EventKind
 from pgdbpool.core.evidence import Fault, Identity, Sighting
 from pgdbpool.core.stats import Books, Counters, EndpointStats, GroupStats, PoolStats
 from pgdbpool.core.times import BOUNDS
@@ -316,6 +316,14 @@ def test_an_endpoint_that_came_back_has_part_of_its_share() -> None:
     world.now += 60.0
     world.topology.tend(world.now)
     assert endpoint(world, "a").share == 1.0
+
+
+def test_what_is_noted_by_others_is_counted_and_delivered_too() -> None:
+    world = World()
+    event = Event(kind=EventKind.LEAK_SUSPECTED, endpoint="db1:5432", message="too long", group="g")
+    world.topology.note(event)
+    assert world.topology.events[-1] is event
+    assert books(world).read(world.now).events == {"leak-suspected": 1}
 
 
 def test_failovers_and_other_events_are_counted() -> None:

@@ -110,7 +110,7 @@ class Server:
             else:
                 print(f"--- what the server wrote ---\n{self.log()[-4000:]}")
         finally:
-            self._end()
+            self.end()
 
     def stop(self) -> None:
         """End it as one does, and see that nothing of it is left: no process, no connection."""
@@ -124,7 +124,8 @@ class Server:
         self.wait(lambda: not self.processes(), "the end of all its processes", alive=False)
         self.wait(lambda: not backends(self._cluster), "the end of its connections", alive=False)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End it by force, whatever state it is in."""
         if self._process is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -153,6 +154,10 @@ class Server:
     def pid(self) -> int:
         """Its first process."""
         return self._running().pid
+
+    def exit_code(self) -> int | None:
+        """None while its first process runs."""
+        return self._running().poll()
 
     def processes(self) -> set[int]:
         """All its processes that live."""

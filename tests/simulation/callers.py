@@ -94,7 +94,7 @@ class Pool:
         now = clock.now
         slot.used(now)
         try:
-            if error is None and slot.clean():
+            if error is None and slot.clean(now):
                 group.give(slot, now)
             else:
                 await self.sessions.settle(slot, error, commit=commit)

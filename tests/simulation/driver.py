@@ -202,10 +202,10 @@ class SimulatedDriver:
             return Status.BUSY
         return Status.IN_TRANSACTION if session.in_transaction else Status.IDLE
 
-    def watch(self, session: Session, writes: bool) -> Callable[[], bool]:
+    def watch(self, session: Session, writes: bool) -> Callable[[float], bool]:
         said = session.heard
 
-        def clean() -> bool:
+        def clean(now: float) -> bool:
             self.others_run()
             heard = session.heard
             same = heard == said if writes else heard.role is said.role

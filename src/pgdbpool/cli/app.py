@@ -2,6 +2,7 @@
 
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 import pgdbpool
 
 from . import MISSING
+from .application import Directory, Name
 from .output import AsJson
 from .source import TAKES_NO_MORE, Source, no_more, settings_of
 
@@ -93,6 +95,80 @@ def bench(
     from .bench import run
 
     raise typer.Exit(run(settings_of(config), group or [], threads, seconds, as_json=as_json))
+
+
+@app.command()
+def top(
+    name: Name = None,
+    directory: Directory = None,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds from one picture to the next.")] = 1,
+    once: Annotated[bool, typer.Option("--once", help="One picture, and the end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch all processes of an application on this host, live.
+
+    Needs [i]status[/i] in the configuration: then each process publishes what its pools do. Press q to quit, tab for
+    the next application. Where the output is no terminal there is one picture.
+
+    Exit code 0: there was something to show. 1: no process publishes. 2: the directory cannot be trusted.
+
+    [dim]pgdbpool top
+    pgdbpool top shop --json | jq .shop.groups.read.leased[/dim]
+    """
+    from .top import run
+
+    raise typer.Exit(run(name, directory, interval, once=once, as_json=as_json))
+
+
+@app.command()
+def events(
+    name: Name = None,
+    directory: Directory = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those to come, until Ctrl-C.")] = False,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, max=100_000, help="How many of the last.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """List what happened to the servers: failovers, endpoints down and up, changes of role, leaks.
+
+    Needs [i]status[/i] in the configuration. What several processes have noticed is one line.
+
+    Exit code 0: some process publishes, whether anything happened or not. 1: none does. 2: the directory cannot be
+    trusted.
+
+    [dim]pgdbpool events -f
+    pgdbpool events shop --json -n 1000 | jq -r 'select(.kind == "failover-finished") | .seconds'[/dim]
+    """
+    from .events import run
+
+    raise typer.Exit(run(name, directory, last, follow=follow, as_json=as_json))
+
+
+@app.command()
+def status(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0: any free port.")] = 8642,
+    host: Annotated[str, typer.Option(help="Where; all but loopback needs a token.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="Only this application (status.name of its configuration).")] = None,
+    directory: Annotated[str | None, typer.Option(help="Where its processes publish (status.directory).")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the token that visitors must show.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the status page: what all processes of your applications on this host are doing.
+
+    The applications publish it once their configuration has [i]status[/i]. The page can only be looked at, from this
+    machine. For others give it a token: by --token-file, or the environment variable PGDBPOOL_STATUS_TOKEN; if there
+    is none, one is made and shown.
+
+    With --json: the same numbers once, added up for each application.
+
+    [dim]pgdbpool status
+    pgdbpool status --port 9000 --name shop
+    pgdbpool status --json[/dim]
+    """
+    from .status import run
+
+    raise typer.Exit(run(host, port, name=name, directory=directory, token_file=token_file, as_json=as_json))
 
 
 @app.command()

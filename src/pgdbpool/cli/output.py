@@ -25,6 +25,16 @@ STYLES = {
     "suspect": "yellow",
     "down": "bold red",
 }
+EVENTS = {
+    "endpoint-up": ("▲", "green"),
+    "recovered": ("▲", "green"),
+    "failover-finished": ("▲", "bold green"),
+    "leak-ended": ("▲", "green"),
+    "endpoint-down": ("▼", "bold red"),
+    "failover-started": ("▼", "bold red"),
+    "fenced": ("▼", "bold red"),
+    "leak-suspected": ("▼", "yellow"),
+}
 SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -58,11 +68,25 @@ def word(text: str) -> Text:
 
 def mark(good: bool) -> Text:
     """A tick or a cross, as far as the output can show them."""
-    try:
-        "✓✗".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
+    if not _can_show("✓✗"):
         return Text("ok", "green") if good else Text("!!", "bold red")
     return Text("✓", "green") if good else Text("✗", "bold red")
+
+
+def event_mark(kind: str) -> Text:
+    """Whether an event made things better, worse, or neither."""
+    sign, style = EVENTS.get(kind, ("·", "yellow"))
+    if not _can_show(sign):
+        sign = {"▲": "+", "▼": "-"}.get(sign, " ")
+    return Text(sign, style)
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(getattr(sys.__stdout__, "encoding", None) or "ascii")  # rich may stand in for sys.stdout
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -81,13 +81,14 @@ class Waiter:
 class Tier:
     """Lanes equally preferred, and the balancer that names the one to ask first."""
 
-    __slots__ = ("lanes", "pick")
+    __slots__ = ("lanes", "only", "pick")
 
     def __init__(self, lanes: Sequence[Lane], policy: Policy) -> None:
         self.lanes = tuple(lanes)
-        only = self.lanes[0]
-        # The bound method itself: Python calls it without the detour that an object with __call__ takes.
-        self.pick: Callable[[], Lane] = policy(self.lanes).__call__ if len(self.lanes) > 1 else lambda: only
+        self.only = self.lanes[0] if len(self.lanes) == 1 else None
+        if self.only is None:  # else there is no choice, and nobody is asked
+            # The bound method itself: Python calls it without the detour that an object with __call__ takes.
+            self.pick: Callable[[], Lane] = policy(self.lanes).__call__
 
 
 Route = tuple[Tier, ...]
@@ -178,7 +179,7 @@ class Group:
         if self.waiters:
             return None
         for tier in self.route:
-            lane: Lane | None = tier.pick()
+            lane: Lane | None = tier.only or tier.pick()
             while lane is not None:
                 try:
                     slot = lane.idle.pop()

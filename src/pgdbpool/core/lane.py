@@ -29,14 +29,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from math import frexp
 from typing import Any, NamedTuple, Protocol
 
 from . import times
 from .endpoint import Endpoint
 from .evidence import Fault, Health
 from .latency import Latency
-from .times import TINY
+from .times import PER_SECOND
 
 
 class Tally:
@@ -80,13 +79,13 @@ class Slot(Tally):
     )
 
     def __init__(
-        self, lane: Lane, conn: Any, clean: Callable[[], bool], generation: int, now: float, life: float
+        self, lane: Lane, conn: Any, clean: Callable[[float], bool], generation: int, now: float, life: float
     ) -> None:
         super().__init__()
         self.lane = lane
         self.conn = conn
-        # From the driver: True when the session is idle outside any transaction, says of its server what it
-        # said before, and nothing else stands in the way of simply putting it back.
+        # From the driver, given the time: True when the session is idle outside any transaction, says of its server
+        # what it said before, and nothing else stands in the way of simply putting it back.
         self.clean = clean
         self.generation = generation
         self.born = now
@@ -108,7 +107,7 @@ class Slot(Tally):
         """Its lease ends. Written out on the fast path."""
         seconds = now - self.taken
         self.use_time += seconds
-        self.use_times[frexp(seconds or TINY)[1]] += 1
+        self.use_times[int(seconds * PER_SECOND).bit_length()] += 1
 
     def waited(self, seconds: float) -> None:
         """Its lease begins, and was waited for."""

@@ -1,25 +1,22 @@
 """How often something took how long: a histogram in which counting costs next to nothing.
 
-There is one count for each power of two. `math.frexp` gives the exponent of a duration, which indexes a list, from its
-end where it is negative: ``times[frexp(seconds or TINY)[1]] += 1`` takes some 80 ns. That line is written out where it
-is on the fast path. There are counts for 0.2 ns to 68 years; what no clock shows, however short or long, would be in
-the wrong one, but is not an error.
+There is one count for each power of two: as a whole number of the shortest of `BOUNDS`, a duration has as many bits as
+its count has places before it, and so ``times[int(seconds * PER_SECOND).bit_length()] += 1`` counts it. That line is
+written out where it is on the fast path. There are counts for up to 278 000 years: for whatever a clock shows.
 
-Whoever reads gets fewer and coarser counts, in order: one for each of `BOUNDS`, and one for what took longer.
+Whoever reads gets one count for each of `BOUNDS`, and one for what took longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import frexp
 
-TINY = 2.0**-31  # s: what a duration of nothing counts as. The exponent of 0 is that of half a second.
+PER_SECOND = 2.0**20
 
 BOUNDS = tuple(2.0**exponent for exponent in range(-20, 11))
 """Upper limits in seconds, from about 1 us to 17 min. What took exactly so long counts among those above."""
 
-_SIZE = 64  # exponents -32 to 31
-_FIRST, _LAST = -20, 10
+_SIZE = 64
 
 
 def no_times() -> list[int]:
@@ -29,7 +26,7 @@ def no_times() -> list[int]:
 
 def count(times: list[int], seconds: float) -> None:
     """Count one."""
-    times[frexp(seconds or TINY)[1]] += 1
+    times[int(seconds * PER_SECOND).bit_length()] += 1
 
 
 def add(several: Iterable[Sequence[int]]) -> list[int]:
@@ -39,10 +36,7 @@ def add(several: Iterable[Sequence[int]]) -> list[int]:
 
 def in_order(times: Sequence[int]) -> tuple[int, ...]:
     """One count for each of `BOUNDS`, and one for all above."""
-    half = _SIZE // 2
-    ordered = [*times[half:], *times[:half]]
-    first, last = half + _FIRST, half + _LAST
-    return (sum(ordered[: first + 1]), *ordered[first + 1 : last + 1], sum(ordered[last + 1 :]))
+    return (*times[: len(BOUNDS)], sum(times[len(BOUNDS) :]))
 
 
 def quantile(counts: Sequence[int], share: float) -> float | None:

@@ -137,7 +137,7 @@ class Topology:
         self,
         order: Order,
         conn: Any,
-        clean: Callable[[], bool],
+        clean: Callable[[float], bool],
         report: Report,
         now: float,
         identity: Identity | None = None,

@@ -120,10 +120,11 @@ class Driver(Protocol):
     async def sight(self, conn: Any, deadline: float) -> Sighting:
         """The role of its server, whose data it has and how far it is, in one round trip."""
 
-    def watch(self, conn: Any, writes: bool) -> Callable[[], bool]:
-        """A cheap look: is it idle, as `adopt` left it, and says of its server what it says now?
+    def watch(self, conn: Any, writes: bool) -> Callable[[float], bool]:
+        """A cheap look, given the time: is it idle, as `adopt` left it, and says of its server what it says now?
 
-        With `writes` this includes whether the server takes writes, else only whether it is a standby.
+        With `writes` this includes whether the server takes writes, else only whether it is a standby, which may be
+        what it was a hundredth of a second ago.
         """
 
     async def says_read_only_itself(self, conn: Any, deadline: float) -> bool:

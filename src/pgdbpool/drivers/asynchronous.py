@@ -202,6 +202,16 @@ class Pooled(psycopg.AsyncConnection[Any]):
     adopted: Adopted
     heard: list[str]
 
+    async def execute(
+        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
+    ) -> Any:
+        if binary or self.pgconn.status:  # see `blocking.Pooled.execute`
+            return await super().execute(query, params, prepare=prepare, binary=binary)
+        cursor = self.cursor_factory(self)
+        return await (
+            cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
+        )
+
     async def set_autocommit(self, value: bool) -> None:
         self.altered = True
         await super().set_autocommit(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -51,6 +52,7 @@ __all__ = [
     "descriptor",
     "disown",
     "heard_within",
+    "keep_to",
     "last_words",
     "ping",
     "quiet",
@@ -130,6 +132,14 @@ class Pooled(psycopg.Connection[Any]):
     adopted: Adopted
     heard: list[str]
 
+    # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
+    # for a third of a checkout.
+    def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False) -> Any:
+        if binary or self.pgconn.status:  # 0: good
+            return super().execute(query, params, prepare=prepare, binary=binary)
+        cursor = self.cursor_factory(self)
+        return cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
+
     def set_autocommit(self, value: bool) -> None:
         self.altered = True
         super().set_autocommit(value)
@@ -207,6 +217,11 @@ async def call(function: Callable[[], Any], deadline: float) -> Any:
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:
     return await awaitable  # `run` says that it cannot be awaited here
+
+
+def keep_to(conn: Pooled, door: AbstractContextManager[None]) -> None:
+    """Have every conversation with the server go through this door; it replaces the connection's own lock."""
+    conn.lock = door  # type: ignore[assignment]
 
 
 def close(conn: Pooled) -> None:

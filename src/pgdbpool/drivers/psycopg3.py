@@ -26,6 +26,7 @@ Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 WaitTimeout: type[Exception] = getattr(psycopg.errors, "_WaitTimeout", psycopg.errors.ConnectionTimeout)
 TAKES_TIMEOUT = hasattr(psycopg.errors, "_WaitTimeout")  # whether `Connection.wait` does: from psycopg 3.3 on
+LOOK_EVERY = 0.01  # s between two looks at the role that a session reports
 INTERVAL = 0.1  # s between two looks at signals, as psycopg itself has it
 
 
@@ -180,19 +181,29 @@ def as_it_is(conn: Connection) -> Adopted:
     return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable)
 
 
-def watch(conn: Any, writes: bool) -> Callable[[], bool]:
+def watch(conn: Any, writes: bool) -> Callable[[float], bool]:
     pgconn = conn.pgconn
     parameter = pgconn.parameter_status
     standby = parameter(b"in_hot_standby")
     read_only = parameter(b"default_transaction_read_only")
+    look_again = float("-inf")
 
     # transaction_status is 0 when idle. On a closed connection it is not, and nothing further is asked of it.
-    # Each question costs some 50 ns in every checkout, so the one about writes is asked only where it matters.
-    def clean() -> bool:
-        return not pgconn.transaction_status and parameter(b"in_hot_standby") == standby and not conn.altered
+    # A parameter costs more than all the rest, in every checkout. So the role, which only the server changes, is not
+    # looked at each time by a connection that is used all the time; and whether it takes writes, which a user changes
+    # too, only where it matters.
+    def clean(now: float) -> bool:
+        nonlocal look_again
+        if pgconn.transaction_status or conn.altered:
+            return False
+        if now >= look_again:
+            if parameter(b"in_hot_standby") != standby:
+                return False
+            look_again = now + LOOK_EVERY
+        return True
 
-    def clean_and_writable() -> bool:
-        return clean() and parameter(b"default_transaction_read_only") == read_only
+    def clean_and_writable(now: float) -> bool:
+        return clean(now) and parameter(b"default_transaction_read_only") == read_only
 
     return clean_and_writable if writes else clean
 

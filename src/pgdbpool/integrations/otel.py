@@ -26,22 +26,25 @@ from time import monotonic, time_ns
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from opentelemetry import metrics as api
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-from opentelemetry.sdk import metrics as sdk
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    HistogramDataPoint,
-    MetricExporter,
-    MetricExportResult,
-    MetricsData,
-    ResourceMetrics,
-    ScopeMetrics,
-)
-from opentelemetry.sdk.metrics.export import Histogram as ExportedHistogram
-from opentelemetry.sdk.metrics.export import Metric as ExportedMetric
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+try:
+    from opentelemetry import metrics as api
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+    from opentelemetry.sdk import metrics as sdk
+    from opentelemetry.sdk.metrics.export import (
+        AggregationTemporality,
+        HistogramDataPoint,
+        MetricExporter,
+        MetricExportResult,
+        MetricsData,
+        ResourceMetrics,
+        ScopeMetrics,
+    )
+    from opentelemetry.sdk.metrics.export import Histogram as ExportedHistogram
+    from opentelemetry.sdk.metrics.export import Metric as ExportedMetric
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"{error}; pip install 'pgdbpool[otel]'", name=error.name) from None
 
 from .. import __version__, lifecycle
 from ..core.stats import PoolStats

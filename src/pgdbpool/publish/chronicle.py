@@ -7,7 +7,7 @@ anew each time.
 from __future__ import annotations
 
 from collections import deque
-from time import monotonic
+from time import monotonic, thread_time
 from typing import Protocol
 
 import msgspec
@@ -70,10 +70,10 @@ class Chronicle:
 
     def _who_holds(self, pool: Subject, stats: PoolStats) -> tuple[Holder, ...]:
         leased = sum(group.leased for group in stats.groups.values())
-        began = monotonic()
-        if leased and began >= self._look_again:
+        if leased and monotonic() >= self._look_again:
+            began = thread_time()
             self._holders = tuple(_shortened(holder) for holder in pool.holders()[:HOLDERS])
-            self._look_again = began + _HOLDERS_SHARE * (monotonic() - began)
+            self._look_again = monotonic() + _HOLDERS_SHARE * (thread_time() - began)
         elif not leased:
             self._holders = ()
         return self._holders

@@ -20,7 +20,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, thread_time, time
 from typing import Protocol
 from weakref import ref
 
@@ -128,7 +128,8 @@ class Publisher:
         if not self._at_work.acquire(blocking=False):
             return
         try:
-            began = monotonic()
+            began, clock = monotonic(), self._clock()
+            spent = clock()
             try:
                 self._publish(began)
                 pause = self.settings.interval
@@ -140,10 +141,13 @@ class Publisher:
             except Exception as error:  # a mistake of ours must not disturb anybody
                 self._say(f"cannot publish what the pools do: {type(error).__name__}: {error}")
                 pause = _AFTER_FAILURE
-            ended = monotonic()
-            self._next = ended + max(pause - (ended - began), _SHARE * (ended - began))
+            self._next = max(began + pause, monotonic() + _SHARE * (clock() - spent))
         finally:
             self._at_work.release()
+
+    def _clock(self) -> Callable[[], float]:
+        """What is spent: of a thread the processor's time, of a caller all of it."""
+        return monotonic if self._thread is None else thread_time
 
     def _publish(self, began: float) -> None:
         now = time()

@@ -1,0 +1,61 @@
+"""`pgdbpool status`: the status page in a server of its own, or what it shows as JSON."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import typer
+
+from ..publish import merged, names, read
+from ..web import serve
+from ..web.guard import is_loopback
+from .output import print_json
+
+TOKEN = "PGDBPOOL_STATUS_TOKEN"
+
+
+def run(
+    host: str, port: int, *, name: str | None, directory: str | None, token_file: Path | None, as_json: bool
+) -> int:
+    """Serve until Ctrl-C, or print once. Returns the exit code."""
+    try:
+        if as_json:
+            wanted = [name] if name else names(directory)
+            print_json({each: merged(read(each, directory)) for each in wanted})
+            return 0
+        token, made = _token(token_file, host)
+        server = serve.make(host, port, name=name, directory=directory, token=token)
+    except PermissionError as error:
+        sys.exit(f"pgdbpool status: {error}")
+    except OSError as error:
+        where = error.filename or f"port {port}"
+        sys.exit(f"pgdbpool status: {where}: {error.strerror}; another one can be named by --port")
+    except ValueError as error:
+        typer.echo(f"pgdbpool status: {error}", err=True)
+        return 2
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"The status page is at http://{shown}:{server.server_port}/")
+    if made:
+        typer.echo(f"Token, made for this run: {token}")
+    typer.echo("Ctrl-C ends it.")
+    sys.stdout.flush()
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 130
+    return 0
+
+
+def _token(file: Path | None, host: str) -> tuple[str | None, bool]:
+    """The token, and whether it was made here, so that it has to be shown. Never an argument: `ps` shows those."""
+    if file is not None:
+        return file.read_text().strip(), False
+    if given := os.environ.get(TOKEN):
+        return given, False
+    if not is_loopback(host):
+        return secrets.token_urlsafe(), True
+    return None, False

@@ -1,0 +1,101 @@
+"""The server around a pool: whether the pool's threading model suits it.
+
+A non-threaded pool has no locks, so two threads must not use it. To ask at each checkout which thread it is would cost
+every checkout. Instead the lock that the driver takes around each statement is replaced, in this model, by a `Door`
+that lets in only the pool's own thread: a stranger's first statement is refused before anything is sent, and so is a
+checkout that finds no connection at rest. The checkout that finds one, and the return, are as quick as before.
+
+A threaded pool needs threads that run. uWSGI gives them no time unless told to; that is said once in the log. Under
+gevent or eventlet a thread is a greenlet, and what libpq does with its sockets when a server dies can end the whole
+process (an assertion of libev's); so a pool refuses to start there.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from _thread import get_ident
+from importlib import import_module
+
+from .errors import WrongModelError
+
+logger = logging.getLogger("pgdbpool")
+
+_said: set[str] = set()  # in this process
+
+
+class Door:
+    """Stands in for the lock of each connection of a non-threaded pool. The first thread that comes owns the pool.
+
+    Owned by nobody again when that thread has ended.
+    """
+
+    __slots__ = ("_name", "owner")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.owner = 0
+
+    def __enter__(self) -> None:
+        if get_ident() != self.owner:
+            self._knock()
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    @property
+    def open(self) -> bool:
+        """Whether the calling thread would be let in."""
+        return self.owner == get_ident() or self.owner not in sys._current_frames()
+
+    def _knock(self) -> None:
+        if not self.open:
+            words = (
+                f'{self._name}: type is "non-threaded", but two threads use this pool, {_name(self.owner)} and '
+                f'{_name(get_ident())}: say type = "threaded", or have each process serve with one thread'
+            )
+            say_once(logging.ERROR, words)
+            raise WrongModelError(words)
+        refuse_greenlets()
+        self.owner = get_ident()
+
+
+def _name(ident: int) -> str:
+    # Not `threading.current_thread`, which makes an object for a thread that Python did not start.
+    return next((repr(each.name) for each in threading.enumerate() if each.ident == ident), f"thread {ident}")
+
+
+def refuse_greenlets() -> None:
+    """Raise WrongModelError where gevent or eventlet has put greenlets in the place of threads."""
+    for library, module, question in (
+        ("gevent", "gevent.monkey", "is_module_patched"),
+        ("eventlet", "eventlet.patcher", "is_monkey_patched"),
+    ):
+        patcher = sys.modules.get(module)
+        if patcher is not None and getattr(patcher, question)("socket"):
+            raise WrongModelError(
+                f"{library} has patched this process: libpq does not go with it when a database server is lost. "
+                'Serve with threads (Gunicorn: --worker-class gthread --threads N) and type = "threaded", or use an '
+                "AsyncPool with an ASGI server"
+            )
+
+
+def look_for_threads(name: str) -> None:
+    """Say once in the log if the threads of a threaded pool would not run: under uWSGI they do only if it is told."""
+    try:
+        options = import_module("uwsgi").opt
+    except ImportError:
+        return
+    if not any(options.get(key) for key in (b"enable-threads", b"threads", "enable-threads", "threads")):
+        say_once(
+            logging.WARNING,
+            f'{name}: type is "threaded", but uWSGI gives no time to threads: say type = "non-threaded", or start '
+            "uWSGI with --enable-threads",
+        )
+
+
+def say_once(level: int, words: str) -> None:
+    """Log it unless it was said before."""
+    if words not in _said:
+        _said.add(words)
+        logger.log(level, words)

@@ -1,0 +1,93 @@
+"""Who may look at the page.
+
+Without a token: whoever asks from this machine, by one of its own names. That the other end is a loopback address is
+not enough: behind a proxy on this machine everybody's is. A proxy gives itself away by the headers it adds, or by
+speaking HTTP/1.0, as nginx does unless told otherwise and no browser does. The name in ``Host`` must be one of the
+machine's own, or a page from elsewhere whose name was made to lead here could read along.
+
+With a token: whoever shows it, wherever from. A program sends ``Authorization: Bearer``; a person types it into a form
+once, and gets a cookie that is made from the token and does not reveal it. All workers of an application can check it,
+since there is nothing to remember.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
+
+SHORTEST_TOKEN = 16
+
+_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Guard:
+    """Says who may look. `token`: None for everybody on this machine. Never shows the token."""
+
+    COOKIE = "pgdbpool-status"
+
+    def __init__(self, token: str | None) -> None:
+        if token is not None and len(token) < SHORTEST_TOKEN:
+            raise ValueError(
+                f"token: expected {SHORTEST_TOKEN} characters or more, got {len(token)}; "
+                'make one with python -c "import secrets; print(secrets.token_urlsafe())"'
+            )
+        self._token = token.encode() if token is not None else None
+        self._ticket = hmac.digest(self._token, b"pgdbpool status page", "sha256").hex() if self._token else ""
+
+    def __repr__(self) -> str:
+        return f"<Guard {'with' if self._token else 'without'} a token>"
+
+    @property
+    def has_token(self) -> bool:
+        """Whether somebody without permission could get it by showing a token."""
+        return self._token is not None
+
+    @property
+    def ticket(self) -> str:
+        """The value of the cookie that stands for the token."""
+        return self._ticket
+
+    def admits(self, client: str, http_version: str, headers: Mapping[str, str]) -> bool:
+        """Whether to answer. `headers` by lower-case names."""
+        if self._token is None:
+            return is_local(client, http_version, headers)
+        scheme, _, shown = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.accepts(shown.strip()):
+            return True
+        return hmac.compare_digest(_cookie(headers.get("cookie", ""), self.COOKIE).encode(), self._ticket.encode())
+
+    def accepts(self, token: str) -> bool:
+        """Whether it is the token. Takes the same time whatever is wrong with it."""
+        return self._token is not None and hmac.compare_digest(token.encode(errors="replace"), self._token)
+
+
+def is_local(client: str, http_version: str, headers: Mapping[str, str]) -> bool:
+    """Whether somebody on this machine asks, and no proxy for somebody else."""
+    if http_version == "1.0" or any(header in headers for header in _PROXIES):
+        return False
+    return is_loopback(client) and _host_name(headers.get("host", "")) in _OWN_NAMES
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address, or the name ``localhost``, leads to this machine only."""
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_name(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
+
+
+def _cookie(header: str, name: str) -> str:
+    try:
+        found = SimpleCookie(header).get(name)
+    except CookieError:
+        return ""
+    return found.value if found else ""

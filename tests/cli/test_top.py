@@ -1,0 +1,167 @@
+"""`pgdbpool top`: all processes of an application in one picture, live in a terminal."""
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import config, python, wait_for
+
+from pgdbpool import Pool
+from pgdbpool.cli.top import figures
+from pgdbpool.publish import STEP, GroupSample, Sample
+from pgdbpool.testing import Cluster, Node
+
+from .command import LIMIT, Terminal, run
+
+APPLICATION = """
+import sys
+from pgdbpool import Pool
+pool = Pool(eval(sys.argv[1]))
+with pool.connection("read"), pool.connection("read"):
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def published(folder: Path, *nodes: Node, name: str = "shop", **groups: Any) -> dict[str, Any]:
+    """A configuration whose processes publish to this folder."""
+    groups = groups or {"read": {"connection_count": 4}, "write": {"target_session_attrs": "primary"}}
+    status = {"directory": str(folder), "name": name, "interval": 0.1}
+    return config(*nodes, groups=groups) | {"status": status}
+
+
+def shown(folder: Path, *arguments: str) -> Any:
+    """What `top --json` says of the application shop, once there is something."""
+    return wait_for(lambda: (done := run("top", "--directory", folder, "--json", *arguments)).code == 0 and done.json)
+
+
+def test_it_shows_what_all_processes_do(pg_cluster: Cluster, tmp_path: Path) -> None:
+    what = repr(published(tmp_path, *pg_cluster.nodes))
+    with python(APPLICATION, what) as one, python(APPLICATION, what) as two:
+        for process in (one, two):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "holds\n"
+        summary = wait_for(lambda: (found := shown(tmp_path)["shop"])["groups"]["read"]["leased"] == 4 and found)
+        assert (summary["workers"], summary["pools"]) == (2, 2)
+        assert summary["groups"]["read"]["limit"] == 2 * 3 * 4
+        roles = {each["stats"]["endpoint"]: each["stats"]["role"] for each in summary["endpoints"]}
+        assert sorted(roles.values()) == ["primary", "standby", "standby"]
+
+        done = run("top", "--directory", tmp_path)
+        assert (done.code, done.err) == (0, "")
+        assert re.search(r"^shop +2 processes", done.out)
+        assert re.search(r"^ read .* 4/24 ", done.out, re.MULTILINE)
+        assert "\x1b" not in done.out
+        for process in (one, two):
+            process.communicate("", timeout=LIMIT)
+    assert run("top", "--directory", tmp_path).code == 1, "they have ended, and are gone"
+
+
+def test_where_nobody_publishes_it_says_how_to(tmp_path: Path) -> None:
+    done = run("top", "--directory", tmp_path)
+    assert (done.code, done.out) == (1, "")
+    assert "put [status] with name" in done.err
+    done = run("top", "shop", "--directory", tmp_path)
+    assert done.code == 1
+    assert "no process of application 'shop' publishes" in done.err
+
+
+@pytest.mark.parametrize("command", ["top", "events"])
+def test_a_directory_that_others_may_write_to_is_not_believed(tmp_path: Path, command: str) -> None:
+    tmp_path.chmod(0o777)
+    done = run(command, "--directory", tmp_path)
+    assert (done.code, done.out) == (2, "")
+    assert "may be written to by other users" in done.err
+
+
+def test_in_a_terminal_it_is_live_and_q_ends_it(pg_node: Node, tmp_path: Path, open_pool: Callable[..., Pool]) -> None:
+    pool = open_pool(published(tmp_path, pg_node))
+    shown(tmp_path)
+    with Terminal("top", "--directory", tmp_path, "--interval", "0.2") as terminal:
+        terminal.read(until="0/4")
+        with pool.connection("read"):
+            terminal.read(until="1/4")
+        terminal.press("x")  # means nothing
+        terminal.press("\x1b[A")  # nor does an arrow, though it begins as Escape does
+        terminal.read(until="\x1b[H")
+        terminal.press("q")
+        written = terminal.read()
+        assert terminal.process.wait(LIMIT) == 0
+    assert "\x1b[?1049h" in written
+    assert written.count("\x1b[?1049l") == written.count("\x1b[?1049h"), "the screen is as it was before"
+    assert "Traceback" not in written
+
+
+def test_ctrl_c_ends_it_as_well(pg_node: Node, tmp_path: Path, open_pool: Callable[..., Pool]) -> None:
+    open_pool(published(tmp_path, pg_node))
+    shown(tmp_path)
+    with Terminal("top", "--directory", tmp_path) as terminal:
+        terminal.read(until="0/4")
+        terminal.process.send_signal(signal.SIGINT)
+        written = terminal.read()
+        assert terminal.process.wait(LIMIT) == 0
+    assert "\x1b[?1049l" in written
+    assert "Traceback" not in written
+
+
+def test_tab_goes_on_to_the_next_application(pg_node: Node, tmp_path: Path) -> None:
+    what = [repr(published(tmp_path, pg_node, name=name)) for name in ("first", "second")]
+    with python(APPLICATION, what[0]) as one, python(APPLICATION, what[1]) as two:
+        wait_for(lambda: len(shown(tmp_path)) == 2)
+        with Terminal("top", "--directory", tmp_path, "--interval", "30") as terminal:
+            terminal.read(until="first")
+            assert "second" not in terminal.written
+            terminal.press("\t")
+            terminal.read(until="second")
+            terminal.press("q")
+            terminal.read()
+        for process in (one, two):
+            process.communicate("", timeout=LIMIT)
+
+
+# The figures, without servers
+
+
+def sample(at: float, requests: int, **more: Any) -> Sample:
+    return Sample(at, {"g": GroupSample(requests=requests, **more)}, {"db1": requests})
+
+
+def test_a_sample_counts_when_nobody_can_add_to_it_any_more() -> None:
+    samples = [sample(at, 10) for at in (100.0, 102.0, 104.0)]
+    assert [each.at for each in figures.finished(samples, 105.0)] == [100.0]
+    assert [each.at for each in figures.finished(samples, 107.5)] == [100.0, 102.0, 104.0]
+
+
+def test_rates_are_about_the_last_ten_seconds() -> None:
+    samples = [sample(100.0 + STEP * number, 20) for number in range(30)]
+    lately = figures.lately(samples, 100.0 + STEP * 30 + 1.5)
+    assert len(lately) == 5
+    assert figures.of_group(lately, "g").rate == 10.0
+    assert figures.of_endpoints(lately) == {"db1": 10.0}
+
+
+def test_leases_that_did_not_wait_count_as_waits_of_nothing() -> None:
+    half = [sample(100.0, 100, waits=40, wait_times=((10, 40),))]
+    assert figures.of_group(half, "g").wait_p99 == 2.0**-10
+    few = [sample(100.0, 1000, waits=4, wait_times=((10, 4),))]
+    assert figures.of_group(few, "g").wait_p99 == 0.0
+
+
+def test_a_quantile_is_the_upper_limit_of_its_place() -> None:
+    found = figures.of_group([sample(100.0, 100, use_times=((5, 98), (12, 2)))], "g")
+    assert (found.use_p50, found.use_p99) == (2.0**-15, 2.0**-8)
+    longer = figures.of_group([sample(100.0, 1, use_times=((31, 1),))], "g")
+    assert longer.use_p99 == float("inf")
+
+
+def test_a_group_that_did_nothing_has_no_quantiles() -> None:
+    found = figures.of_group([], "g")
+    assert (found.rate, found.wait_p99, found.use_p50) == (0.0, None, None)
+
+
+def test_the_history_has_gaps_where_nothing_was_done() -> None:
+    samples = [sample(100.0, 3), sample(104.0, 5)]
+    assert figures.history(samples, "g", 107.5, 4) == [0, 3, 0, 5]
