@@ -25,11 +25,11 @@ def test_when_a_server_crashes_only_statements_under_way_fail(type, pg_node, ope
     pids = grow(pool, 4)
     with psycopg.connect(pg_node.dsn) as victim:
         conn = pool.getconn(timeout=LIMIT)
-        slow = start(one, conn, "select pg_sleep(3600)")
-        wait_for(lambda: under_way(pg_node, conn))
-        os.kill(victim.info.backend_pid, signal.SIGKILL)
+        backend = pid(conn)
+        crash = start(crash_when_under_way, pg_node, backend, victim.info.backend_pid)
         with pytest.raises(psycopg.OperationalError):
-            slow.result(LIMIT)
+            conn.execute("select pg_sleep(3600)")
+        crash.result(LIMIT)
     assert blocking.last_words(conn) == "57P02"
     pool.putconn(conn)
     wait_for(lambda: stats(pool).counters.closed == {"broken": 4})  # all that were open, together
@@ -39,9 +39,10 @@ def test_when_a_server_crashes_only_statements_under_way_fail(type, pg_node, ope
     wait_for(lambda: belief(pool, pg_node).health == "up")
 
 
-def under_way(node, conn):
+def crash_when_under_way(node, backend, victim):
     sql = "select count(*) from pg_stat_activity where pid = %s and state = 'active' and query ~ 'pg_sleep'"
-    return node.execute(sql, (pid(conn),))[0][0]
+    wait_for(lambda: node.execute(sql, (backend,))[0][0])
+    os.kill(victim, signal.SIGKILL)
 
 
 def test_who_may_not_connect_is_told_so_in_the_servers_words_and_let_in_when_it_may(pg_node, open_pool):
