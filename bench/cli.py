@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import contended, effort, growth, restart, roundtrip, uncontended
+from bench import aio, contended, effort, growth, observed, restart, roundtrip, uncontended
+from bench.async_peers import ASYNC_PEERS
 from bench.environment import environment
 from bench.peers import PEERS, why_not
 from bench.report import Report
@@ -14,7 +15,7 @@ from bench.results import Table
 from bench.setting import Setting
 from bench.targets import targets
 
-MEASURES = {module.NAME: module for module in (uncontended, roundtrip, contended, growth, restart)}
+MEASURES = {module.NAME: module for module in (uncontended, roundtrip, contended, aio, observed, growth, restart)}
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 DOCUMENTATION = HERE.parent / "docs" / "_generated" / "benchmarks.inc"
@@ -34,9 +35,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Compare pgdbpool with other pools, side by side, on a real cluster. A full run takes"
-        " about five minutes and writes bench/results.json and the tables of the documentation.",
+        " about nine minutes and writes bench/results.json and the tables of the documentation.",
     )
-    parser.add_argument("--quick", action="store_true", help="less exact, in under a minute")
+    parser.add_argument("--quick", action="store_true", help="less exact, in about a minute")
     parser.add_argument(
         "--only",
         action="append",
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer",
         action="append",
-        choices=[peer.name for peer in PEERS],
+        choices=list(dict.fromkeys(peer.name for peer in (*PEERS, *ASYNC_PEERS))),
         metavar="NAME",
         help="only this pool; may be repeated",
     )
@@ -66,12 +67,16 @@ def run(options: argparse.Namespace) -> Report:
     if options.scale != 1:
         amount = amount.scaled(options.scale)
     wanted = [peer for peer in PEERS if not options.peer or peer.name in options.peer]
+    wanted_async = [peer for peer in ASYNC_PEERS if not options.peer or peer.name in options.peer]
     absent = {peer.name: reason for peer in wanted if (reason := why_not(peer))}
     say("starting a primary and two standbys")
     tables: list[Table] = []
     with Cluster(standbys=2, settings={"max_connections": 200}) as cluster:
-        there = environment(command(options), cluster.primary.execute("show server_version")[0][0], wanted)
-        setting = Setting(cluster, [peer for peer in wanted if peer.name not in absent], absent, amount, say)
+        there = environment(
+            command(options), cluster.primary.execute("show server_version")[0][0], [*wanted, *wanted_async]
+        )
+        able = [peer for peer in wanted if peer.name not in absent]
+        setting = Setting(cluster, able, wanted_async, absent, amount, say)
         for name, module in MEASURES.items():
             if not options.only or name in options.only:
                 tables += module.measure(setting)

@@ -14,6 +14,12 @@ class Effort:
     storm: float
     """One storm of threads on one pool, after its warm-up; longer with slow queries."""
     storm_rounds: int
+    task_storm: float
+    """One storm of tasks on one pool, after its warm-up; longer where there are many tasks."""
+    task_rounds: int
+    observed_rounds: int
+    observed_storm: float
+    """One storm on a pool that is looked at, about once a second."""
     roundtrip_blocks: int
     roundtrip_rounds: int
     """Each with new connections: two processes of a server are never quite alike."""
@@ -33,6 +39,8 @@ class Effort:
             name=f"{self.name} x {factor:g}",
             uncontended_blocks=times(self.uncontended_blocks),
             storm=self.storm * factor,
+            task_storm=self.task_storm * factor,
+            observed_storm=self.observed_storm * factor,
             roundtrip_blocks=times(self.roundtrip_blocks),
             patience=max(0.2, self.patience * factor),
             growth_rounds=max(1, round(self.growth_rounds * factor)),
@@ -45,8 +53,12 @@ FULL = Effort(
     uncontended_blocks=200,
     storm=0.4,
     storm_rounds=8,
-    roundtrip_blocks=60,
-    roundtrip_rounds=8,
+    task_storm=0.8,
+    task_rounds=5,
+    observed_rounds=10,
+    observed_storm=1.2,
+    roundtrip_blocks=40,
+    roundtrip_rounds=12,
     restart_rounds=3,
     patience=30.0,
     growth_rounds=11,
@@ -58,7 +70,11 @@ QUICK = Effort(
     uncontended_blocks=30,
     storm=0.15,
     storm_rounds=2,
-    roundtrip_blocks=40,
+    task_storm=0.4,
+    task_rounds=1,
+    observed_rounds=2,
+    observed_storm=0.5,
+    roundtrip_blocks=15,
     roundtrip_rounds=2,
     restart_rounds=1,
     patience=2.0,

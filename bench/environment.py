@@ -8,10 +8,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.async_peers import AsyncPeer
 from bench.peers import Peer
 
 
-def environment(command: str, postgresql: str, peers: Iterable[type[Peer]]) -> dict[str, Any]:
+def environment(command: str, postgresql: str, peers: Iterable[type[Peer] | type[AsyncPeer]]) -> dict[str, Any]:
     """Versions, processors, date and command."""
     packages = dict.fromkeys(["pgdbpool", "psycopg", *(peer.package for peer in peers)])
     return {

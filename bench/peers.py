@@ -84,6 +84,15 @@ class Peer(ABC):
             put(get())
         return perf_counter() - start
 
+    def queries(self, sql: str, loops: int) -> float:
+        """The time of so many statements, each with a checkout of its own, in seconds."""
+        connection, run = self.connection, self.run
+        start = perf_counter()
+        for _ in repeat(None, loops):
+            with connection() as it:
+                run(it, sql)
+        return perf_counter() - start
+
     def warm(self, count: int) -> None:
         """Have ``count`` connections open at the same time and use each."""
         connections = [self.get() for _ in range(count)]
@@ -110,14 +119,18 @@ class Pgdbpool(Peer):
             "acquire_timeout": limits.timeout,
         }
         config = {"type": "threaded", "db": [node.endpoint() for node in nodes], "groups": {"read": group}}
-        self._pool = Pool(config)
-        self._pool.wait(timeout=30)
-        self.connection = functools.partial(self._pool.connection, "read")
-        self.get = functools.partial(self._pool.getconn, "read")
-        self.put = self._pool.putconn
+        self.use(Pool(config))
+
+    def use(self, pool: Any) -> None:
+        """Use this pool."""
+        self.pool = pool
+        pool.wait(timeout=30)
+        self.connection = functools.partial(pool.connection, "read")
+        self.get = functools.partial(pool.getconn, "read")
+        self.put = pool.putconn
 
     def with_blocks(self, loops: int) -> float:
-        connection = self._pool.connection
+        connection = self.pool.connection
         start = perf_counter()
         for _ in repeat(None, loops):
             with connection("read"):
@@ -125,14 +138,22 @@ class Pgdbpool(Peer):
         return perf_counter() - start
 
     def get_and_put(self, loops: int) -> float:
-        get, put = self._pool.getconn, self._pool.putconn
+        get, put = self.pool.getconn, self.pool.putconn
         start = perf_counter()
         for _ in repeat(None, loops):
             put(get("read"))
         return perf_counter() - start
 
+    def queries(self, sql: str, loops: int) -> float:
+        connection, run = self.pool.connection, self.run
+        start = perf_counter()
+        for _ in repeat(None, loops):
+            with connection("read") as it:
+                run(it, sql)
+        return perf_counter() - start
+
     def close(self) -> None:
-        self._pool.close()
+        self.pool.close()
 
 
 class PsycopgPool(Peer):

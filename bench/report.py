@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.async_peers import ASYNC_PEERS
 from bench.peers import PEERS
 from bench.results import Column, Table
 from bench.targets import Target
@@ -26,6 +27,7 @@ class Report:
             "environment": self.environment,
             "reference": self.reference,
             "peers": {peer.name: peer.settings for peer in PEERS},
+            "asyncio_peers": {peer.name: peer.settings for peer in ASYNC_PEERS},
             "tables": [table.as_json() for table in self.tables],
             "targets": [asdict(target) for target in self.targets],
         }
@@ -60,7 +62,8 @@ class Report:
 
     def lines(self, table: Table) -> list[list[str]]:
         """The rows as text, in the order of the peers."""
-        order = {peer.name: place for place, peer in enumerate(PEERS)}
+        names = dict.fromkeys(peer.name for peer in (*PEERS, *ASYNC_PEERS))
+        order = {name: place for place, name in enumerate(names)}
         rows = sorted(table.rows, key=lambda row: order.get(str(row["peer"]), -1))
         return [[str(row["peer"]), *(shown(row.get(column.key), column) for column in table.columns)] for row in rows]
 
@@ -110,6 +113,8 @@ class Report:
         parts += ["How each pool was used", "----------------------", ""]
         for peer in PEERS:
             parts += [f"{peer.name}", f"    {peer.settings}", ""]
+        for peer in ASYNC_PEERS:
+            parts += [f"{peer.name}, asyncio", f"    {peer.settings}", ""]
         file.parent.mkdir(exist_ok=True)
         file.write_text("\n".join(parts).rstrip() + "\n")
 

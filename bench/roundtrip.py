@@ -5,31 +5,35 @@ and server on one processor, and 75 us if it wakes another one, and it changes i
 connection. So both are measured apart, with client and server kept where they are. The case with two
 processors is nearer to an application and its database; that with one is the hardest for a pool.
 
-The blocks are short, all take turns, each block is compared with the bare connection's block next to it,
-and there are several rounds with new connections. A second bare connection is measured against the first
-like the pools are: its figure should be 0, and what it is instead is the resolution.
+The blocks are short, and each block of a pool stands between one of each of two bare connections of the same
+driver, to the same server and with the same parameters; it is compared with the mean of the two. Two
+server processes are never quite alike, so there are many rounds with new connections, and what counts is
+the median of the rounds. The second bare connection is measured against the first like the pools are: its
+figure should be 0, and what it is instead is the resolution.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.peers import Limits, Peer, Psycopg2, bare
 from bench.results import Column, Table
 from bench.setting import Setting
-from bench.turns import Timer, ratio, rotated, take_turns
+from bench.turns import Timer, calibrate, rotated, settle
 
 if TYPE_CHECKING:
     from pgdbpool.testing import Node
 
 NAME = "roundtrip"
 SQL = "select 1"
+Turn = Callable[[], float]
 COLUMNS = [
     Column("us", "us", "{:.1f}"),
     Column("added", "added us", "{:+.1f}"),
@@ -39,18 +43,16 @@ COLUMNS = [
 ]
 
 
-def pooled(pool: Peer) -> Timer:
-    """Times queries, each with its own checkout."""
-    connection, run = pool.connection, pool.run
+class Block(NamedTuple):
+    """One block of a pool, and those of bare connections around it: seconds per query."""
 
-    def timer(loops: int) -> float:
-        start = perf_counter()
-        for _ in repeat(None, loops):
-            with connection() as it:
-                run(it, SQL)
-        return perf_counter() - start
+    before: float
+    this: float
+    after: float
 
-    return timer
+    @property
+    def bare(self) -> float:
+        return (self.before + self.after) / 2
 
 
 def kept(connection: Any) -> Timer:
@@ -77,7 +79,11 @@ def measure(setting: Setting) -> list[Table]:
             {last},
             rounds,
         ),
-        (Table("roundtrip_same", "One select 1, client and server on one processor", COLUMNS), {first}, 2),
+        (
+            Table("roundtrip_same", "One select 1, client and server on one processor", COLUMNS),
+            {first},
+            max(1, rounds // 3),
+        ),
     ]
     try:
         for table, server, count in cases if first != last else cases[1:]:
@@ -92,30 +98,24 @@ def measure(setting: Setting) -> list[Table]:
 def one_case(setting: Setting, table: Table, node: Node, count: int) -> None:
     """All rounds of one table."""
     table.notes = [
-        "Checkout, execute, fetch, return, against a bare connection of the same driver that is kept open.",
-        f"Median of {count} rounds with new connections each.",
+        "Checkout, execute, fetch, return, against bare connections of the same driver that are kept open.",
+        f"Median of {count} rounds with new connections each, and the lowest and the highest of them.",
         "The second bare connection should show 0 %: what it shows instead is the resolution.",
     ]
-    rounds: list[dict[str, list[float]]] = []
+    rounds: list[dict[str, list[Block]]] = []
     for number in range(count):
         setting.say(f"{table.title}, round {number + 1} of {count}")
         rounds.append(one_round(setting, table, node, number))
-    drivers = {peer.name: peer.driver for peer in setting.peers}
     for name in rounds[0]:
-        seconds = [each.get(name, []) for each in rounds]
-        plain = [each[of_bare(name, drivers)] for each in rounds]
-        over = [percent(ratio(these, those)) for these, those in zip(seconds, plain, strict=True) if these]
-        added = [
-            this - that
-            for these, those in zip(seconds, plain, strict=True)
-            for this, that in zip(these, those, strict=False)
-        ]
-        table.values[name] = [value for each in seconds for value in each]
+        of_each = [each[name] for each in rounds if name in each]
+        blocks = [block for of_one in of_each for block in of_one]
+        over = [(median(block.this / block.bare for block in of_one) - 1) * 100 for of_one in of_each]
+        table.values[name] = [block.this for block in blocks]
         table.rows.append(
             {
                 "peer": name,
                 "us": median(table.values[name]) * 1e6,
-                "added": median(added) * 1e6,
+                "added": median(block.this - block.bare for block in blocks) * 1e6,
                 "over": median(over),
                 "lowest": min(over),
                 "highest": max(over),
@@ -123,26 +123,41 @@ def one_case(setting: Setting, table: Table, node: Node, count: int) -> None:
         )
 
 
-def one_round(setting: Setting, table: Table, node: Node, number: int) -> dict[str, list[float]]:
-    """Seconds per query by peer, on connections that did not exist before."""
+def one_round(setting: Setting, table: Table, node: Node, number: int) -> dict[str, list[Block]]:
+    """The blocks by peer, on connections that did not exist before."""
     effort = setting.effort
-    drivers = dict.fromkeys(["psycopg", *(peer.driver for peer in setting.peers)])
-    connections = []
+    connections: list[Any] = []
     try:
         with setting.pools([node], Limits(1, 1), [table]) as pools:
-            timers = {}
+            drivers = dict.fromkeys(["psycopg", *(pool.driver for pool in pools.values())])
+            plain: dict[str, list[Turn]] = {}
             for driver in drivers:
-                names = [f"bare {driver}"] + ([f"bare {driver}, again"] if driver == "psycopg" else [])
-                for name in names:
-                    connections.append(bare(driver, node.dsn))
-                    timers[name] = kept(connections[-1])
-            timers |= {name: pooled(pool) for name, pool in pools.items()}
-            order: Sequence[str] = rotated(list(timers), number)
-            values = take_turns({name: timers[name] for name in order}, effort.block, effort.roundtrip_blocks)
-            return {name: values[name] for name in timers}
+                pair = [bare(driver, node.dsn) for _ in range(2)]
+                connections += pair
+                plain[driver] = [turn(kept(connection), effort.block) for connection in pair]
+            turns = {f"bare {driver}, again": (driver, pair[1]) for driver, pair in plain.items()}
+            turns |= {
+                name: (pool.driver, turn(partial(pool.queries, SQL), effort.block)) for name, pool in pools.items()
+            }
+            settle()
+            blocks: dict[str, list[Block]] = {name: [] for name in turns}
+            for block in range(effort.roundtrip_blocks):
+                for name in rotated(list(turns), number + block):
+                    driver, this = turns[name]
+                    before, after = plain[driver] if block % 2 else reversed(plain[driver])
+                    if this is plain[driver][1]:
+                        before = after = plain[driver][0]
+                    blocks[name].append(Block(before(), this(), after()))
+            return blocks
     finally:
         for connection in connections:
             connection.close()
+
+
+def turn(timer: Timer, seconds: float) -> Turn:
+    """One block of about so many seconds; gives the seconds per query."""
+    loops = calibrate(timer, seconds)
+    return lambda: timer(loops) / loops
 
 
 @contextmanager
@@ -164,12 +179,3 @@ def pin(to: set[int]) -> None:
     """Keep this thread, and what it starts from now on, on these processors."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, to)
-
-
-def of_bare(name: str, drivers: dict[str, str]) -> str:
-    """The bare connection that this is compared with."""
-    return f"bare {drivers.get(name) or name.removeprefix('bare ').removesuffix(', again')}"
-
-
-def percent(value: float | None) -> float:
-    return ((value or 1.0) - 1) * 100

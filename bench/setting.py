@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.async_peers import AsyncPeer
 from bench.effort import Effort
 from bench.peers import OURS, Limits, Peer
 from bench.results import Table
@@ -20,6 +21,8 @@ class Setting:
     cluster: Cluster
     """A primary and two standbys."""
     peers: Sequence[type[Peer]]
+    async_peers: Sequence[type[AsyncPeer]]
+    """Those for asyncio, whether they can or not."""
     absent: dict[str, str]
     """Who cannot take part, and why."""
     effort: Effort

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench.observed import OFF
 from bench.peers import OURS, NoPool, PsycopgPool, SQLAlchemyRaw
 from bench.results import Table
 
@@ -28,6 +29,20 @@ def targets(tables: Mapping[str, Table]) -> list[Target]:
     for key in [key for key in tables if key.startswith("contended")]:
         if table := tables.get(key):
             found += contended(table)
+    if table := tables.get("asyncio_with"):
+        found.append(
+            at_least("async with pool.connection(): compared with psycopg_pool", table, PsycopgPool.name, "ratio", 2)
+        )
+    for key in [key for key in tables if key.startswith("asyncio") and key != "asyncio_with"]:
+        found += tasks(tables[key])
+    if table := tables.get("observed_checkout"):
+        what = "Statistics and status page switched on: added to a checkout"
+        found.append(at_most(what, table, "status", "added", 0.2, "{:+.2f} us"))
+        what = "Everything switched on: added to a checkout"
+        found.append(at_most(what, table, "all on", "added", 0.2, "{:+.2f} us"))
+    if table := tables.get("observed_throughput"):
+        what = "Statistics and status page switched on: throughput, of that without"
+        found.append(at_least(what, table, "status", "ratio", 0.97, "{:.3f}x"))
     if table := tables.get("roundtrip_apart"):
         found.append(at_most(f"{table.title}: over bare", table, OURS, "over", 3, "{:+.1f} %"))
     for key in [key for key in tables if key.startswith("restart")]:
@@ -53,6 +68,15 @@ def throughput(table: Table) -> Target:
     if not most or not theirs or most / theirs >= 1.2:
         return target
     return Target(what, f"there is no more than {most / theirs:.2f}x", target.measured, None)
+
+
+def tasks(table: Table) -> list[Target]:
+    """How long, how fair, and in which order."""
+    return [
+        at_most(f"{table.title}: p99 wait, of psycopg_pool's", table, PsycopgPool.name, "p99_ratio", 1, "{:.2f}x"),
+        at_least(f"{table.title}: fewest/most per task", table, OURS, "fairness", 0.9, "{:.2f}"),
+        at_most(f"{table.title}: overtaken by a later one", table, OURS, "overtaken", 1, "{:.2f} %"),
+    ]
 
 
 def restart(table: Table) -> list[Target]:
@@ -89,5 +113,5 @@ def at_most(what: str, table: Table, peer: str, key: str, most: float, format: s
 
 def figure(table: Table, peer: str, key: str) -> float | None:
     """A number of a row; None where there is none, or without pgdbpool, which all ratios are about."""
-    value = table.row(peer).get(key) if table.row(OURS) else None
+    value = table.row(peer).get(key) if table.row(OURS) or table.row(OFF) else None
     return float(value) if isinstance(value, int | float) else None

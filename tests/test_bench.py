@@ -1,11 +1,16 @@
 """The harness of the benchmarks runs from end to end. No figure is looked at: machines differ."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench import aio, observed
+from bench.async_peers import ASYNC_PEERS
+from bench.peers import Limits
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURES = {
@@ -16,6 +21,11 @@ MEASURES = {
     "contended_16_2",
     "contended_64_2",
     "roundtrip_same",
+    "asyncio_with",
+    "asyncio_100",
+    "asyncio_1000",
+    "observed_checkout",
+    "observed_throughput",
     "growth",
     "restart_rested",
     "restart_used",
@@ -46,9 +56,43 @@ def test_every_measure_has_its_table(results):
 def test_every_peer_has_a_row_or_a_reason(results):
     _, content, _ = results
     for table in content["tables"]:
+        if table["key"].startswith("observed"):
+            continue
         named = {row["peer"] for row in table["rows"]} | set(table["missing"])
-        assert {"pgdbpool", "psycopg_pool", "psycopg2"} <= named, table["key"]
+        expected = {"pgdbpool", "psycopg_pool"} | (set() if table["key"].startswith("asyncio") else {"psycopg2"})
+        assert expected <= named, table["key"]
         assert "pgdbpool" not in table["missing"], table["missing"]
+
+
+@pytest.mark.parametrize("key", ["observed_checkout", "observed_throughput"])
+def test_every_way_to_be_looked_at_has_a_row(key, results):
+    _, content, _ = results
+    (table,) = [table for table in content["tables"] if table["key"] == key]
+    assert not table["missing"]
+    assert [row["peer"] for row in table["rows"]] == [way.name for way in observed.WAYS]
+
+
+def test_who_is_served_after_one_who_asked_later_was_overtaken():
+    assert aio.overtaken([0, 1, 4, 2, 3]) == 0.4
+    assert aio.overtaken([]) == aio.overtaken([0, 1, 2]) == 0.0
+
+
+@pytest.mark.parametrize("peer", ASYNC_PEERS, ids=lambda peer: peer.name)
+def test_every_asyncio_pool_serves_and_closes(peer, pg_node):
+    pytest.importorskip(peer.module)
+
+    async def use() -> float:
+        pool = peer()
+        await pool.open([pg_node], Limits(1, 2))
+        try:
+            await pool.warm(2)
+            async with pool.connection() as connection:
+                assert (await pool.run(connection, "select 7"))[0] == 7
+            return await pool.with_blocks(3)
+        finally:
+            await pool.close()
+
+    assert asyncio.run(asyncio.wait_for(use(), 60)) > 0
 
 
 def test_the_rows_have_what_the_columns_name(results):

@@ -1,5 +1,6 @@
 """A threading model that does not suit the process is noticed, and said once."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -10,7 +11,7 @@ import pytest
 from conftest import config, output, python
 from support import start
 
-from pgdbpool import WrongModelError, habitat
+from pgdbpool import PoolTimeout, WrongModelError, habitat
 
 LIMIT = 30.0
 
@@ -175,3 +176,45 @@ def test_gevent_that_has_patched_nothing_is_no_obstacle(pg_node):
             print(conn.execute("select 1").fetchone())
     """
     assert output(python(program, json.dumps(config(pg_node)))) == "(1,)\n"
+
+
+# -- an event loop ----------------------------------------------------------------------------------------------------
+
+
+def wait_in_vain(pool):
+    with pool.connection(), pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.3)
+
+
+def test_a_caller_that_holds_up_an_event_loop_is_told_of_async_pool_once(pg_node, open_pool, caplog):
+    pool = open_pool(config(pg_node, connection_count=1))
+    pool.wait(LIMIT)
+
+    async def main():
+        wait_in_vain(pool)
+        wait_in_vain(pool)
+
+    with caplog.at_level(logging.WARNING, "pgdbpool"):
+        asyncio.run(main())
+    [words] = [text for text in caplog.messages if "event loop" in text]
+    assert "use an AsyncPool" in words
+
+
+def test_who_waits_in_a_thread_beside_an_event_loop_is_told_nothing(pg_node, open_pool, caplog):
+    pool = open_pool(config(pg_node, connection_count=1))
+    pool.wait(LIMIT)
+    wait_in_vain(pool)
+    asyncio.run(asyncio.to_thread(wait_in_vain, pool))
+    assert "event loop" not in caplog.text
+
+
+def test_a_notebook_whose_cells_run_in_a_loop_is_told_nothing(pg_node, open_pool, caplog, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    pool = open_pool(config(pg_node, connection_count=1))
+    pool.wait(LIMIT)
+
+    async def cell():
+        wait_in_vain(pool)
+
+    asyncio.run(cell())
+    assert "event loop" not in caplog.text

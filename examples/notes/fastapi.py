@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 
 from notes import work, work_async
 from pgdbpool import AsyncPool, Error
+from pgdbpool.web import asgi
 
 
 @asynccontextmanager
@@ -31,6 +32,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+app.mount("/status", asgi(name="notes"))
 
 
 def the_pool(request: Request) -> AsyncPool:

@@ -10,10 +10,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from notes import work, work_async
 from pgdbpool import AsyncPool
+from pgdbpool.web import asgi
 
 
 @asynccontextmanager
@@ -73,6 +74,7 @@ app = Starlette(
         Route("/write", write, methods=["POST"]),
         Route("/transaction", transaction, methods=["POST"]),
         Route("/batch", batch, methods=["POST"]),
+        Mount("/status", asgi(name="notes")),
     ],
     exception_handlers=dict.fromkeys(work.FAILURES, failed),
     lifespan=lifespan,

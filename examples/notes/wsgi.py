@@ -9,12 +9,13 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from notes import work
+from pgdbpool.web import wsgi
 
 pool = work.open_pool()
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
-def application(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
+def notes(environ: dict[str, Any], start_response: Start) -> Iterable[bytes]:
     status, answer = respond(environ["REQUEST_METHOD"], environ["PATH_INFO"], parse_qs(environ.get("QUERY_STRING", "")))
     body = json.dumps(answer).encode()
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -38,3 +39,6 @@ def respond(method: str, path: str, query: dict[str, list[str]]) -> tuple[int, w
     except (KeyError, ValueError) as error:
         return 400, {"error": f"key and rows: {error}"}
     return 404, {"error": "no such page"}
+
+
+application = wsgi(beside=notes)  # the status page at /status

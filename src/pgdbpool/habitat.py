@@ -7,7 +7,8 @@ checkout that finds no connection at rest. The checkout that finds one, and the 
 
 A threaded pool needs threads that run. uWSGI gives them no time unless told to; that is said once in the log. Under
 gevent or eventlet a thread is a greenlet, and what libpq does with its sockets when a server dies can end the whole
-process (an assertion of libev's); so a pool refuses to start there.
+process (an assertion of libev's); so a pool refuses to start there. In an event loop a waiting caller holds up
+everybody else; that is said once in the log, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import sys
 import threading
 from _thread import get_ident
+from asyncio import _get_running_loop
 from importlib import import_module
 
 from .errors import WrongModelError
@@ -91,6 +93,17 @@ def look_for_threads(name: str) -> None:
             logging.WARNING,
             f'{name}: type is "threaded", but uWSGI gives no time to threads: say type = "non-threaded", or start '
             "uWSGI with --enable-threads",
+        )
+
+
+def look_for_loop(name: str) -> None:
+    """Say once in the log if a caller that waits holds up an event loop, and with it all other tasks."""
+    # A notebook runs its cells in a loop, and one after the other all the same.
+    if _get_running_loop() is not None and "ipykernel" not in sys.modules:
+        say_once(
+            logging.WARNING,
+            f"{name}: a Pool is used in an event loop, which stands still while a caller waits: use an AsyncPool, or "
+            "asyncio.to_thread",
         )
 
 

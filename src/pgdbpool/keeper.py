@@ -30,7 +30,7 @@ from .core.plan import Order
 from .core.topology import Topology
 from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
-from .habitat import Door, refuse_greenlets
+from .habitat import Door, look_for_loop, refuse_greenlets
 from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
@@ -210,6 +210,7 @@ class Threaded:
                 return True
             if rest <= pause:
                 return False
+            look_for_loop(self._name)
             if waiter.slot is not None or waiter.error is not None:
                 return True
             forgotten = not waiter.unclaimed

@@ -1,5 +1,6 @@
 """`pgdbpool top`: all processes of an application in one picture, live in a terminal."""
 
+import io
 import re
 import signal
 from collections.abc import Callable
@@ -8,10 +9,12 @@ from typing import Any
 
 import pytest
 from conftest import config, python, wait_for
+from rich.console import Console
 
-from pgdbpool import Pool
+from pgdbpool import Event, EventKind, Holder, Pool
 from pgdbpool.cli.top import figures
-from pgdbpool.publish import STEP, GroupSample, Sample
+from pgdbpool.cli.top.screen import picture
+from pgdbpool.publish import STEP, EndpointSummary, GroupSample, Happening, Held, Sample, Summary
 from pgdbpool.testing import Cluster, Node
 
 from .command import LIMIT, Terminal, run
@@ -120,6 +123,51 @@ def test_tab_goes_on_to_the_next_application(pg_node: Node, tmp_path: Path) -> N
             terminal.read()
         for process in (one, two):
             process.communicate("", timeout=LIMIT)
+
+
+# The picture, without servers
+
+
+def busy(pools: int) -> Summary:
+    """Much of everything."""
+    names = ("read", "write", "transaction", "batch")
+    db = [{"host": f"db{number}.example.com", "name": "app", "user": "app"} for number in (1, 2, 3)]
+    stats = Pool({"db": db, "groups": {name: {"connection_count": 40} for name in names}}, open=False).stats()
+    words = "db1.example.com:5432 is down: connection to server failed: Connection refused, and so on, and so forth"
+    event = Event(kind=EventKind.ENDPOINT_DOWN, endpoint="db1.example.com:5432", message=words, at=90.0)
+    holder = Holder(
+        group="batch", endpoint="db1", connection="1", since=12.3, where="/srv/shop/a.py:9 (work)", thread="Thread-7"
+    )
+    lately = GroupSample(requests=500, waits=50, timeouts=7, wait_times=((10, 50),), use_times=((12, 500),))
+    samples = [
+        Sample(2.0 * number, dict.fromkeys(names, lately), {"db1.example.com:5432": 2000}) for number in range(50)
+    ]
+    return Summary(
+        at=100.0,
+        workers=4,
+        pools=pools,
+        groups=dict(stats.groups),
+        endpoints=tuple(EndpointSummary(stats=each, views={"unknown, suspect": 4}) for each in stats.endpoints),
+        events=(Happening(event=event, pools=3),) * 40,
+        holders=(Held(pid=1, holder=holder),) * 40,
+        samples=tuple(samples),
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (132, 43)])
+def test_it_fits_the_screen_however_much_there_is(width: int, height: int) -> None:
+    screen = Console(width=width, height=height, file=io.StringIO())
+    screen.print(picture("shop", busy(4), 101.6, width, height, 1, "tab next, q quits"))
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    heads = [line for line in lines if line.startswith((" endpoint", " group"))]
+    assert len(heads) == 2
+    assert not any("…" in line for line in heads), "no head is cut"
+    assert "timed out" in heads[1]
+    assert any("▼" in line for line in lines)
+    assert any("batch /srv/shop/a.py:9" in line for line in lines)
 
 
 # The figures, without servers

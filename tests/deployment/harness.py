@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,6 +85,11 @@ class Work:
             lambda: len({op.answer["worker"] for op in self.load.operations if op.good}) >= count, f"{count} workers"
         )
 
+    def check_status_page(self) -> None:
+        """It is there."""
+        status, page = self.server.ask("GET", "/status/")
+        assert (status, b"<html" in page) == (200, True)
+
     # -- what can be seen now -------------------------------------------------------------------------------------
 
     def connections(self) -> dict[Connection, set[int]]:
@@ -110,20 +115,20 @@ class Work:
 
     # -- what must be true ----------------------------------------------------------------------------------------
 
-    def check(self, *, others: int = 0, refuses: bool = False) -> None:
+    def check(self, *, others: int = 0, excused: Callable[[Operation], bool] = lambda op: False) -> None:
         """After the end: all of it.
 
         `others` are processes that have connections too, but answer nothing, such as a first process that has used the
-        pool. `refuses` is for a server that fails requests while it reloads; the application never does.
+        pool. `excused` says which operations a reload may fail, for servers that reload roughly.
         """
         operations = self.load.operations
         check_rows(self.cluster, operations)
         check_sharing(operations)
-        self._check_failures(refuses)
+        self._check_failures(excused)
         self._check_connections(others)
         assert "Traceback" not in self.server.log(), self.server.log()[-4000:]
 
-    def _check_failures(self, refuses: bool) -> None:
+    def _check_failures(self, excused: Callable[[Operation], bool]) -> None:
         """For each loss at most what was in flight, and what found its connection dead before its process knew."""
         most = self.load.clients + self.row.processes * self.row.threads
         rest = self.load.failed()
@@ -134,8 +139,7 @@ class Work:
             rest = [op for op in rest if op not in failed]
         for began, ended in self._reloads:
             failed = [op for op in self.load.failed(began, ended) if op in rest]
-            by_application = [op for op in failed if isinstance(op.answer, dict)]
-            assert (by_application if refuses else failed) == []
+            assert [op for op in failed if not excused(op)] == []
             rest = [op for op in rest if op not in failed]
         assert rest == [], "failed though nothing was lost"
 

@@ -25,6 +25,7 @@ def test_threads_share_a_pool_sized_below_at_or_above_their_number(cluster: Clus
 
 def test_processes_without_threads_each_have_connections_of_their_own(cluster: Cluster, tmp_path: Path) -> None:
     with at_work(ROWS["gunicorn-processes"], cluster, tmp_path) as work:
+        work.check_status_page()
         assert work.threads() == {1}
         work.lose_a_standby()
         work.lose_the_primary()

@@ -16,6 +16,7 @@ ROWS = load()
 def test_each_process_has_connections_of_its_own_and_one_thread(cluster: Cluster, tmp_path: Path, name: str) -> None:
     with at_work(ROWS[name], cluster, tmp_path) as work:
         assert work.threads() == {1}
+        work.check_status_page()
         work.lose_a_standby()
         work.lose_the_primary()
         work.reload()

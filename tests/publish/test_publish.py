@@ -5,6 +5,8 @@ import itertools
 import json
 import logging
 import os
+import re
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -162,6 +164,16 @@ def test_no_secret_is_written(pg_node, open_pool, folder):
     wait_for(lambda: requests(folder) == 1)
     [file] = folder.iterdir()
     assert secret not in file.read_text()
+
+
+def test_the_manuals_program_reads_it(pg_node, open_pool, folder, monkeypatch, capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "status-page.rst").read_text()
+    [program] = re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page, re.MULTILINE)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    select(open_pool(config(pg_node, connection_count=7) | {"status": {"name": "shop"}}))
+    wait_for(lambda: read("shop"))
+    exec(textwrap.dedent(program), {})
+    assert capsys.readouterr().out == "shop: 1 processes\n  default: 0 of 7 in use, 0 waiting\n"
 
 
 # -- life and death -------------------------------------------------------------------------------------------

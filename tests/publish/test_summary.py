@@ -113,6 +113,12 @@ def test_events_long_after_one_another_or_of_other_endpoints_are_others():
     assert [each.event.at for each in merged(workers).events] == [100.0, 100.5, 200.0]
 
 
+def test_leases_held_too_long_are_each_their_own_even_at_the_same_time():
+    event = Event(kind=EventKind.LEAK_SUSPECTED, endpoint="db1:5432", message="held for 5 s", at=100.0)
+    workers = [worker(pool(events=(event,)), pid=pid) for pid in (1, 2)]
+    assert [each.pools for each in merged(workers).events] == [1, 1]
+
+
 def test_holders_are_told_with_their_process_the_longest_first():
     workers = [worker(pool(holders=(holder(1.0),)), pid=1), worker(pool(holders=(holder(5.0), holder(0.1))), pid=2)]
     held = merged(workers).holders

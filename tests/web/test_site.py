@@ -172,6 +172,8 @@ def test_without_a_token_only_this_machine_is_answered():
     host = {"host": "localhost:8642"}
     assert is_local("127.0.0.1", "1.1", host)
     assert is_local("::1", "1.1", {"host": "[::1]:8642"})
+    assert is_local("::ffff:127.0.0.1", "1.1", host)
+    assert not is_local("::ffff:10.0.0.7", "1.1", host)
     assert not is_local("10.0.0.7", "1.1", host)
     assert not is_local("", "1.1", host), "a socket file may be anybody's"
     assert not is_local("127.0.0.1", "1.1", {}), "a browser always says whom it asks"

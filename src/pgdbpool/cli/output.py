@@ -53,7 +53,7 @@ def print_json(value: Any) -> None:
 
 def table(*names: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
     """A calm table: a rule under the head and nothing else."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", title=title)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", title=title)
     made.title_justify = "left"
     made.title_style = "bold"
     for name in names:

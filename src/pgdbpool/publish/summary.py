@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ..core.events import Event
+from ..core.events import Event, EventKind
 from ..core.stats import Counters, EndpointStats, GroupStats, LaneStats
 from ..holders import Holder
 from .record import Counts, GroupSample, PoolRecord, Sample, Worker
 
 _SAME_EVENT = 10.0  # s within which several processes notice the same thing
+_OF_ONE_POOL = (EventKind.LEAK_SUSPECTED, EventKind.LEAK_ENDED)
 _FRESH = 5.0  # s: older beliefs count only if nobody has newer ones
 
 
@@ -164,14 +165,15 @@ def _answered(stats: EndpointStats) -> float:
 
 
 def _events(pools: Iterable[PoolRecord]) -> tuple[Happening, ...]:
-    """What one pool says twice happened twice; what two pools say within a short time happened once."""
+    """What one pool says twice happened twice; what two pools say of a server within a short time happened once."""
     told = sorted(
         ((event, number) for number, pool in enumerate(pools) for event in pool.events), key=lambda each: each[0].at
     )
     found: list[tuple[Event, set[int]]] = []
-    last: dict[tuple[str, str], list[tuple[Event, set[int]]]] = {}
+    last: dict[tuple[str, str, int], list[tuple[Event, set[int]]]] = {}
     for event, number in told:
-        same = last.setdefault((event.kind, event.endpoint), [])
+        whose = number if event.kind in _OF_ONE_POOL else -1
+        same = last.setdefault((event.kind, event.endpoint, whose), [])
         same[:] = [(first, who) for first, who in same if event.at - first.at < _SAME_EVENT]
         for _, who in same:
             if number not in who:

@@ -74,9 +74,11 @@ def is_local(client: str, http_version: str, headers: Mapping[str, str]) -> bool
 def is_loopback(address: str) -> bool:
     """Whether an address, or the name ``localhost``, leads to this machine only."""
     try:
-        return address == "localhost" or ip_address(address).is_loopback
+        found = ip_address(address)
     except ValueError:
-        return False
+        return address == "localhost"
+    mapped = getattr(found, "ipv4_mapped", None)  # as a socket for both kinds of addresses sees one of the old kind
+    return found.is_loopback if mapped is None else bool(mapped.is_loopback)
 
 
 def _host_name(host: str) -> str:

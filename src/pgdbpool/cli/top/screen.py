@@ -29,7 +29,7 @@ def picture(
     name: str, summary: Summary, now: float, width: int, height: int, others: int = 0, keys: str = ""
 ) -> RenderableType:
     """All of it, for a screen of this size; `others` is how many more applications there are."""
-    endpoints, groups = _endpoints(summary, now), _groups(summary, now, width)
+    endpoints, groups = _endpoints(summary, now, width), _groups(summary, now, width)
     used = 2 + endpoints.row_count + 3 + groups.row_count + 3
     room = max(3, height - used - 1)
     holders = [held for held in summary.holders if held.holder.since >= LONG][: min(HOLDERS, room // 2)]
@@ -59,12 +59,13 @@ def _head(name: str, summary: Summary, now: float, others: int, keys: str) -> Re
     return head
 
 
-def _endpoints(summary: Summary, now: float) -> Table:
+def _endpoints(summary: Summary, now: float, width: int) -> Table:
     shown = table(
         "endpoint", "role", "state", "lag", "open", "in use", "done/s", "share", right=("lag", "open", "in use")
     )
     shown.columns[6].justify = "right"
     shown.expand = True
+    cells = GAUGE if width >= 100 else 4
     rates = figures.of_endpoints(figures.lately(summary.samples, now))
     total = sum(rates.values())
     for each in summary.endpoints:
@@ -78,7 +79,7 @@ def _endpoints(summary: Summary, now: float) -> Table:
             str(stats.open),
             str(stats.leased),
             f"{rate:,.0f}",
-            Text("█" * round(GAUGE * rate / total), "blue").append(f" {rate / total:.0%}", "default") if total else "",
+            Text("█" * round(cells * rate / total), "blue").append(f" {rate / total:.0%}", "default") if total else "",
         )
     return shown
 
@@ -99,16 +100,21 @@ def _groups(summary: Summary, now: float, width: int) -> Table:
     lately = {name: figures.of_group(samples, name) for name in summary.groups}
     timeouts = any(each.timeouts for each in lately.values())
     names = ("waiting", *(["timed out"] if timeouts else []), "done/s", "wait p99", "use p50", "use p99")
-    rows = [_row(stats, lately[name], timeouts=timeouts) for name, stats in summary.groups.items()]
-    # The bars get what the others leave. Between two columns there are two blanks.
     heads = [Text(head) for head in ("group", "in use", *names)]
-    used = 4 + sum(2 + max(cell.cell_len for cell in column) for column in zip(heads, *rows, strict=True))
-    bars = min(MOST, width - used)
+
+    def fill(gauge: int) -> tuple[list[list[Text]], int]:
+        rows = [_row(stats, lately[name], gauge, timeouts=timeouts) for name, stats in summary.groups.items()]
+        columns = zip(heads, *rows, strict=True)
+        return rows, width - sum(2 + max(cell.cell_len for cell in column) for column in columns)
+
+    rows, left = fill(GAUGE)
+    if left < 0:
+        rows, left = fill(max(0, GAUGE + left))
+    bars = min(MOST, left - 4)  # they get what the others leave
     shown = table("group", "in use", *names, *([f"last {bars * STEP:.0f} s"] if bars >= LEAST else []), right=names)
     for column in shown.columns:
         column.no_wrap = True
     shown.expand = True
-    shown.padding = (0, 1, 0, 0)
     for name, row in zip(summary.groups, rows, strict=True):
         if bars >= LEAST:
             row.append(Text(_bars(figures.history(summary.samples, name, now, bars)), "green"))
@@ -116,10 +122,10 @@ def _groups(summary: Summary, now: float, width: int) -> Table:
     return shown
 
 
-def _row(stats: GroupStats, lately: figures.Figures, *, timeouts: bool) -> list[Text]:
+def _row(stats: GroupStats, lately: figures.Figures, gauge: int, *, timeouts: bool) -> list[Text]:
     row = [
         Text(stats.group, "bold").append(" paused" if stats.paused else "", "yellow"),
-        _gauge(stats),
+        _gauge(stats, gauge),
         Text(str(stats.waiting), "bold yellow" if stats.waiting else "dim"),
     ]
     if timeouts:
@@ -128,14 +134,14 @@ def _row(stats: GroupStats, lately: figures.Figures, *, timeouts: bool) -> list[
     return row + [Text(_limit(each)) for each in (lately.wait_p99, lately.use_p50, lately.use_p99)]
 
 
-def _gauge(stats: GroupStats) -> Text:
+def _gauge(stats: GroupStats, cells: int) -> Text:
     """Leased, idle, and what could still be opened."""
     limit = max(1, stats.limit)
-    leased = min(GAUGE, -(-stats.leased * GAUGE // limit))
-    idle = min(GAUGE - leased, -(-stats.idle * GAUGE // limit))
+    leased = min(cells, -(-stats.leased * cells // limit))
+    idle = min(cells - leased, -(-stats.idle * cells // limit))
     gauge = Text("█" * leased, "yellow" if stats.leased >= limit else "blue")
-    gauge.append("▒" * idle, "blue").append("░" * (GAUGE - leased - idle), "dim")
-    return gauge.append(f" {stats.leased}/{stats.limit}", "default")
+    gauge.append("▒" * idle, "blue").append("░" * (cells - leased - idle), "dim")
+    return gauge.append(f"{' ' if cells else ''}{stats.leased}/{stats.limit}", "default")
 
 
 def _limit(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 // The three charts. They share their cursor and their time axis, and failovers are marked in all of them.
 
 const PALETTE = 8;
+const LADDER = [0, 1e-3, 1e-2, 0.1, 1, 10, 100, 1000];
 const MARKS = {
   "failover-started": "bad",
   "failover-finished": "good",
@@ -35,9 +36,24 @@ class Chart {
     this.names = names;
     this.data = data;
     this.events = events;
-    if (same) this.plot.setData(data);
+    this.drawn = [data[0], ...data.slice(1).map((line) => line.map((value) => (value === null ? null : this.height(value))))];
+    if (same) this.plot.setData(this.drawn);
     else this.draw();
     this.tell(null);
+  }
+
+  // Where a value is drawn. Durations of microseconds and of seconds are to be told apart in the same chart.
+  height(value) {
+    return this.from ? Math.asinh(value / this.from) : value;
+  }
+
+  // Which heights have a line, and what is written there.
+  ladder() {
+    if (!this.from) return { values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : this.value(tick))) };
+    return {
+      splits: (_, axis, low, high) => LADDER.map((value) => this.height(value)).filter((height) => height <= high),
+      values: (_, ticks) => ticks.map((_, i) => this.value(LADDER[i])),
+    };
   }
 
   // Anew: other series, or other colours.
@@ -52,15 +68,10 @@ class Chart {
         padding: [8, 8, 0, 0],
         legend: { show: false },
         cursor: { sync: { key: "pgdbpool" }, drag: { x: false, y: false }, points: { size: 7 } },
-        scales: {
-          y: {
-            ...(this.from ? { distr: 4, asinh: this.from } : {}),
-            range: (_, low, high) => [0, this.from ? Math.max(high * 1.5, 10 * this.from) : Math.max(high * 1.1, 1)],
-          },
-        },
+        scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, this.from ? this.height(0.02) : 1)] } },
         axes: [
           { ...axis, font, size: 26, space: 60, values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 0], [1, "{HH}:{mm}:{ss}", null, null, null, null, null, null, 0]] },
-          { ...axis, font, size: 52, space: 34, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : this.value(tick))) },
+          { ...axis, font, size: 52, space: 34, ...this.ladder() },
         ],
         series: [
           {},
@@ -74,7 +85,7 @@ class Chart {
         ],
         hooks: { draw: [(plot) => this.marks(plot)], setCursor: [(plot) => this.tell(plot.cursor.idx)] },
       },
-      this.data,
+      this.drawn,
       this.box,
     );
   }

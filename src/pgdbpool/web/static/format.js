@@ -26,9 +26,9 @@ const format = {
     if (value === null || value === undefined) return "–";
     if (value <= 0) return "0";
     if (value < 1e-3) return `${Math.max(1, Math.round(value * 1e6))} µs`;
-    if (value < 0.01) return `${(value * 1e3).toFixed(1)} ms`;
+    if (value < 0.01) return `${+(value * 1e3).toFixed(1)} ms`;
     if (value < 1) return `${Math.round(value * 1e3)} ms`;
-    if (value < 10) return `${value.toFixed(1)} s`;
+    if (value < 10) return `${+value.toFixed(1)} s`;
     if (value < 120) return `${Math.round(value)} s`;
     if (value < 7200) return `${Math.round(value / 60)} min`;
     if (value < 172800) return `${Math.round(value / 3600)} h`;

@@ -190,8 +190,8 @@ function showEndpoints(answer) {
     say(part("health"), `${state}${down} · ${heard}`);
     say(part("rate"), format.rate(requests / seconds));
     const share = total ? Math.round((100 * requests) / total) : 0;
-    mark(part("share"), "value", share);
-    mark(part("share"), "aria-label", `Share of the work of ${stats.endpoint}`);
+    mark(part("share"), "aria-valuenow", String(share));
+    part("share").firstChild.style.width = `${share}%`;
     say(part("percent"), `${share} % of the work`);
     const facts = [
       ["in use", `${stats.leased} of ${stats.open}${stats.opening ? `, ${stats.opening} opening` : ""}`],
@@ -222,7 +222,7 @@ function makeEndpoint({ stats }) {
     h("div.head", {}, h("i.dot", { "aria-hidden": "true" }), h("h3", {}, stats.endpoint), h("span.role")),
     h("p.health"),
     h("p.work", {}, h("b.rate"), " leases per second"),
-    h("meter.share", { min: "0", max: "100" }),
+    h("div.share", { role: "meter", "aria-label": `Share of the work of ${stats.endpoint}`, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": "0" }, h("i")),
     h("p.percent"),
     h("dl.facts"),
     h("p.notes"),
@@ -302,6 +302,8 @@ const KINDS = {
   "failover-finished": ["good", "failover over"],
   recovered: ["good", "recovered"],
   fenced: ["bad", "fenced"],
+  "leak-suspected": ["warn", "held long"],
+  "leak-ended": ["good", "returned"],
 };
 
 function showEvents(events) {
@@ -316,7 +318,7 @@ function showEvents(events) {
       {},
       h("time", { datetime: new Date(event.at * 1000).toISOString() }, format.clock(event.at)),
       h(`span.badge.${colour}`, {}, word),
-      h("p", {}, event.message, h("small")),
+      h("div", {}, h("p", {}, event.message, h("small")), ...(event.details ? [folded("Where", event.details)] : [])),
     );
   };
   keep(list, latest, key, make, (item, { event, pools }) => {
@@ -326,6 +328,10 @@ function showEvents(events) {
   });
   list.classList.toggle("empty", latest.length === 0);
   if (latest.length === 0) keep(list, ["none"], (name) => name, () => h("li.none", {}, "Nothing has happened yet."), () => {});
+}
+
+function folded(title, text) {
+  return h("details", {}, h("summary", {}, title), h("pre", { tabindex: "0", role: "group", "aria-label": title }, text));
 }
 
 function showHolders(holders) {
@@ -339,11 +345,12 @@ function showHolders(holders) {
       h("b.since"),
       h("p.where"),
       h("p.who", {}, `${holder.group} on ${holder.endpoint} · ${holder.connection} · ${holder.thread}, process ${pid}`),
-      h("details", {}, h("summary", {}, "Where it is"), h("pre", { tabindex: "0" })),
+      folded("Where it is", ""),
     );
   keep(list, shown, key, make, (item, { holder }) => {
     say(item.querySelector(".since"), `${format.time(holder.since)}${holder.state && holder.state !== "unknown" ? ` · ${holder.state}` : ""}`);
-    say(item.querySelector(".where"), holder.where);
+    say(item.querySelector(".where"), holder.where.replace(/(?:\/[^\s/]+)*\/(?=[^\s/]+\/[^\s/]+:\d)/g, ""));
+    mark(item.querySelector(".where"), "title", holder.where);
     const stack = [...(holder.stack || [])].join("\n");
     const checkout = [...(holder.checkout || [])].join("\n");
     say(item.querySelector("pre"), [stack, checkout && `Checked out at:\n${checkout}`].filter(Boolean).join("\n\n"));

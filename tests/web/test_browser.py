@@ -1,0 +1,336 @@
+"""The page in a real browser, over an application of two processes, under load and through a failover.
+
+With PGDBPOOL_SCREENSHOTS=1 the pictures of the manual are taken on the way.
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_for
+
+from pgdbpool.publish import read
+from pgdbpool.testing import Cluster
+
+from .conftest import TOKEN
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+pytest.importorskip("gunicorn", reason="needs gunicorn: pip install gunicorn")
+
+LIMIT = 30_000  # ms
+PICTURES = Path(__file__).resolve().parents[2] / "docs" / "_static"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+GROUPS = {
+    "read": {"connection_count": 6, "target_session_attrs": "prefer-standby"},
+    "write": {"connection_count": 4, "target_session_attrs": "primary"},
+    "transaction": {"connection_count": 4, "autocommit": False, "target_session_attrs": "primary"},
+    "batch": {"connection_count": 2, "autocommit": False, "target_session_attrs": "primary"},
+}
+
+
+class Shop:
+    """The application: two worker processes of gunicorn."""
+
+    def __init__(self, cluster: Cluster, folder: Path, token: str = "") -> None:
+        self.cluster = cluster
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}/status/"
+        config = {"db": cluster.endpoints(ssl="disable"), "groups": GROUPS}
+        here = Path(__file__).resolve().parent
+        self._log = folder / "gunicorn.log"
+        with self._log.open("wb") as log:
+            self._server = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "gunicorn", "app:application", "--workers", "2", "--threads", "2"),
+                    *("--chdir", str(here), "--bind", self.url.split("/")[2], "--worker-tmp-dir", str(folder)),
+                ],
+                env={
+                    **os.environ,
+                    "SHOP_CONFIG": json.dumps(config),
+                    "SHOP_FOLDER": str(folder / "run"),
+                    "SHOP_TOKEN": token,
+                },
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(lambda: len(read("shop", folder / "run")) == 2, limit=60.0)
+
+    def close(self) -> None:
+        self._server.terminate()
+        try:
+            self._server.wait(30)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def with_sales(cluster: Cluster) -> Cluster:
+    cluster.heal()
+    cluster.primary.execute("drop table if exists sales")
+    cluster.primary.execute("create table sales (at timestamptz default now())")
+    cluster.primary.execute("grant all on sales to public")
+    cluster.wait_for_replication()
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def shop(_pg_cluster_of_the_session: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    shop = Shop(with_sales(_pg_cluster_of_the_session), tmp_path_factory.mktemp("shop"))
+    yield shop
+    shop.close()
+    _pg_cluster_of_the_session.heal()
+    _pg_cluster_of_the_session.primary.execute("drop table sales")
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def visit(browser: Any, shop: Shop) -> Iterator[Open]:
+    """Opens the page, waits until it shows numbers, and in the end sees that it did nothing improper."""
+    visits = []
+
+    def open_page(*, width: int = 1280, height: int = 900, url: str = shop.url, ready: bool = True, **more: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": height}, **more)
+        page = context.new_page()
+        page.set_default_timeout(LIMIT)
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(url) else None)
+        visits.append((context, complaints))
+        page.goto(url)
+        if ready:
+            until(page, "document.querySelectorAll('#endpoints > li').length === 3")
+        return page
+
+    yield open_page
+    for context, complaints in visits:
+        context.close()
+        assert [each for each in complaints if not each.startswith("Failed to load resource")] == []
+
+
+def until(page: Any, expression: str, argument: Any = None) -> None:
+    """Wait until the page says so. The browser's own way to wait is forbidden by the page's security policy."""
+    wait_for(lambda: page.evaluate(expression, argument))
+
+
+def card(page: Any, node: Any) -> Any:
+    return page.locator("#endpoints > li", has_text=f"{node.host}:{node.port}")
+
+
+def says(locator: Any, text: str) -> None:
+    playwright.expect(locator).to_contain_text(text, timeout=LIMIT)
+
+
+# -- under load -----------------------------------------------------------------------------------------------
+
+
+def test_it_shows_all_processes_servers_and_groups_of_an_application_at_work(shop, visit):
+    page = visit()
+    says(page.locator("#name"), "shop")
+    says(page.locator("#facts"), "2 processes · live")
+    says(card(page, shop.cluster.primary), "primary")
+    for standby in shop.cluster.standbys:
+        says(card(page, standby), "standby")
+        says(card(page, standby), "lag")
+    assert page.locator("#groups h3").all_inner_texts() == list(GROUPS)
+    says(page.locator("#groups > li", has_text="read").first, f"of {2 * 3 * 6}")
+    until(page, "[...document.querySelectorAll('#endpoints .rate')].every((each) => parseFloat(each.textContent) > 0)")
+    shares = [int(each.get_attribute("aria-valuenow")) for each in page.get_by_role("meter").all()]
+    assert 95 <= sum(shares) <= 105
+    says(page.locator("#verdict"), "All is well")
+    says(page.locator("#holders"), "batch customer")
+
+
+def test_the_charts_draw_lines_and_say_in_words_what_they_show(visit):
+    page = visit()
+    for name in ("rate", "wait", "use"):
+        until(page, "(id) => /now: .*\\d/.test(document.getElementById(id).ariaLabel)", f"chart-{name}")
+        painted = """(id) => {
+            const canvas = document.querySelector(`#${id} canvas`);
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            const colours = new Set();
+            for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) colours.add(data.slice(i, i + 3).join());
+            return colours.size;
+        }"""
+        assert page.evaluate(painted, f"chart-{name}") > 4
+    legend = page.locator("#legend-rate li")
+    assert legend.count() == 3
+    page.locator("#chart-rate .u-over").hover()
+    says(page.locator("#legend-rate"), ":")
+
+
+def test_it_goes_on_by_itself(visit):
+    page = visit()
+    read_group = page.locator("#groups > li").first
+    read_group.locator("summary").click()
+    leases = read_group.locator("details dd").first
+    before = int(leases.inner_text().replace(",", ""))
+    wait_for(lambda: int(leases.inner_text().replace(",", "")) > before)
+    assert read_group.locator("details").get_attribute("open") is not None, "what was unfolded stays so"
+
+
+# -- whoever looks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_nothing_in_it_shuts_anybody_out(visit, scheme, width):
+    page = visit(width=width, color_scheme=scheme)
+    page.locator("#groups summary").first.click()
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_screen_reader_finds_its_parts_by_name(shop, visit):
+    page = visit()
+    headings = page.get_by_role("heading", level=2).all_inner_texts()
+    assert headings == ["Servers", "Groups", "The last five minutes", "Events", "Who holds a connection"]
+    for name in headings:
+        assert page.get_by_role("region", name=name).count() == 1
+    assert page.get_by_role("status").inner_text()
+    says(page.get_by_role("region", name="Servers"), f"{shop.cluster.primary.host}:{shop.cluster.primary.port}")
+    assert page.get_by_role("img", name=re.compile(r"\d+ in use, \d+ idle, \d+ opening, of 36")).count() >= 1
+    assert page.get_by_role("img", name=re.compile("Leases per second by server, now: ")).count() == 1
+    assert page.get_by_role("meter").count() == 3
+
+
+def test_everything_can_be_reached_by_keyboard(visit):
+    page = visit()
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+    assert reached[0] == "Skip to the servers"
+    assert reached[1] == "theme"
+    assert reached.count("Since the start") == 4
+    assert "events" in reached
+    page.locator("#groups summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#groups details").first.get_attribute("open") is not None
+
+
+@pytest.mark.parametrize("width", [320, 768])
+def test_nothing_has_to_be_scrolled_sideways(visit, width):
+    page = visit(width=width, height=800, has_touch=True)
+    page.locator("#groups summary").first.click()
+    says(page.locator("#holders"), "customer")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for chart in page.locator(".chart").all():
+        box = chart.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+
+
+def test_dark_and_light_follow_the_system_until_somebody_chooses(visit):
+    def background(page: Any) -> str:
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light, dark = visit(color_scheme="light"), visit(color_scheme="dark")
+    assert background(light) != background(dark)
+    button = light.get_by_role("button", name="Theme: system")
+    button.click()
+    assert background(light) != background(dark), "system, then light"
+    light.get_by_role("button", name="Theme: light").click()
+    assert background(light) == background(dark)
+    light.reload()
+    assert light.get_by_role("button", name="Theme: dark").count() == 1, "it is remembered"
+    assert background(light) == background(dark)
+
+
+def test_a_page_whose_application_has_gone_says_so_and_comes_back(visit):
+    page = visit()
+    page.context.set_offline(True)
+    says(page.locator("#verdict"), "No news for")
+    page.context.set_offline(False)
+    says(page.locator("#verdict"), "All is well")
+
+
+def test_a_token_is_asked_for_once(tmp_path, shop, visit):
+    guarded = Shop(shop.cluster, tmp_path, TOKEN)
+    try:
+        page = visit(url=guarded.url, ready=False)
+        page.get_by_label("Token").fill("not the one, certainly")
+        page.get_by_role("button", name="Show the page").click()
+        says(page.get_by_role("alert"), "That is not the token.")
+        assert axe.Axe().run(page).violations_count == 0
+        page.get_by_label("Token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        says(page.locator("#facts"), "2 processes")
+        page.reload()
+        says(page.locator("#facts"), "2 processes")
+        assert TOKEN not in page.url
+        assert TOKEN not in page.content()
+    finally:
+        guarded.close()
+
+
+# -- through a failover ---------------------------------------------------------------------------------------
+
+
+def test_a_failover_can_be_watched(shop, visit):
+    cluster = shop.cluster
+    page = visit()
+    says(page.locator("#verdict"), "All is well")
+    if os.environ.get("PGDBPOOL_SCREENSHOTS"):
+        time.sleep(80)  # so that the charts have something to show
+    old = cluster.primary
+    old.kill()
+    says(page.locator("#verdict"), "a failover is under way")
+    says(card(page, old), "down for")
+    new = cluster.failover()
+    says(card(page, new), "primary")
+    failover = page.locator("#events li.failover")
+    says(failover.first, f"{new.host}:{new.port} is the primary now")
+    says(failover.first, "seen by 2 pools")
+    says(page.locator("#events"), "is down")
+    says(page.locator("#verdict"), f"{old.host}:{old.port} is down.")
+    playwright.expect(page.locator("#verdict")).to_have_class("verdict bad")
+    if os.environ.get("PGDBPOOL_SCREENSHOTS"):
+        time.sleep(20)
+        take_pictures(visit)
+    old.rejoin(new)
+    says(card(page, old), "standby")
+    says(page.locator("#verdict"), "All is well")
+    says(page.locator("#verdict"), "all 3 servers are up")
+
+
+def take_pictures(visit: Open) -> None:
+    PICTURES.mkdir(exist_ok=True)
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme, device_scale_factor=1)
+        page.wait_for_timeout(4000)
+        page.screenshot(path=PICTURES / f"status-page-{scheme}.png", full_page=True)
+    page = visit(width=390, height=844, color_scheme="light", device_scale_factor=2)
+    page.wait_for_timeout(4000)
+    page.screenshot(path=PICTURES / "status-page-phone.png")
