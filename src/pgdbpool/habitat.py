@@ -9,6 +9,9 @@ A threaded pool needs threads that run. uWSGI gives them no time unless told to;
 gevent or eventlet a thread is a greenlet, and what libpq does with its sockets when a server dies can end the whole
 process (an assertion of libev's); so a pool refuses to start there. In an event loop a waiting caller holds up
 everybody else; that is said once in the log, too.
+
+In a sub-interpreter (mod_wsgi without ``WSGIApplicationGroup %{GLOBAL}``) there is no monitor: up to Python 3.11
+asyncio mixes up the event loops of a process's interpreters. The pool then does as with ``monitor: false``.
 """
 
 from __future__ import annotations
@@ -98,6 +101,8 @@ def look_for_threads(name: str) -> None:
 
 def look_for_loop(name: str) -> None:
     """Say once in the log if a caller that waits holds up an event loop, and with it all other tasks."""
+    if sub_interpreter():
+        return  # what it would be told there may be of another interpreter's
     # A notebook runs its cells in a loop, and one after the other all the same.
     if _get_running_loop() is not None and "ipykernel" not in sys.modules:
         say_once(
@@ -105,6 +110,24 @@ def look_for_loop(name: str) -> None:
             f"{name}: a Pool is used in an event loop, which stands still while a caller waits: use an AsyncPool, or "
             "asyncio.to_thread",
         )
+
+
+def may_monitor(name: str) -> bool:
+    """Whether event loops work in this interpreter; if they may not, that is said once in the log."""
+    group = sub_interpreter()
+    if not group:
+        return True
+    say_once(
+        logging.WARNING,
+        f"{name}: mod_wsgi runs this application in the sub-interpreter {group!r}, where there can be no monitor: say "
+        "WSGIApplicationGroup %{GLOBAL} in Apache's configuration",
+    )
+    return False
+
+
+def sub_interpreter() -> str:
+    """Its name, if mod_wsgi runs us in one."""
+    return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
 
 
 def say_once(level: int, words: str) -> None:
