@@ -89,7 +89,7 @@ def test_the_readmes_program_does_not_depend_on_the_order_of_the_servers(visits:
 
 def test_the_quickstarts_programs_run(visits: Cluster) -> None:
     run_page("docs/quickstart.rst", two_of(visits))
-    assert paths(visits) == ["/", "/a", "/b", "/d", "/e"], "and what is said to be rolled back was"
+    assert paths(visits) == ["/", "/a", "/b", "/d", "/e", "/f"], "and what is said to be rolled back was"
 
 
 def test_the_programs_about_metrics_run(pg_cluster: Cluster) -> None:

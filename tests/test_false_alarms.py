@@ -56,12 +56,15 @@ def test_a_slow_query_on_such_a_server_is_not_ended(pg_node, open_pool):
         with pool.connection(timeout=LIMIT) as conn, psycopg.connect(pg_node.dsn, autocommit=True) as keeper:
             keeper.execute("select pg_advisory_lock(6)")
             proxy.latency(0.2)
-            before = proxy.accepted
-            slow = start(one, conn, "select 'done' from pg_advisory_lock(6)")
-            wait_for(lambda: proxy.accepted >= before + 3 or slow.done())  # it was asked again and again
-            assert not slow.done()
-            keeper.execute("select pg_advisory_unlock(6)")
-            assert slow.result(LIMIT) == "done"
+            over = start(unlock_when_asked_thrice, keeper, proxy, proxy.accepted)
+            assert one(conn, "select 'done' from pg_advisory_lock(6)") == "done"
+            over.result(LIMIT)
+
+
+def unlock_when_asked_thrice(keeper, proxy, before):
+    """Once it was asked again and again whether the server is still there."""
+    wait_for(lambda: proxy.accepted >= before + 3)
+    keeper.execute("select pg_advisory_unlock(6)")
 
 
 def two_groups():
@@ -312,13 +315,12 @@ def test_a_connect_that_is_never_answered_is_not_waited_for_when_the_network_is_
             proxy.drop()
             with pytest.raises(psycopg.OperationalError):
                 conn.execute("select 1")
-        accepted = proxy.accepted
-        asking = start(serve_one, pool)
-        wait_for(lambda: proxy.accepted > accepted)  # and swallowed
-        proxy.drop(False)
-        assert asking.result(LIMIT) == 1
+        healed = start(heal_after_a_connect, proxy, proxy.accepted)
+        with pool.connection(timeout=LIMIT) as conn:
+            assert one(conn, "select 1") == 1
+        healed.result(LIMIT)
 
 
-def serve_one(pool):
-    with pool.connection(timeout=LIMIT) as conn:
-        return one(conn, "select 1")
+def heal_after_a_connect(proxy, before):
+    wait_for(lambda: proxy.accepted > before)  # and swallowed
+    proxy.drop(False)

@@ -51,6 +51,15 @@ def test_so_is_a_handler(pg_node):
         dbpool.Connection.close()
 
 
+def test_a_lease_that_is_just_being_made_holds_nothing(pg_node, open_pool):
+    pool = open_pool(config(pg_node))
+    made = object.__new__(type(pool.connection()))
+    with pool.connection(timeout=LIMIT) as conn:
+        [holder] = pool.holders()
+    assert holder.where.endswith(f"({sys._getframe().f_code.co_qualname})")
+    del made, conn
+
+
 def test_it_is_named_in_the_error_of_one_who_gets_none(pg_node, open_pool):
     pool = open_pool(config(pg_node, type="non-threaded", connection_count=1))
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from bench.failover.ops import Caller, line
@@ -113,6 +114,39 @@ class Threads(Work):
         return self.peer.read(READ, (number,))
 
 
+class Alone(Threads):
+    """The one caller of a pool that only one thread may use: it opens it, and answers for it when it has ended."""
+
+    def __init__(self, task: Task, make: type[SyncPeer]) -> None:
+        self.task = task
+        self.stop = threading.Event()
+        self._make = make
+        self._questions: SimpleQueue[SimpleQueue[Any]] = SimpleQueue()
+
+    def run(self) -> None:
+        opened: SimpleQueue[BaseException | None] = SimpleQueue()
+        threading.Thread(target=self.serve, args=(opened,), name="caller", daemon=True).start()
+        if (error := opened.get()) is not None:
+            raise error
+
+    def serve(self, opened: SimpleQueue[BaseException | None]) -> None:
+        try:
+            self.peer = self._make(self.task.places, self.task.options)
+        except BaseException as error:
+            opened.put(error)
+            return
+        opened.put(None)
+        (caller,) = self.task.callers
+        self.call(caller)
+        while True:
+            self._questions.get().put(self.peer.about())
+
+    def about(self) -> dict[str, Any]:
+        answer: SimpleQueue[Any] = SimpleQueue()
+        self._questions.put(answer)
+        return answer.get(timeout=LIMIT)
+
+
 class Tasks(Work):
     """Each caller a task of one event loop, in a thread of its own: the main thread listens to the parent."""
 
@@ -167,10 +201,16 @@ class Tasks(Work):
         return await self.peer.read(READ, (number,))
 
 
+def work_of(task: Task, make: type[Peer]) -> Work:
+    if make.single:
+        return Alone(task, make)
+    peer = make(task.places, task.options)
+    return Tasks(task, peer) if isinstance(peer, AsyncPeer) else Threads(task, peer)
+
+
 def main() -> None:
     task = Task.from_json(sys.stdin.readline())
-    peer = by_name(task.peer)(task.places, task.options)
-    work = Tasks(task, peer) if isinstance(peer, AsyncPeer) else Threads(task, peer)
+    work = work_of(task, by_name(task.peer))
     work.run()
     say("ready")
     for command in sys.stdin:

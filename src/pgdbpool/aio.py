@@ -276,13 +276,13 @@ class AsyncPool(Base):
         default the group's `acquire_timeout`. Raises as `Pool.connection` does.
         """
         lease: AsyncLease = _new(self._lease)
+        lease._slot = None
         try:
             lease._group = self._groups[group]
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
         lease._pool = self
         lease._timeout = timeout
-        lease._slot = None
         return lease
 
     async def getconn(self, group: str = "default", timeout: float | None = None) -> AsyncConnection:

@@ -192,7 +192,8 @@ class _Search:
 def _in_variables(frame: FrameType, wanted: set[int]) -> Iterator[int]:
     for value in frames.variables(frame):
         if isinstance(value, Leased):
-            value = value._slot and value._slot.conn
+            slot = getattr(value, "_slot", None)  # one that is just being made has none yet
+            value = slot and slot.conn
         if id(value) in wanted:
             yield id(value)
 

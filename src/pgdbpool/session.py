@@ -377,7 +377,8 @@ class Sessions:
         if isinstance(error, DriverTimeout):
             self.topology.silent(slot.lane.endpoint, str(error), now)
             return
-        if not self.topology.session_lost(slot, self._sqlstate(error), _words(error), now):
+        code = self._sqlstate(error) or self.driver.last_words(slot.conn)
+        if not self.topology.session_lost(slot, code, _words(error), now):
             return
         await self.look_at(self.topology.lanes(slot.lane.endpoint))
 
@@ -398,7 +399,8 @@ class Sessions:
             await self.driver.ping(slot.conn, monotonic() + PING_LIMIT)
         except BaseException as error:
             if isinstance(error, Exception):
-                self.topology.session_lost(slot, self._sqlstate(error), _words(error), monotonic())
+                code = self._sqlstate(error) or self.driver.last_words(slot.conn)
+                self.topology.session_lost(slot, code, _words(error), monotonic())
             lane.group.retire(slot, "broken")
             if not isinstance(error, Exception):
                 raise

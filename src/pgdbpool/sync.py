@@ -226,13 +226,13 @@ class Pool(Base):
         error inside the block, though caught there, has made the transaction fail.
         """
         lease: Lease = _new(self._lease)
+        lease._slot = None
         try:
             lease._group = self._groups[group]
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
         lease._pool = self
         lease._timeout = timeout
-        lease._slot = None
         return lease
 
     def getconn(self, group: str = "default", timeout: float | None = None) -> Connection:

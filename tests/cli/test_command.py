@@ -43,6 +43,16 @@ def test_a_wrong_command_line_is_exit_code_2_and_no_traceback(arguments: list[st
     assert "Traceback" not in done.err
 
 
+@pytest.mark.parametrize(
+    "arguments", [[], ["check", "pool.toml"], ["bench", "--threads"], ["top"], ["events"], ["top", "shop"], ["demo"]]
+)
+def test_a_url_in_the_wrong_place_is_not_repeated(arguments: list[str]) -> None:
+    done = run(*arguments, "postgresql://app:gehe1m@db1/app?password=gehe1m")
+    assert (done.code, done.out) == (2, "")
+    assert done.err
+    assert "gehe1m" not in done.err
+
+
 def test_a_psycopg_without_libpq_is_told_in_one_line() -> None:
     # As where neither the wheel with libpq nor the system's is installed: the implementation that is asked for fails.
     done = run("check", "postgresql://app@127.0.0.1/app", PSYCOPG_IMPL="c")

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def test_what_several_processes_noticed_is_one_line(pg_cluster: Cluster, tmp_pat
 def test_follow_goes_on_with_those_to_come_each_once(
     pg_cluster: Cluster, tmp_path: Path, open_pool: Callable[..., Pool]
 ) -> None:
-    open_pool(published(tmp_path, *pg_cluster.nodes)).wait()
+    pool = open_pool(published(tmp_path, *pg_cluster.nodes))
+    wait_for(lambda: {endpoint.health for endpoint in pool.endpoints()} == {"up"})  # else its end is no news
     wait_for(lambda: run("events", "--directory", tmp_path).code == 0)
     command = [*COMMAND, "events", "--directory", str(tmp_path), "--follow", "--json"]
     node = pg_cluster.standbys[0]
@@ -60,6 +62,8 @@ def test_follow_goes_on_with_those_to_come_each_once(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as tail:
         assert tail.stdout is not None
+        too_late = threading.Timer(LIMIT, tail.kill)
+        too_late.start()
 
         def until(kind: str) -> list[str]:
             seen = []
@@ -75,6 +79,7 @@ def test_follow_goes_on_with_those_to_come_each_once(
         node.start()
         again = until("endpoint-up")
         assert "endpoint-down" not in again + first
+        too_late.cancel()
         tail.send_signal(2)
         assert tail.communicate(timeout=LIMIT)[1] == ""
         assert tail.returncode == 0

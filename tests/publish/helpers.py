@@ -3,8 +3,9 @@
 from typing import Any
 
 from pgdbpool.core.stats import Counters, EndpointStats, GroupStats, LaneStats, PoolStats
-from pgdbpool.publish import PoolRecord, Worker
+from pgdbpool.publish import PoolRecord, Sample, Worker
 from pgdbpool.publish.alive import Identity
+from pgdbpool.publish.record import raw
 
 
 def endpoint(label: str = "db1:5432", **more: Any) -> EndpointStats:
@@ -79,8 +80,11 @@ def stats(*groups: GroupStats, endpoints: tuple[EndpointStats, ...] = ()) -> Poo
     )
 
 
-def pool(*groups: GroupStats, endpoints: tuple[EndpointStats, ...] = (), **more: Any) -> PoolRecord:
-    return PoolRecord(kind="threaded", stats=stats(*groups, endpoints=endpoints), **more)
+def pool(
+    *groups: GroupStats, endpoints: tuple[EndpointStats, ...] = (), samples: tuple[Sample, ...] = (), **more: Any
+) -> PoolRecord:
+    raw_samples = tuple(raw(sample) for sample in samples)
+    return PoolRecord(kind="threaded", stats=stats(*groups, endpoints=endpoints), raw_samples=raw_samples, **more)
 
 
 def worker(*pools: PoolRecord, pid: int = 1, at: float = 1000.0, **more: Any) -> Worker:

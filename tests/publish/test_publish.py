@@ -36,7 +36,7 @@ def select(pool: Pool, times: int = 1, group: str = "default") -> None:
             conn.execute("select 1")
 
 
-def requests(folder: Path) -> int:
+def requests(folder: Path | None) -> int:
     groups = merged(read("shop", folder)).groups
     return groups["default"].counters.requests if groups else -1
 
@@ -171,7 +171,7 @@ def test_the_manuals_program_reads_it(pg_node, open_pool, folder, monkeypatch, c
     [program] = re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page, re.MULTILINE)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     select(open_pool(config(pg_node, connection_count=7) | {"status": {"name": "shop"}}))
-    wait_for(lambda: read("shop"))
+    wait_for(lambda: requests(None) == 1)
     exec(textwrap.dedent(program), {})
     assert capsys.readouterr().out == "shop: 1 processes\n  default: 0 of 7 in use, 0 waiting\n"
 

@@ -215,6 +215,9 @@ class SimulatedDriver:
 
         return clean
 
+    def last_words(self, conn: Session) -> str | None:
+        return None
+
     def sqlstate(self, error: BaseException) -> str | None:
         return error.sqlstate if isinstance(error, Lost | Refused) else None
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import wait_for
+from conftest import config, wait_for
 
-from pgdbpool.publish import read
+from pgdbpool.publish import names, read
 from pgdbpool.testing import Cluster
 
 from .conftest import TOKEN
@@ -293,6 +293,37 @@ def test_a_token_is_asked_for_once(tmp_path, shop, visit):
         assert TOKEN not in page.content()
     finally:
         guarded.close()
+
+
+# -- several applications, and what they are called --------------------------------------------------------------
+
+
+def published(node: Any, folder: Path, name: str, group: str) -> dict[str, Any]:
+    return config(node, groups={group: {}}) | {"status": {"name": name, "directory": str(folder), "interval": 0.1}}
+
+
+def test_one_of_several_applications_can_be_chosen(pg_node, open_pool, folder, page, visit):
+    for name in ("cart", "shop"):
+        with open_pool(published(pg_node, folder, name, f"of-{name}")).connection(f"of-{name}") as conn:
+            conn.execute("select 1")
+    wait_for(lambda: names(folder) == ["cart", "shop"])
+    shown = visit(url=f"{page()}/", ready=False)
+    says(shown.locator("#groups"), "of-cart")
+    shown.get_by_label("Application").select_option("shop")
+    says(shown.locator("#groups"), "of-shop")
+    assert "of-cart" not in shown.locator("#groups").inner_text()
+    shown.reload()
+    says(shown.locator("#groups"), "of-shop")
+
+
+def test_what_looks_like_markup_is_text(pg_node, open_pool, folder, page, visit):
+    evil = "<img src=x onerror=alert(1)>"
+    pool = open_pool(published(pg_node, folder, "shop", evil))
+    with pool.connection(evil):
+        shown = visit(url=f"{page()}/", ready=False)
+        says(shown.locator("#groups h3"), evil)
+        says(shown.locator("#holders"), evil)
+        assert shown.locator("main img").count() == 0
 
 
 # -- through a failover ---------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ import pgdbpool
 from . import MISSING
 from .application import Directory, Name
 from .output import AsJson
-from .source import TAKES_NO_MORE, Source, no_more, settings_of
+from .source import Source, settings_of
+from .usage import Commands
 
 app = typer.Typer(
     name="pgdbpool",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -38,9 +40,8 @@ def pgdbpool_command(
     """A PostgreSQL connection pool and load balancer."""
 
 
-@app.command(context_settings=TAKES_NO_MORE)
+@app.command()
 def check(
-    context: typer.Context,
     config: Source,
     processes: Annotated[
         int | None,
@@ -62,15 +63,13 @@ def check(
     pgdbpool check pgdbpool.toml --processes 8 --threads 4
     pgdbpool check postgresql://app@db1,db2/shop --json[/dim]
     """
-    no_more(context)
     from .check import run
 
     raise typer.Exit(run(settings_of(config), processes, threads, as_json=as_json))
 
 
-@app.command(context_settings=TAKES_NO_MORE)
+@app.command()
 def bench(
-    context: typer.Context,
     config: Source,
     group: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this group; may be given several times.")
@@ -91,7 +90,6 @@ def bench(
     [dim]pgdbpool bench pool.toml
     pgdbpool bench pool.toml --group read --threads 16 --seconds 10[/dim]
     """
-    no_more(context)
     from .bench import run
 
     raise typer.Exit(run(settings_of(config), group or [], threads, seconds, as_json=as_json))

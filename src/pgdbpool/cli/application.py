@@ -5,11 +5,14 @@ What is read are the small files of `pgdbpool.publish`. Nothing is connected to.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pgdbpool.config.keys import STATUS_NAME
 
 from .source import WRONG
 
@@ -38,6 +41,10 @@ def workers_of(name: str | None, directory: Path | None) -> dict[str, list[Worke
     """The living processes by application. Ends the program where the directory cannot be trusted."""
     from pgdbpool.publish import read  # not above: `--help` needs no driver
 
+    if name is not None and not re.fullmatch(STATUS_NAME, name, re.ASCII):
+        # Not repeated: it may be a URL.
+        print("pgdbpool: NAME: expected up to 60 letters, digits, - and _, as in status.name", file=sys.stderr)
+        raise typer.Exit(WRONG)
     try:
         found = read(name, directory)
     except PermissionError as error:

@@ -40,7 +40,7 @@ SIZES = ("B", "kB", "MB", "GB", "TB")
 
 def console(*, stderr: bool = False) -> Console:
     """Where to write."""
-    made = Console(stderr=stderr, highlight=False)
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)  # [fe80::1]:5432 is no markup
     if not made.is_terminal:
         made.width = WIDE
     return made

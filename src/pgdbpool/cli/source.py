@@ -27,17 +27,6 @@ Source = Annotated[
 ]
 
 
-# What is too much on the command line would be repeated by the usage message, and may be a URL with its password.
-TAKES_NO_MORE = {"allow_extra_args": True}
-
-
-def no_more(context: typer.Context) -> None:
-    """End the program if there is more on the command line than a CONFIG."""
-    if context.args:
-        print(f"pgdbpool: {context.command_path} takes one CONFIG, got {len(context.args) + 1}", file=sys.stderr)
-        raise typer.Exit(WRONG)
-
-
 def is_url(source: str) -> bool:
     """Whether it is a URL, of whatever kind, and not the name of a file."""
     return "://" in source

@@ -141,6 +141,12 @@ class Driver(Protocol):
 
     async def rollback(self, conn: Any) -> None: ...
 
+    def last_words(self, conn: Any) -> str | None:
+        """The SQLSTATE with which the server announced, outside any error, that it would end this connection.
+
+        PostgreSQL does so by a warning when another of its processes has crashed (57P02).
+        """
+
     def sqlstate(self, error: BaseException) -> str | None:
         """The SQLSTATE of one of the driver's exceptions, if it has one."""
 

@@ -35,6 +35,8 @@ from .psycopg3 import (
     guarded,
     heard_within,
     in_failed_transaction,
+    last_words,
+    listen,
     nothing_committed,
     quiet,
     sqlstate,
@@ -55,6 +57,7 @@ __all__ = [
     "disown",
     "drive",
     "heard_within",
+    "last_words",
     "ping",
     "quiet",
     "report",
@@ -197,6 +200,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
 
     altered = False
     adopted: Adopted
+    heard: list[str]
 
     async def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
@@ -292,6 +296,7 @@ async def connect(
     else:
         conn = guarded = Guarded(pgconn)
         guarded.conduct = conduct
+    listen(conn)
     try:
         await adopt(conn, autocommit)
     except BaseException:

@@ -32,6 +32,8 @@ from .psycopg3 import (
     guarded,
     heard_within,
     in_failed_transaction,
+    last_words,
+    listen,
     nothing_committed,
     quiet,
     sqlstate,
@@ -51,6 +53,7 @@ __all__ = [
     "disown",
     "heard_within",
     "keep_to",
+    "last_words",
     "ping",
     "quiet",
     "report",
@@ -127,6 +130,7 @@ class Pooled(psycopg.Connection[Any]):
 
     altered = False
     adopted: Adopted
+    heard: list[str]
 
     # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
     # for a third of a checkout.
@@ -201,6 +205,7 @@ async def connect(
     else:
         conn = guarded = Guarded(pgconn)
         guarded.conduct = conduct
+    listen(conn)
     await adopt(conn, autocommit)
     return conn
 

@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
@@ -217,6 +218,26 @@ def nothing_committed() -> psycopg.Error:
     return psycopg.errors.InFailedSqlTransaction(
         "a statement of this transaction failed before: it was rolled back, nothing was committed"
     )
+
+
+_LAST_WORDS = frozenset({"57P02"})  # SQLSTATEs of warnings after which the server closes the connection
+
+
+def listen(conn: Any) -> None:
+    """Remember the words with which the server ends the connection, for `last_words`."""
+    # Not by a method of the connection's: what refers to it is counted, see `pgdbpool.lost`.
+    conn.heard = []
+    conn.add_notice_handler(partial(_note, conn.heard))
+
+
+def _note(heard: list[str], diagnostic: psycopg.errors.Diagnostic) -> None:
+    code = diagnostic.sqlstate
+    if code in _LAST_WORDS:
+        heard.append(code)
+
+
+def last_words(conn: Any) -> str | None:
+    return conn.heard[-1] if conn.heard else None
 
 
 def sqlstate(error: BaseException) -> str | None:

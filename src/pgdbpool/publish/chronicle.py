@@ -1,7 +1,8 @@
 """What one pool did in the last minutes: events, and samples of what was counted.
 
-A sample is the difference of the counters between its beginning and its end. The one that has not ended yet is made
-anew each time.
+A sample is the difference of the counters between the last look before it began and the last look before it ended; so
+what a look finds belongs to the time of the look, also after a long rest. The one that has not ended yet is made anew
+each time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from ..core.events import Event
 from ..core.stats import Counters, PoolStats, Times
 from ..holders import Holder
-from .record import CALLS, EVENTS, HISTORY, HOLDERS, STEP, Counts, GroupSample, PoolRecord, Sample
+from .record import CALLS, EVENTS, HISTORY, HOLDERS, STEP, Counts, GroupSample, PoolRecord, Sample, raw
 
 _HOLDERS_SHARE = 200  # who holds what is looked for in at most one part in so many of the time
 
@@ -37,8 +38,9 @@ class Chronicle:
     def forget(self) -> None:
         """Begin anew, as in a new process."""
         self._events: deque[Event] = deque(maxlen=EVENTS)
-        self._samples: deque[Sample] = deque(maxlen=HISTORY)
+        self._samples: deque[msgspec.Raw] = deque(maxlen=HISTORY)
         self._mark: PoolStats | None = None  # where the counters stood when the present sample began
+        self._last: PoolStats | None = None  # ... and at the last look
         self._began = 0.0
         self._holders: tuple[Holder, ...] = ()
         self._look_again = 0.0
@@ -55,18 +57,19 @@ class Chronicle:
             stats=stats,
             events=tuple(self._events.copy()),
             holders=self._who_holds(pool, stats),
-            samples=self._sampled(stats, now),
+            raw_samples=self._sampled(stats, now),
         )
 
-    def _sampled(self, stats: PoolStats, now: float) -> tuple[Sample, ...]:
+    def _sampled(self, stats: PoolStats, now: float) -> tuple[msgspec.Raw, ...]:
         began = now // STEP * STEP
-        if self._mark is None or began < self._began:  # the first time, or the clock was set back
+        if self._mark is None or self._last is None or began < self._began:  # the first time, or the clock was set back
             self._mark, self._began = stats, began
             self._samples.clear()
-        if began > self._began:
-            self._samples.append(_difference(self._mark, stats, self._began))
-            self._mark, self._began = stats, began
-        return *self._samples, _difference(self._mark, stats, self._began)
+        elif began > self._began:
+            self._samples.append(raw(_difference(self._mark, self._last, self._began)))
+            self._mark, self._began = self._last, began
+        self._last = stats
+        return *self._samples, raw(_difference(self._mark, stats, self._began))
 
     def _who_holds(self, pool: Subject, stats: PoolStats) -> tuple[Holder, ...]:
         leased = sum(group.leased for group in stats.groups.values())

@@ -65,8 +65,21 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The last ones, the oldest first."""
     holders: tuple[Holder, ...] = ()
     """Who holds a connection, the longest first."""
-    samples: tuple[Sample, ...] = ()
-    """The last minutes, the oldest first. The last one is about a time that has not ended yet."""
+    raw_samples: tuple[msgspec.Raw, ...] = msgspec.field(default=(), name="samples")
+
+    def samples(self, since: float = 0.0) -> tuple[Sample, ...]:
+        """The last minutes, or those samples that began at `since` or later, the oldest first.
+
+        The last one is about a time that has not ended yet. Most of a file is samples, and most readers know most of
+        them already: so each is decoded only when it is asked for.
+        """
+        found: list[Sample] = []
+        for raw in reversed(self.raw_samples):
+            sample = _sample.decode(raw)
+            if sample.at < since:
+                break
+            found.append(sample)
+        return tuple(reversed(found))
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +106,14 @@ class _Head(msgspec.Struct):
     version: int
 
 
+_sample = msgspec.json.Decoder(Sample)
 _worker = msgspec.json.Decoder(Worker)
 _head = msgspec.json.Decoder(_Head)
+
+
+def raw(sample: Sample) -> msgspec.Raw:
+    """A sample as it is in the file: one that has ended is encoded once, and not at each writing."""
+    return msgspec.Raw(msgspec.json.encode(sample))
 
 
 def encoded(worker: Worker) -> bytes:

@@ -198,9 +198,8 @@ def _holders(workers: Sequence[Worker]) -> tuple[Held, ...]:
 def _samples(pools: Iterable[PoolRecord], since: float) -> tuple[Sample, ...]:
     found: dict[float, list[Sample]] = {}
     for pool in pools:
-        for sample in pool.samples:
-            if sample.at >= since:
-                found.setdefault(sample.at, []).append(sample)
+        for sample in pool.samples(since):
+            found.setdefault(sample.at, []).append(sample)
     return tuple(_sample(at, found[at]) for at in sorted(found))
 
 

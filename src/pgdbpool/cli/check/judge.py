@@ -31,7 +31,7 @@ ADVICE = {
     Fault.ENDED: "the server ended the session; see its log",
 }
 MEANING = {
-    "below": "threads wait when more than {connections} of {threads} need one",
+    "below": "threads wait when more than {connections} need one",
     "at": "no thread waits for another",
     "above": "{more} never used while one endpoint serves it",
 }

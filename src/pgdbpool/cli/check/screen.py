@@ -98,6 +98,8 @@ def _sizing(sizing: Sizing, console: Console) -> None:
             size(server.work_mem) or "?",
         )
     console.print(shown)
+    if any(server.admits is None for server in sizing.servers):
+        console.print(Text("?: the server has not told how many connections it admits", "yellow"))
     console.print(Text("temp tables: each session fills its temp_buffers; sorts: one of work_mem in each", "dim"))
 
 
