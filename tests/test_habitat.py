@@ -24,7 +24,7 @@ def query(pool):
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
     """As in a new process."""
-    monkeypatch.setattr(habitat, "_said", set())
+    monkeypatch.setattr(habitat, "_said", {})
 
 
 @pytest.fixture

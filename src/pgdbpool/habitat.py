@@ -27,7 +27,7 @@ from .errors import WrongModelError
 
 logger = logging.getLogger("pgdbpool")
 
-_said: set[str] = set()  # in this process
+_said: dict[str, object] = {}  # in this process
 
 
 class Door:
@@ -59,7 +59,7 @@ class Door:
                 f'{self._name}: type is "non-threaded", but two threads use this pool, {_name(self.owner)} and '
                 f'{_name(get_ident())}: say type = "threaded", or have each process serve with one thread'
             )
-            say_once(logging.ERROR, words)
+            say_once(logging.ERROR, words, of=f"{self._name}: threads")
             raise WrongModelError(words)
         refuse_greenlets()
         self.owner = get_ident()
@@ -130,8 +130,8 @@ def sub_interpreter() -> str:
     return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
 
 
-def say_once(level: int, words: str) -> None:
-    """Log it unless it was said before."""
-    if words not in _said:
-        _said.add(words)
+def say_once(level: int, words: str, of: str = "") -> None:
+    """Log it unless these words were said before, or others `of` the same."""
+    mine = object()
+    if _said.setdefault(of or words, mine) is mine:  # in one step, so that of several threads one says it
         logger.log(level, words)
