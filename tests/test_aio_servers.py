@@ -5,8 +5,10 @@ calls in flight and the timers come to in an event loop.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -14,8 +16,8 @@ from aio_support import OpenPool, Stage, hold, one, outcome, pid, put, run, run_
 from conftest import LIMIT, backends, config
 from support import stats
 
-from pgdbpool import AsyncPool, DBConnectionError, Pool
-from pgdbpool.testing import Cluster, Node
+from pgdbpool import AsyncPool, DBConnectionError, Error, Pool
+from pgdbpool.testing import Cluster, Node, Proxy
 
 __all__ = ["run", "run_plain"]
 
@@ -232,3 +234,69 @@ def test_both_kinds_of_pool_share_one_monitor(pg_node: Node, run: Stage) -> None
             await until(lambda: health(pool, pg_node) == other.endpoints()[0].health == "up")
 
     run(story)
+
+
+# -- all of it at once ------------------------------------------------------------------------------------------------
+
+
+async def shake(proxies: list[Proxy], chance: random.Random, faults: int) -> None:
+    """Have networks break, stall, slow down and recover, one after the other; in the end all is well."""
+    kinds: list[Callable[[Proxy], None]] = [
+        lambda proxy: proxy.reset(),
+        lambda proxy: (proxy.refuse(), proxy.reset())[0],
+        lambda proxy: proxy.refuse(False),
+        lambda proxy: proxy.stall(),
+        lambda proxy: proxy.resume(),
+        lambda proxy: proxy.latency(chance.choice([0.0, 0.02])),
+    ]
+    for _ in range(faults):
+        await elsewhere(chance.choice(kinds), chance.choice(proxies))
+        await asyncio.sleep(chance.random() * 0.1)
+    for proxy in proxies:
+        await elsewhere(proxy.refuse, False)
+        await elsewhere(proxy.resume)
+        await elsewhere(proxy.latency, 0.0)
+
+
+def test_callers_cancelled_at_random_while_networks_break_lose_no_connection(pg_node: Node, run: Stage) -> None:
+    chance = random.Random(3)
+    served = failed = cancelled = 0
+
+    async def use(pool: AsyncPool, number: int) -> None:
+        nonlocal served, failed
+        try:
+            async with pool.connection(timeout=chance.choice([0.001, 0.05, 10.0])) as conn:
+                answer = await one(conn, "select %s::int", (number,))
+            served += 1
+        except (Error, psycopg.OperationalError, psycopg.errors.InFailedSqlTransaction):
+            failed += 1
+        else:
+            assert answer == number, "the answer of somebody else"
+
+    async def story(open_pool: OpenPool) -> None:
+        nonlocal cancelled
+        with ExitStack() as stack:
+            proxies = [stack.enter_context(pg_node.proxy()) for _ in range(3)]
+            pool = open_pool(config(*proxies, connection_count=3, autocommit=False, monitor=STRICT, query_timeout=2000))
+            shaking = start(shake(proxies, chance, 30))
+            tasks: list[asyncio.Task[None]] = []
+            while not shaking.done():
+                tasks += [start(use(pool, len(tasks) + number)) for number in range(5)]
+                at_work = [task for task in tasks[-100:] if not task.done()]
+                for task in chance.sample(at_work, min(len(at_work), chance.randrange(3))):
+                    cancelled += task.cancel()
+                await asyncio.sleep(0.01)
+            await shaking
+            await asyncio.wait(tasks)
+            assert [task for task in tasks if not task.cancelled() and task.exception()] == []
+            await until(lambda: all(each.health == "up" for each in pool.endpoints()))
+            await use(pool, 0)
+            await until(lambda: not stats(pool).leased and not stats(pool).opening and not pool._settling)
+            await until_seen(lambda: len(backends(pg_node)) == stats(pool).open)
+            for lane in pool._topology.groups[0].lanes:
+                assert (lane.opening, lane.endpoint.connecting, len(lane.idle)) == (0, 0, len(lane.slots))
+
+    run(story, limit=90.0)
+    assert served
+    assert failed
+    assert cancelled

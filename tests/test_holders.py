@@ -15,8 +15,9 @@ import pytest
 from conftest import LIMIT, config, output, python, wait_for
 from support import Wire, hold, put, start, stats, tidy  # noqa: F401
 
-from pgdbpool import AsyncPool, PoolExhausted, PoolTimeout
+from pgdbpool import AsyncPool, PoolExhausted, PoolTimeout, reasons
 from pgdbpool import pool as dbpool
+from pgdbpool.holders import holders
 from pgdbpool.unnamed import holds_unnamed
 
 
@@ -233,6 +234,36 @@ def test_a_caller_is_told_that_it_waited_in_vain_even_if_the_holders_cannot_be_f
         monkeypatch.setattr("pgdbpool.holders._Search", Mock(side_effect=SystemError("a bug elsewhere")))
         with pytest.raises(PoolTimeout, match="held by somebody who cannot be told"):
             pool.getconn(timeout=0.01)
+
+
+def test_a_look_at_very_many_stacks_ends_when_its_time_is_over_and_says_so(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    with pool.connection(timeout=LIMIT) as conn:
+        [holder] = holders(pool._groups["default"], pool._driver, limit=0.0)
+        assert (holder.where, holder.thread) == (
+            "somewhere",
+            "one of more tasks or threads than there was time to look at",
+        )
+        assert str(conn.info.backend_pid) in holder.connection, "what is known without a look is said"
+
+
+def test_callers_that_get_none_do_not_look_again_before_fifty_times_as_long_as_it_took(pg_node, open_pool, monkeypatch):
+    pool = open_pool(config(pg_node, connection_count=1))
+    now, looks = 1000.0, 0
+
+    def look(group: Any) -> list[Any]:
+        nonlocal now, looks
+        looks += 1
+        now += 2.0  # as with very many tasks
+        return []
+
+    monkeypatch.setattr(reasons, "monotonic", lambda: now)
+    says = reasons.Reasons(pool._topology, look)
+    group = pool._groups["default"]
+    for seconds, expected in ((0.0, 1), (1.0, 1), (98.0, 1), (2.0, 2), (99.0, 2), (2.0, 3)):
+        now += seconds
+        says.holders(group)
+        assert looks == expected
 
 
 def test_a_task_that_waits_in_such_a_block_is_found(pg_node):

@@ -355,6 +355,7 @@ def test_a_new_primary_is_found_however_seldom_servers_are_probed(pg_cluster, op
     pool = open_pool(config(*pg_cluster.nodes, monitor=SELDOM, target_session_attrs="primary"))
     pool.wait(LIMIT)
     pg_cluster.primary.kill()
+    wait_for(lambda: stats(pool).idle == 0)  # its end was heard
     standby = pg_cluster.standbys[0]
     waiting = start(pool.getconn, timeout=2 * LIMIT)
     wait_for(lambda: stats(pool).waiting == 1 or waiting.done())

@@ -48,6 +48,8 @@ logger = logging.getLogger("pgdbpool")
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
+_LONGEST_LOOK = 0.02  # s for which a time-out may hold up the loop, to say who has the connections
+
 _new = object.__new__  # what has no __init__ is made in half the time
 
 
@@ -131,7 +133,7 @@ class AsyncPool(Base):
         at_loop_end = WeakMethod(self._loop_ended)
 
         def look(group: Group) -> list[Holder]:  # knows no pool, so that the keeper does not keep one alive
-            return holders(group, driver, task_places(keeper.loop))
+            return holders(group, driver, task_places(keeper.loop), limit=_LONGEST_LOOK)
 
         def find_now(slots: Sequence[Slot]) -> list[Holder]:
             return find(slots, driver, task_places(keeper.loop))

@@ -100,23 +100,28 @@ class Place(NamedTuple):
 
 
 _NOWHERE = Place("a place on no thread's stack", "no thread")
+_NOT_LOOKED_FOR = Place("somewhere", "one of more tasks or threads than there was time to look at")
 
 
-def holders(group: Group, driver: Driver, stacks: frames.Stacks | None = None) -> list[Holder]:
-    """Who has connections of a group, the longest first."""
+def holders(
+    group: Group, driver: Driver, stacks: frames.Stacks | None = None, *, limit: float = float("inf")
+) -> list[Holder]:
+    """Who has connections of a group, the longest first. The look takes about `limit` seconds at the most."""
     leased = []
     for lane in group.lanes:
         idle = set(lane.idle)
         leased += [slot for slot in list(lane.slots) if slot not in idle]
-    return sorted(find(leased, driver, stacks), key=lambda holder: -holder.since)
+    return sorted(find(leased, driver, stacks, limit=limit), key=lambda holder: -holder.since)
 
 
-def find(leased: Sequence[Slot], driver: Driver, stacks: frames.Stacks | None = None) -> list[Holder]:
+def find(
+    leased: Sequence[Slot], driver: Driver, stacks: frames.Stacks | None = None, *, limit: float = float("inf")
+) -> list[Holder]:
     """Who has each of these."""
     if not leased:
         return []
     now = monotonic()
-    search = _Search(stacks or frames.threads, {id(slot.conn) for slot in leased if not slot.holder})
+    search = _Search(stacks or frames.threads, {id(slot.conn) for slot in leased if not slot.holder}, limit)
     found = []
     for slot in leased:
         noted: Noted | None = slot.stack if slot.stack is not None and slot.stack.taken == slot.taken else None
@@ -151,13 +156,20 @@ def _words(lines: Iterable[Line]) -> tuple[str, ...]:
 
 
 class _Search:
-    """All stacks at one moment, searched for connections by their ids."""
+    """All stacks at one moment, searched for connections by their ids; those that there is time for."""
 
-    def __init__(self, stacks: frames.Stacks, wanted: set[int]) -> None:
+    def __init__(self, stacks: frames.Stacks, wanted: set[int], limit: float) -> None:
         self._stacks: dict[str, list[FrameType]] = {}
         self._found: dict[int, list[Place]] = {}
-        searched = list(stacks())
-        for who, stack in searched:
+        searched: list[tuple[str, list[FrameType]]] = []
+        self._nowhere = _NOWHERE
+        deadline = 0.0
+        for who, stack in stacks():
+            deadline = deadline or monotonic() + limit  # from the first on: to list them may take its time, too
+            if monotonic() >= deadline:
+                self._nowhere = _NOT_LOOKED_FOR
+                break
+            searched.append((who, stack))
             self._stacks[who] = [] if who in self._stacks else stack  # of two of the same name nobody knows which
             # The outermost function that has it in a variable. A variable may have outlived its block, so there can be
             # more than one place.
@@ -166,11 +178,13 @@ class _Search:
                 outermost |= dict.fromkeys(_in_variables(frame, wanted), frame)
             for key, frame in outermost.items():
                 self._found.setdefault(key, []).append(Place(frames.where(frame), who))
-        self._unnamed = []
+        self._unnamed: list[Place] = []
         if not wanted <= self._found.keys():  # some are in no variable: all blocks that have no name for theirs
-            self._unnamed = [
-                Place(frames.where(frame), who) for who, stack in searched for frame in stack if holds_unnamed(frame)
-            ]
+            for who, stack in searched:
+                if monotonic() >= deadline:
+                    self._nowhere = _NOT_LOOKED_FOR
+                    break
+                self._unnamed += [Place(frames.where(frame), who) for frame in stack if holds_unnamed(frame)]
 
     def places(self, slot: Slot, noted: Noted | None) -> list[Place]:
         """Where it may be; at least one."""
@@ -178,7 +192,7 @@ class _Search:
             return [Place(*said_by_getconn(slot.holder))]
         found = self._found.get(id(slot.conn)) or self._unnamed
         if found or noted is None:
-            return found or [_NOWHERE]
+            return found or [self._nowhere]
         # Its function is on no stack, as that of a generator between two calls: at least it is known who began it.
         outside = [frames.line(*call) for call in noted.calls]
         line = next((line for line in outside if not frames.is_own_file(line.file)), outside[0])

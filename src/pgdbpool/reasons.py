@@ -18,6 +18,7 @@ logger = logging.getLogger("pgdbpool")
 
 _SHOWN_HOLDERS = 10
 _SAY_AGAIN = 0.25  # s for which the same words will do
+_SAY_AGAIN_SHARE = 50  # ... and for so many times as long as it took to find them
 
 
 class Reasons:
@@ -26,7 +27,7 @@ class Reasons:
     def __init__(self, topology: Topology, look: Callable[[Group], list[Holder]]) -> None:
         self._topology = topology
         self._look = look
-        self._said: dict[str, tuple[float, str]] = {}
+        self._said: dict[str, tuple[float, str]] = {}  # until when they will do, and the words
 
     def __call__(self, group: Group, began: float) -> PoolTimeout:
         waited = monotonic() - began
@@ -42,11 +43,12 @@ class Reasons:
 
     def holders(self, group: Group) -> str:
         """In words. An overloaded pool has better things to do than to look at every stack for every caller."""
-        now = monotonic()
-        said_at, words = self._said.get(group.name, (float("-inf"), ""))
-        if now - said_at >= _SAY_AGAIN:
+        began = monotonic()
+        until, words = self._said.get(group.name, (float("-inf"), ""))
+        if began >= until:
             words = self.look_for_holders(group)
-            self._said[group.name] = monotonic(), words
+            ended = monotonic()
+            self._said[group.name] = ended + max(_SAY_AGAIN, _SAY_AGAIN_SHARE * (ended - began)), words
         return words
 
     def look_for_holders(self, group: Group) -> str:

@@ -3,8 +3,10 @@
 import asyncio
 import http.client
 import json
+import socket
 import subprocess
 import sys
+import threading
 import urllib.parse
 from importlib.resources import files
 from typing import Any
@@ -460,6 +462,28 @@ def test_a_token_that_was_given_is_not_shown(folder):
 def test_the_command_prints_the_numbers_as_json(shop, folder):
     out = output(start("--json", "--directory", folder))
     assert json.loads(out)["shop"]["groups"]["default"]["counters"]["requests"] == 1
+
+
+def test_a_port_that_is_taken_is_said_in_one_line(page, folder):
+    process = start("--port", page().rpartition(":")[2], "--directory", folder)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("pgdbpool status: port ")
+    assert err.count("\n") == 1
+
+
+def test_it_listens_on_the_new_kind_of_addresses_too(folder):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has none")
+    server = make("::1", 0, name=None, directory=str(folder), token=None)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        assert ask(f"http://[::1]:{server.server_port}", "/data")[0] == 200
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_mistake_is_said_in_one_line(folder):

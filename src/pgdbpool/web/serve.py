@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from .guard import Guard, is_loopback
@@ -16,7 +16,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
     def server_bind(self) -> None:
-        super(WSGIServer, self).server_bind()  # its own would look up the name of this machine, which may take long
+        TCPServer.server_bind(self)  # HTTPServer would look up the name of this machine, which may take long
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
 
 

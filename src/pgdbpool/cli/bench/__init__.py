@@ -27,7 +27,7 @@ from .report import BenchReport, Times, report
 
 __all__ = ["run"]
 
-START = 10.0  # s: how long the first connections may take
+START = 5.0  # s: how long the first connections may take
 INTERRUPTED = 130
 
 

@@ -25,11 +25,17 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     tls: str | None = None
     max_connections: int | None = None
     reserved: int | None = None
+    """Of these, connections kept back for other roles than ours."""
     admits: int | None = None
+    """How many it would admit for us if nobody else had any."""
     limit: str | None = None
+    """What sets that limit, if it is not max_connections: ``alter role app connection limit``."""
     used: int | None = None
+    """Connections that are open now, without the one that asked."""
     ours: int | None = None
+    """Of these, those of pools with this configuration."""
     others: int | None = None
+    """Of these, those that take room from us."""
     shared_buffers: int | None = None
     temp_buffers: int | None = None
     work_mem: int | None = None
@@ -88,6 +94,7 @@ class ThreadsReport(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     threads: int
     verdict: str
+    """`below`, `at` or `above`."""
     meaning: str
 
 
@@ -106,8 +113,12 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """The whole."""
 
     ok: bool
+    """Whether there are no problems: exit code 0."""
     model: str
+    """`type` of the configuration."""
     endpoints: tuple[EndpointReport, ...]
     groups: tuple[GroupReport, ...]
     sizing: Sizing | None
+    """None without ``--processes`` and ``--threads``."""
     problems: tuple[str, ...]
+    """One sentence for each."""

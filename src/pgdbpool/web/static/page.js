@@ -198,7 +198,7 @@ function showEndpoints(answer) {
       ["answers in", format.time(stats.probe_time)],
     ];
     if (stats.role === "standby") facts.push(["lag", stats.lag === null ? "unknown" : format.bytes(stats.lag)]);
-    if (stats.share < 1) facts.push(["slow start", `${Math.round(stats.share * 100)} % of its weight`]);
+    if (stats.share < 1) facts.push(["slow start", `${Math.round(stats.share * 100)} %`]);
     if (stats.weight !== 1) facts.push(["weight", String(stats.weight)]);
     if (stats.priority !== 0) facts.push(["priority", String(stats.priority)]);
     pairs(part("facts"), facts);
