@@ -41,7 +41,7 @@ def test_a_worker_that_ends_after_max_requests_takes_its_connections_with_it(clu
     often = row.command.replace("--max-requests 1000 --max-requests-jitter 100", "--max-requests 20")
     assert often != row.command
     with at_work(row, cluster, tmp_path, command=often) as work:
-        work.wait_for_workers(12)
+        work.wait_for_workers(7)
     work.check()
 
 
