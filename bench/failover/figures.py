@@ -51,6 +51,8 @@ class Figures:
     longest: float
     longest_read: float
     longest_write: float
+    stall_read: float
+    """As `longest_read`, without the time in which a blow was falling: that is the harness's."""
     first_write: float | None
     first_read: float | None
     reads: Mapping[str, int]
@@ -114,6 +116,7 @@ def figures(
         longest=longest(("read", "write"), callers, after, hung, story),
         longest_read=longest(("read",), callers, after, hung, story),
         longest_write=longest(("write",), callers, after, hung, story),
+        stall_read=max([outside(op, story) for op in after if op.kind == "read"], default=0.0),
         first_write=first_success("write", ops, story),
         first_read=first_success("read", ops, story),
         reads=by_server("read", calm, story),
@@ -149,6 +152,11 @@ def longest(
     ended = [op.took for op in ops if op.kind in kinds]
     waiting = [story.over - since for caller, since in hung.items() if kind_of[caller] in kinds]
     return max(ended + waiting, default=0.0)
+
+
+def outside(op: Op, story: Story) -> float:
+    """How long an operation lasted while no blow was falling."""
+    return op.took - sum(max(0.0, min(op.ended, end) - max(op.began, begin)) for begin, end in story.faults)
 
 
 def first_success(kind: Kind, ops: Sequence[Op], story: Story) -> float | None:

@@ -238,7 +238,13 @@ ODDITIES: tuple[Scenario, ...] = (
         Stage.use_proxies,
         kinds=("write",),
     ),
-    Scenario("wrong-password", "A standby does not accept the password", wrong_password, lock_a_standby),
+    Scenario(
+        "wrong-password",
+        "A standby does not accept the password",
+        wrong_password,
+        lock_a_standby,
+        apart=lambda effort: effort.silence * 5 / 4,  # two at a time, at most
+    ),
     Scenario(
         "name",
         "The primary is killed, and its name gets another address",
@@ -248,5 +254,10 @@ ODDITIES: tuple[Scenario, ...] = (
         kinds=("write", "read"),
     ),
     Scenario("split-brain", "A standby is promoted beside the living primary", split_brain, kinds=("write",)),
-    Scenario("flapping", "A standby goes down every other second", flapping),
+    Scenario(
+        "flapping",
+        "A standby goes down every other second",
+        flapping,
+        apart=lambda effort: FLAP * (2 * effort.flaps + 1),  # two at a time, at most
+    ),
 )

@@ -112,7 +112,11 @@ CHECKS: Mapping[str, Sequence[Check]] = {
     "refuse-writes": (ONE_EACH, within(0.5, "first_write", FIRST_WRITE)),
     "switchover": (ONLY_IN_FLIGHT, within(0.25, "first_write", FIRST_WRITE)),
     "restart-primary": (ONLY_IN_FLIGHT, within(0.25, "first_write", FIRST_WRITE)),
-    "kill-standby": (NO_CHECKOUT_FAILS, ONLY_IN_FLIGHT, within(0.1, "longest_read", "longest read")),
+    "kill-standby": (
+        NO_CHECKOUT_FAILS,
+        ONLY_IN_FLIGHT,
+        within(0.1, "stall_read", "longest read, less the time that the killing took"),
+    ),
     "freeze-standby": (NOBODY_HANGS, within(3.0, "longest_read", "longest read")),
     "standby-returns": (RETURN, QUIET_RETURN),
     "network": (

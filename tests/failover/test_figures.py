@@ -39,6 +39,11 @@ def test_failures_before_the_blow_are_counted_apart() -> None:
     assert (found.before, found.failed_writes, found.failed_reads, found.failed) == (1, 1, 1, 2)
 
 
+def test_the_time_that_a_blow_takes_is_no_stall_of_the_pool() -> None:
+    assert look(read(9.5, 11.25), read(10.5, 10.9), read(13, 13.125)).stall_read == 0.75
+    assert look(read(10.5, 10.9)).stall_read == 0.0
+
+
 def test_a_checkout_that_failed_is_told_from_a_statement_that_did() -> None:
     statement = write(1, 10, 12, "failed")._replace(error="OperationalError: the connection is lost")
     checkout = write(2, 13, 14, "failed")._replace(error="PoolTimeout: nobody there")
