@@ -166,7 +166,7 @@ def uncontended(setting: Setting, run: Run[Any]) -> Table:
 
 def contended(setting: Setting, tasks: int, run: Run[Any]) -> Table:
     effort = setting.effort
-    longer = tasks / 500  # s: many tasks need time to have several turns each
+    longer = tasks / 250  # many tasks need time to have several turns each
     seconds, rounds = effort.task_storm * max(1.0, longer), effort.task_rounds
     table = Table(f"asyncio_{tasks}", f"asyncio: {tasks:,} tasks on {CONNECTIONS} connections, {SQL}", STORM_COLUMNS)
     table.notes = [

@@ -6,7 +6,7 @@ connection. So both are measured apart, with client and server kept where they a
 processors is nearer to an application and its database; that with one is the hardest for a pool.
 
 The blocks are short, and each block of a pool stands between one of each of two bare connections of the same
-driver, to the same server and with the same parameters; it is compared with the mean of the two. Two
+driver, over TCP to the same server as the pools; it is compared with the mean of the two. Two
 server processes are never quite alike, so there are many rounds with new connections, and what counts is
 the median of the rounds. The second bare connection is measured against the first like the pools are: its
 figure should be 0, and what it is instead is the resolution.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 NAME = "roundtrip"
 SQL = "select 1"
 Turn = Callable[[], float]
+AGAIN = ", again"
 COLUMNS = [
     Column("us", "us", "{:.1f}"),
     Column("added", "added us", "{:+.1f}"),
@@ -41,6 +42,9 @@ COLUMNS = [
     Column("lowest", "lowest round", "{:+.1f} %"),
     Column("highest", "highest round", "{:+.1f} %"),
 ]
+
+
+COMPARED = [column.key for column in COLUMNS[1:]]
 
 
 class Block(NamedTuple):
@@ -110,6 +114,9 @@ def one_case(setting: Setting, table: Table, node: Node, count: int) -> None:
         of_each = [each[name] for each in rounds if name in each]
         blocks = [block for of_one in of_each for block in of_one]
         over = [(median(block.this / block.bare for block in of_one) - 1) * 100 for of_one in of_each]
+        if name.endswith(AGAIN):
+            plain = median(block.before for block in blocks) * 1e6
+            table.rows.append({"peer": name.removesuffix(AGAIN), "us": plain} | dict.fromkeys(COMPARED))
         table.values[name] = [block.this for block in blocks]
         table.rows.append(
             {
@@ -135,7 +142,7 @@ def one_round(setting: Setting, table: Table, node: Node, number: int) -> dict[s
                 pair = [bare(driver, node.dsn) for _ in range(2)]
                 connections += pair
                 plain[driver] = [turn(kept(connection), effort.block) for connection in pair]
-            turns = {f"bare {driver}, again": (driver, pair[1]) for driver, pair in plain.items()}
+            turns = {f"bare {driver}{AGAIN}": (driver, pair[1]) for driver, pair in plain.items()}
             turns |= {
                 name: (pool.driver, turn(partial(pool.queries, SQL), effort.block)) for name, pool in pools.items()
             }

@@ -38,8 +38,6 @@ def targets(tables: Mapping[str, Table]) -> list[Target]:
     if table := tables.get("observed_checkout"):
         what = "Statistics and status page switched on: added to a checkout"
         found.append(at_most(what, table, "status", "added", 0.2, "{:+.2f} us"))
-        what = "Everything switched on: added to a checkout"
-        found.append(at_most(what, table, "all on", "added", 0.2, "{:+.2f} us"))
     if table := tables.get("observed_throughput"):
         what = "Statistics and status page switched on: throughput, of that without"
         found.append(at_least(what, table, "status", "ratio", 0.97, "{:.3f}x"))

@@ -147,10 +147,10 @@ class Pool(Base):
         self._closed = False
         self._employ_keeper()
         self._topology.open()
+        self._appear()  # first, or the first events would be missing
         self._keeper.start()
         for group in self._topology.groups:
             self._keeper.wish(group)
-        self._appear()
 
     def _employ_keeper(self) -> None:
         self._keeper = self._make_keeper()

@@ -11,7 +11,7 @@ import pgdbpool
 
 from . import MISSING
 from .application import Directory, Name
-from .output import AsJson
+from .output import AsJson, bytes_of
 from .source import Source, settings_of
 from .usage import Commands
 
@@ -50,6 +50,10 @@ def check(
     threads: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Threads of a process: is each group sized for them?")
     ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(parser=bytes_of, metavar="SIZE", help="What each server has, such as 16GB: is it enough?"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a configuration and the servers it names, and whether they have room for it.
@@ -60,12 +64,12 @@ def check(
     Exit code 0: all is well. 1: something is not, and the last lines say what. 2: the configuration is wrong.
 
     [dim]pgdbpool check pgdbpool.toml
-    pgdbpool check pgdbpool.toml --processes 8 --threads 4
+    pgdbpool check pgdbpool.toml --processes 8 --threads 4 --memory 16GB
     pgdbpool check postgresql://app@db1,db2/shop --json[/dim]
     """
     from .check import run
 
-    raise typer.Exit(run(settings_of(config), processes, threads, as_json=as_json))
+    raise typer.Exit(run(settings_of(config), processes, threads, memory, as_json=as_json))
 
 
 @app.command()
