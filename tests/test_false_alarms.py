@@ -1,4 +1,7 @@
-"""What must not be taken for a dead server: one that is far away, one too busy for probes, a name server that is."""
+"""What must not be taken for a dead server, and what must: also where no monitor asks.
+
+Not one that is far away, nor one too busy for probes, nor one whose name server is silent.
+"""
 
 import asyncio
 import json
@@ -324,3 +327,38 @@ def test_a_connect_that_is_never_answered_is_not_waited_for_when_the_network_is_
 def heal_after_a_connect(proxy, before):
     wait_for(lambda: proxy.accepted > before)  # and swallowed
     proxy.drop(False)
+
+
+# -- where there is no monitor ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", ["threaded", "non-threaded"])
+def test_a_call_on_a_frozen_server_ends_also_where_no_monitor_asks(type, pg_cluster, open_pool):
+    standby = pg_cluster.standbys[0]
+    pool = open_pool(config(standby, type=type, monitor=False))
+    with pytest.raises(psycopg.OperationalError, match="has not answered for"), pool.connection(timeout=LIMIT) as conn:
+        freeze_and_ask(standby, conn)
+    assert belief(pool, standby).health == "down"
+
+
+def freeze_and_ask(node, conn):
+    node.freeze()
+    conn.execute("select 1")
+
+
+@pytest.mark.parametrize("type", ["threaded", "non-threaded"])
+def test_a_call_that_waits_on_an_overtaken_primary_ends_also_where_no_monitor_asks(type, pg_cluster, open_pool):
+    old, new = pg_cluster.primary, pg_cluster.most_advanced_standby()
+    groups = {"write": {"target_session_attrs": "primary"}, "read": {"target_session_attrs": "any"}}
+    pool = open_pool(config(old, new, type=type, monitor=False, groups=groups))
+    with pytest.raises(psycopg.OperationalError, match="was promoted after it"), pool.connection("write") as conn:
+        promote_and_wait(old, new, conn)
+    with pool.connection("write", timeout=LIMIT) as conn:
+        assert port(conn) == new.port
+
+
+def promote_and_wait(old, new, conn):
+    new.promote()
+    with psycopg.connect(old.dsn, autocommit=True) as keeper:
+        keeper.execute("select pg_advisory_lock(5)")
+        conn.execute("select pg_advisory_lock(5)")

@@ -22,11 +22,10 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
+from examples.programs import PATH, missing, virtual_environment
 from examples.rows import FOLDER, Row, configuration
 from pgdbpool.testing import Cluster
 from pgdbpool.testing.ports import ReservedPort
-
-from .programs import PATH, look_for, virtual_environment
 
 T = TypeVar("T")
 LIMIT = 30.0  # s: only ever reached when something is wrong
@@ -53,7 +52,8 @@ class Server:
         command: str = "",
         model: str = "",
     ) -> None:
-        look_for(row)
+        if problem := missing(row):
+            pytest.skip(problem)
         self.row = replace(row, groups=groups or row.groups, command=command or row.command, model=model or row.model)
         self._environment = dict(environment or {})
         self._cluster = cluster
