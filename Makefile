@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test soak lint docs bench bench-failover clean
+PORT ?= 8000
+
+.PHONY: help demo examples test soak lint docs bench bench-failover clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -15,6 +17,9 @@ $(VENV)/.stamp-%: pyproject.toml
 
 demo: $(VENV)/.stamp-demo ## a primary and two standbys, readers and writers, two failures; about half a minute
 	@$(BIN)/pgdbpool demo
+
+examples: $(VENV)/.stamp-examples ## run a deployment by hand: make examples ROW=gunicorn-threads; without ROW, list them
+	@$(BIN)/python -m examples.run $(ROW) --port $(PORT)
 
 test: lint docs $(VENV)/.stamp-dev ## lint, types, docs, and all tests on real PostgreSQL servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -11,8 +11,8 @@ project_copyright = "the pgdbpool developers, MIT licence"
 release = pgdbpool.__version__
 version = ".".join(release.split(".")[:2])
 
-sys.path.insert(0, str(Path(__file__).parent))  # sizing_table
-extensions = ["sphinx.ext.autodoc", "sizing_table"]
+sys.path.insert(0, str(Path(__file__).parent))  # sizing_table, deployment
+extensions = ["sphinx.ext.autodoc", "sizing_table", "deployment"]
 exclude_patterns = ["_build", "_generated"]
 
 # Docstrings write `name` for code.

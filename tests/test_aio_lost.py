@@ -6,6 +6,7 @@ How it finds out is tested in test_lost, where the same code works for threads.
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -81,6 +82,18 @@ def test_a_caller_in_a_hurry_has_it_found_for_the_next_one(pg_node: Any, run: St
     async def story(open_pool: OpenPool) -> None:
         pool = open_pool(config(pg_node, connection_count=1))
         await pool.getconn(timeout=LIMIT)
+        with pytest.raises(PoolTimeout):
+            await pool.getconn(timeout=0.0)
+        await until(lambda: pool.stats().groups["default"].counters.closed.get("lost") == 1)
+
+    run(story)
+
+
+def test_a_look_that_comes_too_soon_after_the_last_is_made_up_for(pg_node: Any, run: Stage) -> None:
+    async def story(open_pool: OpenPool) -> None:
+        pool = open_pool(config(pg_node, connection_count=1))
+        await pool.getconn(timeout=LIMIT)
+        pool._keeper._look_at[pool._groups["default"]] = monotonic() + 0.2
         with pytest.raises(PoolTimeout):
             await pool.getconn(timeout=0.0)
         await until(lambda: pool.stats().groups["default"].counters.closed.get("lost") == 1)

@@ -24,7 +24,7 @@ def query(pool):
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
     """As in a new process."""
-    monkeypatch.setattr(habitat, "_said", set())
+    monkeypatch.setattr(habitat, "_said", {})
 
 
 @pytest.fixture
@@ -218,3 +218,22 @@ def test_a_notebook_whose_cells_run_in_a_loop_is_told_nothing(pg_node, open_pool
 
     asyncio.run(cell())
     assert "event loop" not in caplog.text
+
+
+@pytest.fixture
+def mod_wsgi(monkeypatch):
+    """The module that only mod_wsgi's own processes have."""
+    module = types.ModuleType("mod_wsgi")
+    module.application_group = ""
+    monkeypatch.setitem(sys.modules, "mod_wsgi", module)
+    return module
+
+
+@pytest.mark.parametrize("group", ["", "www.example.org|/app"], ids=["main interpreter", "sub-interpreter"])
+def test_there_is_no_monitor_in_a_sub_interpreter_of_mod_wsgi(pg_node, open_pool, mod_wsgi, caplog, group):
+    mod_wsgi.application_group = group
+    pool = open_pool(config(pg_node))
+    pool.wait(LIMIT)
+    query(pool)
+    assert pool._topology.monitored is not bool(group)
+    assert ("WSGIApplicationGroup %{GLOBAL}" in caplog.text) is bool(group)

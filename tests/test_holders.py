@@ -236,13 +236,13 @@ def test_a_caller_is_told_that_it_waited_in_vain_even_if_the_holders_cannot_be_f
             pool.getconn(timeout=0.01)
 
 
-def test_a_look_at_very_many_stacks_ends_when_its_time_is_over_and_says_so(pg_node, open_pool):
+def test_a_look_at_very_many_stacks_ends_before_it_is_through_and_says_so(pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=1))
     with pool.connection(timeout=LIMIT) as conn:
-        [holder] = holders(pool._groups["default"], pool._driver, limit=0.0)
+        [holder] = holders(pool._groups["default"], pool._driver, most=0)
         assert (holder.where, holder.thread) == (
             "somewhere",
-            "one of more tasks or threads than there was time to look at",
+            "one of very many tasks or threads, not all of which were looked at",
         )
         assert str(conn.info.backend_pid) in holder.connection, "what is known without a look is said"
 

@@ -48,7 +48,7 @@ logger = logging.getLogger("pgdbpool")
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
-_LONGEST_LOOK = 0.02  # s for which a time-out may hold up the loop, to say who has the connections
+_MOST_LOOKED_AT = 1000  # tasks, to tell a caller who has the connections: a look holds up the loop, by 0.04 ms for each
 
 _new = object.__new__  # what has no __init__ is made in half the time
 
@@ -133,7 +133,7 @@ class AsyncPool(Base):
         at_loop_end = WeakMethod(self._loop_ended)
 
         def look(group: Group) -> list[Holder]:  # knows no pool, so that the keeper does not keep one alive
-            return holders(group, driver, task_places(keeper.loop), limit=_LONGEST_LOOK)
+            return holders(group, driver, task_places(keeper.loop), most=_MOST_LOOKED_AT)
 
         def find_now(slots: Sequence[Slot]) -> list[Holder]:
             return find(slots, driver, task_places(keeper.loop))

@@ -9,6 +9,9 @@ A threaded pool needs threads that run. uWSGI gives them no time unless told to;
 gevent or eventlet a thread is a greenlet, and what libpq does with its sockets when a server dies can end the whole
 process (an assertion of libev's); so a pool refuses to start there. In an event loop a waiting caller holds up
 everybody else; that is said once in the log, too.
+
+In a sub-interpreter (mod_wsgi without ``WSGIApplicationGroup %{GLOBAL}``) there is no monitor: up to Python 3.11
+asyncio mixes up the event loops of a process's interpreters. The pool then does as with ``monitor: false``.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from .errors import WrongModelError
 
 logger = logging.getLogger("pgdbpool")
 
-_said: set[str] = set()  # in this process
+_said: dict[str, object] = {}  # in this process
 
 
 class Door:
@@ -56,7 +59,7 @@ class Door:
                 f'{self._name}: type is "non-threaded", but two threads use this pool, {_name(self.owner)} and '
                 f'{_name(get_ident())}: say type = "threaded", or have each process serve with one thread'
             )
-            say_once(logging.ERROR, words)
+            say_once(logging.ERROR, words, of=f"{self._name}: threads")
             raise WrongModelError(words)
         refuse_greenlets()
         self.owner = get_ident()
@@ -98,6 +101,8 @@ def look_for_threads(name: str) -> None:
 
 def look_for_loop(name: str) -> None:
     """Say once in the log if a caller that waits holds up an event loop, and with it all other tasks."""
+    if sub_interpreter():
+        return  # what it would be told there may be of another interpreter's
     # A notebook runs its cells in a loop, and one after the other all the same.
     if _get_running_loop() is not None and "ipykernel" not in sys.modules:
         say_once(
@@ -107,8 +112,26 @@ def look_for_loop(name: str) -> None:
         )
 
 
-def say_once(level: int, words: str) -> None:
-    """Log it unless it was said before."""
-    if words not in _said:
-        _said.add(words)
+def may_monitor(name: str) -> bool:
+    """Whether event loops work in this interpreter; if they may not, that is said once in the log."""
+    group = sub_interpreter()
+    if not group:
+        return True
+    say_once(
+        logging.WARNING,
+        f"{name}: mod_wsgi runs this application in the sub-interpreter {group!r}, where there can be no monitor: say "
+        "WSGIApplicationGroup %{GLOBAL} in Apache's configuration",
+    )
+    return False
+
+
+def sub_interpreter() -> str:
+    """Its name, if mod_wsgi runs us in one."""
+    return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
+
+
+def say_once(level: int, words: str, of: str = "") -> None:
+    """Log it unless these words were said before, or others `of` the same."""
+    mine = object()
+    if _said.setdefault(of or words, mine) is mine:  # in one step, so that of several threads one says it
         logger.log(level, words)

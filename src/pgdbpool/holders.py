@@ -10,6 +10,7 @@ believes.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from types import CodeType, FrameType
@@ -100,28 +101,28 @@ class Place(NamedTuple):
 
 
 _NOWHERE = Place("a place on no thread's stack", "no thread")
-_NOT_LOOKED_FOR = Place("somewhere", "one of more tasks or threads than there was time to look at")
+_NOT_LOOKED_FOR = Place("somewhere", "one of very many tasks or threads, not all of which were looked at")
 
 
 def holders(
-    group: Group, driver: Driver, stacks: frames.Stacks | None = None, *, limit: float = float("inf")
+    group: Group, driver: Driver, stacks: frames.Stacks | None = None, *, most: int = sys.maxsize
 ) -> list[Holder]:
-    """Who has connections of a group, the longest first. The look takes about `limit` seconds at the most."""
+    """Who has connections of a group, the longest first, as far as a look at so many stacks can tell."""
     leased = []
     for lane in group.lanes:
         idle = set(lane.idle)
         leased += [slot for slot in list(lane.slots) if slot not in idle]
-    return sorted(find(leased, driver, stacks, limit=limit), key=lambda holder: -holder.since)
+    return sorted(find(leased, driver, stacks, most=most), key=lambda holder: -holder.since)
 
 
 def find(
-    leased: Sequence[Slot], driver: Driver, stacks: frames.Stacks | None = None, *, limit: float = float("inf")
+    leased: Sequence[Slot], driver: Driver, stacks: frames.Stacks | None = None, *, most: int = sys.maxsize
 ) -> list[Holder]:
     """Who has each of these."""
     if not leased:
         return []
     now = monotonic()
-    search = _Search(stacks or frames.threads, {id(slot.conn) for slot in leased if not slot.holder}, limit)
+    search = _Search(stacks or frames.threads, {id(slot.conn) for slot in leased if not slot.holder}, most)
     found = []
     for slot in leased:
         noted: Noted | None = slot.stack if slot.stack is not None and slot.stack.taken == slot.taken else None
@@ -156,17 +157,15 @@ def _words(lines: Iterable[Line]) -> tuple[str, ...]:
 
 
 class _Search:
-    """All stacks at one moment, searched for connections by their ids; those that there is time for."""
+    """All stacks at one moment, or the first so many, searched for connections by their ids."""
 
-    def __init__(self, stacks: frames.Stacks, wanted: set[int], limit: float) -> None:
+    def __init__(self, stacks: frames.Stacks, wanted: set[int], most: int) -> None:
         self._stacks: dict[str, list[FrameType]] = {}
         self._found: dict[int, list[Place]] = {}
         searched: list[tuple[str, list[FrameType]]] = []
         self._nowhere = _NOWHERE
-        deadline = 0.0
         for who, stack in stacks():
-            deadline = deadline or monotonic() + limit  # from the first on: to list them may take its time, too
-            if monotonic() >= deadline:
+            if len(searched) >= most:
                 self._nowhere = _NOT_LOOKED_FOR
                 break
             searched.append((who, stack))
@@ -180,11 +179,9 @@ class _Search:
                 self._found.setdefault(key, []).append(Place(frames.where(frame), who))
         self._unnamed: list[Place] = []
         if not wanted <= self._found.keys():  # some are in no variable: all blocks that have no name for theirs
-            for who, stack in searched:
-                if monotonic() >= deadline:
-                    self._nowhere = _NOT_LOOKED_FOR
-                    break
-                self._unnamed += [Place(frames.where(frame), who) for frame in stack if holds_unnamed(frame)]
+            self._unnamed = [
+                Place(frames.where(frame), who) for who, stack in searched for frame in stack if holds_unnamed(frame)
+            ]
 
     def places(self, slot: Slot, noted: Noted | None) -> list[Place]:
         """Where it may be; at least one."""

@@ -27,7 +27,7 @@ from .core.times import PER_SECOND
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .habitat import Door, look_for_threads, refuse_greenlets
+from .habitat import Door, look_for_threads, may_monitor, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
 from .leaks import Leaks, note
@@ -116,15 +116,14 @@ class Pool(Base):
 
     def _make_keeper(self) -> Keeper:
         timed_out = Reasons(self._topology, partial(holders, driver=self._driver))
+        monitor = self._settings.monitor if self._threaded and may_monitor(self._name) else None
         keeper: Keeper
         if self._threaded:
-            keeper = Threaded(
-                self._name, self._topology, self._sessions, timed_out, self._herald, self._settings.monitor
-            )
+            keeper = Threaded(self._name, self._topology, self._sessions, timed_out, self._herald, monitor)
         else:
             words, door = timed_out.look_for_holders, Door(self._name)
             keeper = Inline(self._topology, self._sessions, timed_out, words, self._herald, door)
-        if self._settings.monitor is None or not self._threaded:
+        if monitor is None:
             how = self._settings.monitor or MonitorSettings()
             self._sessions.check = partial(death_of, self._topology, how=how)
         for group in self._topology.groups:
@@ -147,10 +146,10 @@ class Pool(Base):
         self._closed = False
         self._employ_keeper()
         self._topology.open()
+        self._appear()  # first, or the first events would be missing
         self._keeper.start()
         for group in self._topology.groups:
             self._keeper.wish(group)
-        self._appear()
 
     def _employ_keeper(self) -> None:
         self._keeper = self._make_keeper()

@@ -148,6 +148,7 @@ class Tasks:
         self.look_for_leaks: Callable[[float], float] = _never  # likewise: reports leases held for too long
         self._look_at: dict[Group, float] = {}  # not before
         self._lookers: dict[Group, asyncio.TimerHandle] = {}
+        self._owed: set[Group] = set()  # a look that came too early, to be made up for
         self._openers: dict[asyncio.Task[None], Order] = {}
         self._telling: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
@@ -204,6 +205,7 @@ class Tasks:
         for looker in self._lookers.values():
             looker.cancel()
         self._lookers.clear()
+        self._owed.clear()
         if isinstance(self._listener, EpollListener):
             loop.remove_reader(self._listener.descriptor)
         tasks = list(self._openers)
@@ -313,7 +315,9 @@ class Tasks:
             return waiter.slot
         if waiter.error is not None:
             raise waiter.error
-        self._look(group)
+        if not self._look(group):
+            self._owed.add(group)  # it will find what was lost for the next one
+            self._look_later(group)
         group.timeouts += 1
         raise self._timed_out(group, began)
 
@@ -331,16 +335,21 @@ class Tasks:
 
     def _look_again(self, group: Group) -> None:
         del self._lookers[group]
-        if group.waiters:
+        if group.waiters or group in self._owed:
             self._look(group)
+        if group.waiters or group in self._owed:
             self._look_later(group)
 
-    def _look(self, group: Group) -> None:
+    def _look(self, group: Group) -> bool:
+        """Whether it was time for a look, and there was one."""
         began = monotonic()
-        if began >= self._look_at.get(group, 0.0):
-            self.reclaim(group)
-            ended = monotonic()
-            self._look_at[group] = ended + max(_LOOK_EVERY, _LOOK_SHARE * (ended - began))
+        if began < self._look_at.get(group, 0.0):
+            return False
+        self._owed.discard(group)
+        self.reclaim(group)
+        ended = monotonic()
+        self._look_at[group] = ended + max(_LOOK_EVERY, _LOOK_SHARE * (ended - began))
+        return True
 
     # -- in the loop ------------------------------------------------------------------------------------------
 

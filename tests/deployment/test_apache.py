@@ -1,6 +1,9 @@
 """Apache with mod_wsgi, as Debian has them: in Apache's own processes, or in processes beside them."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +11,7 @@ from examples.rows import load
 from pgdbpool.testing import Cluster
 
 from .harness import at_work
+from .server import Server
 
 ROWS = load()
 
@@ -30,3 +34,27 @@ def test_a_graceful_restart_of_apache_ends_daemon_processes_and_their_connection
         work.reload("run apache2 -d $PWD -f apache/daemon.conf -k graceful")
     # Until its new processes are there mod_wsgi answers with 503; the application fails nobody.
     work.check(excused=lambda op: not isinstance(op.answer, dict))
+
+
+def test_each_interpreter_has_a_pool_of_its_own_that_finds_the_new_primary(cluster: Cluster, open_folder: Path) -> None:
+    daemon = ROWS["apache-daemon"]
+    row = replace(daemon, command=daemon.command.replace("daemon.conf", "interpreters.conf"))
+    interpreters = ("", "/one", "/two")
+    with Server(row, cluster, open_folder) as server:
+
+        def write(interpreter: str) -> Any:
+            status, answer = server.ask("POST", f"{interpreter}/write?key=after{interpreter[1:]}")
+            return answer if status == 200 else None
+
+        before = {interpreter: server.ask("GET", f"{interpreter}/read")[1] for interpreter in interpreters}
+        assert before[""]["worker"] != before["/one"]["worker"] == before["/two"]["worker"]
+        assert len({answer["backend"] for answer in before.values()}) == 3, "three pools"
+        new = cluster.failover()
+        for interpreter in interpreters:
+            answer = server.wait(partial(write, interpreter), f"a write through {interpreter}")
+            assert answer["server"] == f"{new.host}:{new.port}"
+        log = server.log()
+        assert "Traceback" not in log
+        for name in ("one", "two"):
+            assert log.count(f"in the sub-interpreter '{name}'") == 1
+    assert new.execute("select count(distinct key) from notes") == [(3,)]

@@ -1,7 +1,7 @@
 """Gunicorn with gevent workers: refused, with a word on what to do instead.
 
 What was seen without the refusal: requests are answered, until a database server is killed. Then libev's assertion "I/O
-watcher with invalid fd found in epoll_ctl" ends the worker with all its requests, in about one of two cases.
+watcher with invalid fd found in epoll_ctl" ends the worker with all its requests, in three of four runs.
 """
 
 from dataclasses import replace

@@ -7,7 +7,9 @@ import pytest
 from examples.rows import load
 from pgdbpool.testing import Cluster
 
-from .harness import at_work
+from .harness import at_work, check_rows
+from .load import Load
+from .server import Server
 
 ROWS = load()
 
@@ -39,7 +41,7 @@ def test_a_worker_that_ends_after_max_requests_takes_its_connections_with_it(clu
     often = row.command.replace("--max-requests 1000 --max-requests-jitter 100", "--max-requests 20")
     assert often != row.command
     with at_work(row, cluster, tmp_path, command=often) as work:
-        work.wait_for_workers(12)
+        work.wait_for_workers(7)
     work.check()
 
 
@@ -63,3 +65,14 @@ def test_workers_forked_from_a_process_that_has_used_the_pool_leave_its_connecti
         work.reload()
         assert work.connections_of(work.server.pid) == inherited
     work.check(others=1)
+
+
+def test_a_non_threaded_pool_in_a_server_with_threads_refuses_the_second_thread_and_says_so_once(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    with Server(ROWS["gunicorn-threads"], cluster, tmp_path, model="non-threaded") as server:
+        with Load(server) as load:
+            server.wait(lambda: any(op.answer == {"error": "WrongModelError"} for op in load.operations), "the refusal")
+            load.wait_for(5, "answers of the pool's own thread")
+        assert server.log().count("two threads use this pool") == 1
+    check_rows(cluster, load.operations)

@@ -8,6 +8,7 @@ from examples.rows import load
 from pgdbpool.testing import Cluster
 
 from .harness import at_work
+from .server import Server
 
 ROWS = load()
 
@@ -33,3 +34,20 @@ def test_workers_forked_from_a_process_that_has_used_the_pool_leave_its_connecti
         work.lose_the_primary()
         assert work.connections_of(work.server.pid) <= inherited
     work.check(others=1)
+
+
+def test_a_threaded_pool_where_no_thread_runs_is_warned_of_in_the_log(cluster: Cluster, tmp_path: Path) -> None:
+    server = Server(ROWS["uwsgi"], cluster, tmp_path, model="threaded")
+    server.start(wait=False)
+    try:
+        server.wait(lambda: "uWSGI gives no time to threads" in server.log(), "the warning")
+        assert "--enable-threads" in server.log()
+    finally:
+        server.end()
+
+
+def test_a_threaded_pool_where_threads_run_is_none_to_warn_of(cluster: Cluster, tmp_path: Path) -> None:
+    row = ROWS["uwsgi-lazy-apps"]
+    with Server(row, cluster, tmp_path, model="threaded", command=row.command + " --enable-threads") as server:
+        assert server.read()["count"] == 0
+        assert "gives no time" not in server.log()

@@ -22,6 +22,18 @@ from support import hold, put, start, stats
 
 from pgdbpool.integrations.catalogue import METRICS
 from pgdbpool.integrations.prometheus import PoolCollector
+from pgdbpool.publish import read, writer
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_published(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test has published it alone has."""
+    monkeypatch.setattr(writer, "_everybody", None)
+    monkeypatch.setattr(writer, "_publishers", {})
+    before = set(threading.enumerate())
+    yield
+    wait_for(lambda: "pgdbpool publisher" not in {thread.name for thread in set(threading.enumerate()) - before})
+
 
 Scraped = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -183,9 +195,9 @@ class Gunicorn:
 
 
 @contextmanager
-def gunicorn(node: Any, directory: Path, *arguments: str) -> Iterator[Gunicorn]:
+def gunicorn(node: Any, directory: Path, *arguments: str, interval: float = 0.1) -> Iterator[Gunicorn]:
     settings = config(node, connection_count=2) | {
-        "status": {"name": "shop", "directory": str(directory), "interval": 0.1}
+        "status": {"name": "shop", "directory": str(directory), "interval": interval}
     }
     here = Path(__file__).parent
     log = directory.parent / "gunicorn.log"
@@ -277,3 +289,61 @@ def test_counters_go_on_when_workers_die_and_are_replaced(pg_node, tmp_path):
 
         wait_for(renewed)
         assert value(server.scrape()[0], "pgdbpool_use_time_seconds_count") >= count
+
+
+def test_workers_that_live_shorter_than_from_one_scrape_to_the_next_are_counted(pg_node, tmp_path):
+    directory = tmp_path / "files"
+    directory.mkdir(mode=0o700)
+    with gunicorn(pg_node, directory, "--max-requests", "4", interval=3600) as server:
+        workers = {server.use() for _ in range(16)}
+        assert len(workers) >= 4
+        wait_for(lambda: value(server.scrape()[0], "pgdbpool_use_time_seconds_count") == 16)
+
+
+def test_one_that_was_killed_is_counted_though_its_file_was_removed_before_the_next_scrape(pg_node, tmp_path):
+    directory = tmp_path / "files"
+    directory.mkdir(mode=0o700)
+
+    def published() -> dict[int, int]:
+        return {
+            worker.pid: sum(pool.stats.groups["default"].counters.requests for pool in worker.pools)
+            for worker in read("shop", directory)
+        }
+
+    with gunicorn(pg_node, directory) as server:
+        killed = server.use()
+        assert killed is not None
+        wait_for(lambda: published().get(killed))
+        [file] = directory.glob(f"shop.{killed}.*.json")
+        os.kill(killed, signal.SIGKILL)
+        uses = 1
+
+        def removed() -> bool:
+            nonlocal uses
+            server.use()
+            uses += 1
+            return not file.exists()
+
+        wait_for(removed)
+        wait_for(lambda: value(server.scrape()[0], "pgdbpool_use_time_seconds_count") == uses)
+
+
+def test_what_a_pool_counted_that_is_closed_is_kept(pg_node, open_pool, tmp_path):
+    directory = tmp_path / "files"
+    directory.mkdir(mode=0o700)
+    settings = config(pg_node) | {"status": {"name": "shop", "directory": str(directory), "interval": 3600}}
+    pool = open_pool(settings)
+    collector = PoolCollector(application="shop", directory=str(directory))
+    pool.wait(LIMIT)
+    wait_for(lambda: read("shop", directory))
+    for _ in range(3):
+        with pool.connection(timeout=LIMIT):
+            pass
+    pool.close()
+
+    def counted() -> Any:
+        families = [family for family in collector.collect() if family.name == "pgdbpool_use_time_seconds"]
+        return [sample.value for family in families for sample in family.samples if sample.name.endswith("_count")]
+
+    wait_for(lambda: counted() == [3])
+    assert read("shop", directory) == []

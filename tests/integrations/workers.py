@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from pgdbpool import Pool
 from pgdbpool.integrations.prometheus import PoolCollector
+from pgdbpool.publish import writer
 
-pool = Pool(json.loads(os.environ["POOL"]))
+writer._FIRST_SWEEP = 0.0
 registry = CollectorRegistry()
 registry.register(PoolCollector(application="shop", directory=os.environ["DIRECTORY"]))
 metrics = make_wsgi_app(registry)
+pool = Pool(json.loads(os.environ["POOL"]))
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

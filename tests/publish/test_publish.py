@@ -270,7 +270,8 @@ wait_for(lambda: pids() == [os.getpid()])
     run(program, pg_node, folder, type=model)
 
 
-def test_what_a_killed_process_left_is_swept_away_by_the_next(pg_node, open_pool, folder):
+def test_what_a_killed_process_left_is_swept_away_by_the_next(pg_node, open_pool, folder, monkeypatch):
+    monkeypatch.setattr(writer, "_FIRST_SWEEP", 0.0)
     program = PROGRAM + "pool = Pool(config); use(pool); print('up'); input()"
     killed = python(program, json.dumps(published(pg_node, folder=folder)))
     assert killed.stdout.readline() == "up\n"

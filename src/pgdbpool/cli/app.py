@@ -11,7 +11,7 @@ import pgdbpool
 
 from . import MISSING
 from .application import Directory, Name
-from .output import AsJson
+from .output import AsJson, bytes_of
 from .source import Source, settings_of
 from .usage import Commands
 
@@ -50,22 +50,29 @@ def check(
     threads: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Threads of a process: is each group sized for them?")
     ] = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(parser=bytes_of, metavar="SIZE", help="What each server has, such as 16GB: is it enough?"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a configuration and the servers it names, and whether they have room for it.
+    """Check a configuration and the servers it names, and whether they have
+    room for it.
 
-    Connects to every endpoint, once for each group, writes nothing, and shows what each server is, where each group
-    would go, and what the servers must have for so many processes.
+    Connects to every endpoint, once for each group, writes nothing, and
+    shows what each server is, where each group would go, and what the
+    servers must have for so many processes.
 
-    Exit code 0: all is well. 1: something is not, and the last lines say what. 2: the configuration is wrong.
+    Exit code 0: all is well. 1: something is not, and the last lines say
+    what. 2: the configuration is wrong.
 
-    [dim]pgdbpool check pgdbpool.toml
-    pgdbpool check pgdbpool.toml --processes 8 --threads 4
+    [dim]pgdbpool check pool.toml
+    pgdbpool check pool.toml --processes 8 --threads 4 --memory 16GB
     pgdbpool check postgresql://app@db1,db2/shop --json[/dim]
     """
     from .check import run
 
-    raise typer.Exit(run(settings_of(config), processes, threads, as_json=as_json))
+    raise typer.Exit(run(settings_of(config), processes, threads, memory, as_json=as_json))
 
 
 @app.command()
@@ -82,10 +89,12 @@ def bench(
 ) -> None:
     """Put your own servers under a quick load, through your own configuration.
 
-    Threads take a connection of each group in turn, ask [i]select 1[/i] and give it back. Nothing is written.
-    Shows throughput, how long a connection was waited for and used, and each endpoint's share.
+    Threads take a connection of each group in turn, ask [i]select 1[/i] and
+    give it back. Nothing is written. Shows throughput, how long a
+    connection was waited for and used, and each endpoint's share.
 
-    Exit code 0: all was done. 1: something failed, or a group got nothing done. 2: the configuration is wrong.
+    Exit code 0: all was done. 1: something failed, or a group got nothing
+    done. 2: the configuration is wrong.
 
     [dim]pgdbpool bench pool.toml
     pgdbpool bench pool.toml --group read --threads 16 --seconds 10[/dim]
@@ -105,10 +114,12 @@ def top(
 ) -> None:
     """Watch all processes of an application on this host, live.
 
-    Needs [i]status[/i] in the configuration: then each process publishes what its pools do. Press q to quit, tab for
-    the next application. Where the output is no terminal there is one picture.
+    Needs [i]status[/i] in the configuration: then each process publishes
+    what its pools do. Press q to quit, tab for the next application. Where
+    the output is no terminal there is one picture.
 
-    Exit code 0: there was something to show. 1: no process publishes. 2: the directory cannot be trusted.
+    Exit code 0: there was something to show. 1: no process publishes. 2:
+    the directory cannot be trusted.
 
     [dim]pgdbpool top
     pgdbpool top shop --json | jq .shop.groups.read.leased[/dim]
@@ -126,15 +137,17 @@ def events(
     last: Annotated[int, typer.Option("--last", "-n", min=0, max=100_000, help="How many of the last.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """List what happened to the servers: failovers, endpoints down and up, changes of role, leaks.
+    """List what happened to the servers: failovers, endpoints down and up,
+    changes of role, leaks.
 
-    Needs [i]status[/i] in the configuration. What several processes have noticed is one line.
+    Needs [i]status[/i] in the configuration. What several processes have
+    noticed is one line.
 
-    Exit code 0: some process publishes, whether anything happened or not. 1: none does. 2: the directory cannot be
-    trusted.
+    Exit code 0: some process publishes, whether anything happened or not.
+    1: none does. 2: the directory cannot be trusted.
 
     [dim]pgdbpool events -f
-    pgdbpool events shop --json -n 1000 | jq -r 'select(.kind == "failover-finished") | .seconds'[/dim]
+    pgdbpool events shop -n 1000 --json | jq -r .message[/dim]
     """
     from .events import run
 
@@ -152,11 +165,13 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the status page: what all processes of your applications on this host are doing.
+    """Serve the status page: what all processes of your applications on this
+    host are doing.
 
-    The applications publish it once their configuration has [i]status[/i]. The page can only be looked at, from this
-    machine. For others give it a token: by --token-file, or the environment variable PGDBPOOL_STATUS_TOKEN; if there
-    is none, one is made and shown.
+    The applications publish it once their configuration has [i]status[/i].
+    The page can only be looked at, from this machine. For others give it a
+    token: by --token-file, or the environment variable
+    PGDBPOOL_STATUS_TOKEN; if there is none, one is made and shown.
 
     With --json: the same numbers once, added up for each application.
 
@@ -175,9 +190,11 @@ def demo(
     standbys: Annotated[int, typer.Option(min=2, max=5, help="How many standbys the primary has.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout, the rest on stderr.")] = False,
 ) -> None:
-    """Run readers and writers on a real cluster, kill a standby and the primary, and count what was lost.
+    """Run readers and writers on a real cluster, kill a standby and the
+    primary, and count what was lost.
 
-    Exit code 0: nothing acknowledged was lost, nothing was done twice, and work went on after the failover.
+    Exit code 0: nothing acknowledged was lost, nothing was done twice, and
+    work went on after the failover.
     """
     for name in ("rich", "psutil"):
         if find_spec(name) is None:

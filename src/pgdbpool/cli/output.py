@@ -5,6 +5,7 @@ Colours follow rich, which honours NO_COLOR. What is not a terminal has no width
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Annotated, Any
 
@@ -97,6 +98,14 @@ def milliseconds(seconds: float | None) -> str:
     if value < 0.1:
         return f"{value:.3f} ms"
     return f"{value:.2f} ms" if value < 1 else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def bytes_of(text: str) -> int:
+    """``16GB``, ``512 MB``: what `size` writes. Raises typer.BadParameter."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) *([kMGT]?B)", text.strip(), re.ASCII)
+    if match is None:
+        raise typer.BadParameter("expected a size such as 16GB or 512MB")
+    return int(float(match[1]) * 1024 ** SIZES.index(match[2]))
 
 
 def size(count: int | None) -> str:

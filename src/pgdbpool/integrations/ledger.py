@@ -12,7 +12,8 @@ before.
     the sum = gone + all accounts
 
 Each look at the ledger reads, changes and replaces it with an exclusive lock on a file beside it, so it makes no
-difference which process is asked. What a process counts between the last look and its end is not in the sum.
+difference which process is asked. A process that ends enters its last numbers itself; those of one that was killed are
+entered from its file, before that is removed (`pgdbpool.publish.heirs`), or are missing since it was last written.
 
 What is measured at a moment, such as connections in use, needs no ledger: the living are added up.
 """

@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ except ModuleNotFoundError as error:
 
 from .. import lifecycle
 from ..core.stats import PoolStats
-from ..publish import place, publish_all, read
+from ..publish import Worker, heirs, place, publish_all, read
 from . import ledger
 from .catalogue import LIMITS, METRICS, Histogram, Kind, Metric, Value, never_less
 
@@ -63,6 +64,7 @@ class PoolCollector(Collector):
         self._begin()
         if application is not None:
             publish_all(application, directory)
+            heirs.add(self)
 
     def _begin(self) -> None:
         """As in a new process, whose pools count from nothing."""
@@ -100,12 +102,21 @@ class PoolCollector(Collector):
     def _of_all(self, application: str) -> tuple[list[PoolStats], ledger.Book, int]:
         workers = read(application, self._directory)
         stats = [pool.stats for worker in workers for pool in worker.pools]
+        counted = self._entered(application, workers)
+        return stats, ledger.counted(stats) if counted is None else counted, len(workers)
+
+    def _entered(self, application: str, workers: Sequence[Worker]) -> ledger.Book | None:
         try:
-            counted = ledger.look(application, place.prepared(self._directory), workers)
+            return ledger.look(application, place.prepared(self._directory), workers)
         except OSError as error:
             self._say(f"metrics of {application!r}: what ended processes have counted cannot be kept: {error}")
-            counted = ledger.counted(stats)
-        return stats, counted, len(workers)
+            return None
+
+    def inherit(self, worker: Worker, directory: Path) -> None:
+        """Enter the last numbers of a process or pool that is about to vanish."""
+        application = self._application
+        if application == worker.name and directory in place.searched(self._directory):
+            self._entered(application, [worker])
 
     def _say(self, words: str) -> None:
         if words not in self._said:

@@ -11,6 +11,7 @@ up. Nobody is asked, nobody answers, and a process that hangs can still be looke
     writer.py     writes a process's file
     reader.py     reads the files of all processes
     summary.py    adds them up
+    heirs.py      who is told of what is about to vanish
 
 Off unless the configuration has `status`, or a status page is mounted: a library should not leave files about that
 nobody asked for.

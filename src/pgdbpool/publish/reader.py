@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import time
 
-from . import alive, place
+from . import alive, heirs, place
 from .record import Worker, decoded
 
 _LARGEST = 8 * 2**20  # bytes: many times what a file ever has
@@ -66,5 +66,6 @@ def sweep(directory: Path, name: str) -> None:
     for path in files(directory, name):
         worker = decoded(place.content(path, _LARGEST) or b"")
         if worker is not None and not is_alive(worker, now):
+            heirs.tell(worker, directory)
             place.remove(path)
     place.remove_unfinished(directory, now - _UNFINISHED)

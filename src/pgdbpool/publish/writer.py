@@ -27,11 +27,11 @@ from weakref import ref
 from .. import forks
 from ..config import StatusSettings
 from ..core.events import Event
-from . import place
+from . import heirs, place
 from .alive import Identity, myself
 from .chronicle import Chronicle, Subject
 from .reader import sweep
-from .record import PoolRecord, Worker, encoded
+from .record import Worker, encoded
 
 logger = logging.getLogger("pgdbpool")
 
@@ -39,6 +39,7 @@ _SHARE = 100  # writing takes at most one part in so many of the time
 _ON_THE_WAY = 1.0  # s: the shortest interval in the non-threaded model
 _AFTER_FAILURE = 10.0  # s
 _SWEEP_EVERY = 60.0  # s
+_FIRST_SWEEP = 10.0  # s after the first file: by then whoever is to be told of what is removed has been told of `heirs`
 
 
 class Publishable(Subject, Protocol):
@@ -63,12 +64,14 @@ class Publisher:
         for chronicle in self._pools.values():
             chronicle.forget()
         self._active: set[ref[Publishable]] = set()  # those that are used in this process
+        self._shown: set[ref[Publishable]] = set()  # those in the file
         self._path: Path | None = None
         self._identity: Identity | None = None
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._at_work = threading.Lock()  # never waited for
-        self._next = self._sweep_at = float("-inf")
+        self._next = float("-inf")
+        self._sweep_at: float | None = None
 
     def join(self, pool: Publishable, kind: str) -> None:
         """The pool is used in this process."""
@@ -99,6 +102,7 @@ class Publisher:
         """The process ends."""
         self._active.clear()
         if self._path is not None and self._identity is not None and self._identity.pid == os.getpid():
+            heirs.tell(self._worker(self._identity, time(), *self._pools), self._path.parent)
             place.remove(self._path)
 
     # -- the thread -------------------------------------------------------------------------------------------
@@ -151,8 +155,12 @@ class Publisher:
 
     def _publish(self, began: float) -> None:
         now = time()
-        records = self._records(now)
-        if not records:
+        gone = [key for key in self._shown if (pool := key()) is not None and pool.closed]
+        if gone and self._path is not None and self._identity is not None:
+            heirs.tell(self._worker(self._identity, now, *gone), self._path.parent)
+        self._drop_closed()
+        self._shown = self._active.copy()
+        if not self._shown:
             if self._path is not None:
                 place.remove(self._path)
             return
@@ -160,34 +168,40 @@ class Publisher:
             self._identity = myself()
             name = place.file_name(self.settings.name, self._identity.pid, secrets.token_hex(4))
             self._path = place.prepared(self.settings.directory) / name
-        worker = Worker(
-            name=self.settings.name,
-            identity=self._identity,
-            at=now,
-            interval=self.settings.interval,
-            by_itself=self._thread is not None,
-            pools=records,
-        )
         try:
-            place.replace(self._path, encoded(worker))
+            place.replace(self._path, encoded(self._worker(self._identity, now, *self._shown)))
         except FileNotFoundError:  # somebody has removed the directory
             self._path = None
             raise
+        if self._sweep_at is None:
+            self._sweep_at = began + _FIRST_SWEEP
         if began >= self._sweep_at:
             self._sweep_at = began + _SWEEP_EVERY
             sweep(self._path.parent, self.settings.name)
 
-    def _records(self, now: float) -> tuple[PoolRecord, ...]:
-        records = []
-        for key, chronicle in list(self._pools.items()):
+    def _drop_closed(self) -> None:
+        for key in list(self._pools):
             pool = key()
             if pool is None or pool.closed:
                 self._active.discard(key)
                 if pool is None:
                     del self._pools[key]
-            elif key in self._active:
-                records.append(chronicle.record(pool, now))
-        return tuple(records)
+
+    def _worker(self, identity: Identity, now: float, *keys: ref[Publishable]) -> Worker:
+        """This process, and what these of its pools are doing."""
+        records = [
+            self._pools[key].record(pool, now)
+            for key in list(self._pools)  # in the order in which they joined
+            if key in keys and (pool := key()) is not None
+        ]
+        return Worker(
+            name=self.settings.name,
+            identity=identity,
+            at=now,
+            interval=self.settings.interval,
+            by_itself=self._thread is not None,
+            pools=tuple(records),
+        )
 
     def _say(self, words: str) -> None:
         if words not in self._said:

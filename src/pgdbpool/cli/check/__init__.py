@@ -1,7 +1,7 @@
 """`pgdbpool check`: is this configuration right, are its servers there, and do they have room for it?
 
 The way through this package: `look` asks each endpoint, all at the same time; `judge` tells the pool's own core what
-was seen and reads the routes off it, and lets `pgdbpool.sizing` do the sums; `report` holds what comes out; `screen`
+was seen and reads the routes off it; `fit` says whether the servers have room; `report` holds what comes out; `screen`
 shows it.
 """
 
@@ -24,10 +24,10 @@ from .screen import show
 __all__ = ["run"]
 
 
-def run(settings: Settings, processes: int | None, threads: int | None, *, as_json: bool) -> int:
-    """Check, and say what was found; the exit code."""
+def run(settings: Settings, processes: int | None, threads: int | None, memory: int | None, *, as_json: bool) -> int:
+    """Check, and say what was found; the exit code. `memory` in bytes."""
     screen = console(stderr=as_json)
-    report = judge(settings, _look_at_all(settings, screen), processes, threads)
+    report = judge(settings, _look_at_all(settings, screen), processes, threads, memory)
     if as_json:
         print_json(report)
     else:

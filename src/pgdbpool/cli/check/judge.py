@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from time import monotonic
 
-from pgdbpool import sizing
 from pgdbpool.config import GroupSettings, Settings
 from pgdbpool.core import routes, stats
 from pgdbpool.core.endpoint import Endpoint
@@ -18,8 +17,9 @@ from pgdbpool.core.lane import Lane
 from pgdbpool.core.topology import Topology
 from pgdbpool.sync import Pool
 
-from .look import Facts, Look
-from .report import CheckReport, EndpointReport, GroupReport, Instead, ServerSize, Sizing, ThreadsReport
+from .fit import fit
+from .look import Look
+from .report import CheckReport, EndpointReport, GroupReport, Sizing
 
 ADVICE = {
     Fault.REFUSED: "is the server running, and are host and port right?",
@@ -30,24 +30,26 @@ ADVICE = {
     Fault.MISCONFIGURED: "check user, pass, name and ssl, and the server's pg_hba.conf",
     Fault.ENDED: "the server ended the session; see its log",
 }
-MEANING = {
-    "below": "threads wait when more than {connections} need one",
-    "at": "no thread waits for another",
-    "above": "{more} never used while one endpoint serves it",
-}
 
 
-def judge(settings: Settings, looks: list[Look], processes: int | None, threads: int | None) -> CheckReport:
-    """The whole report; `looks` are in the order of the endpoints."""
+def judge(
+    settings: Settings,
+    looks: list[Look],
+    processes: int | None = None,
+    threads: int | None = None,
+    memory: int | None = None,
+) -> CheckReport:
+    """The whole report; `looks` are in the order of the endpoints, `memory` is what each server has, in bytes."""
     topology = _told(settings, looks)
     endpoints = _endpoints(topology, looks)
     groups = tuple(_group(group, settings.groups[group.name], topology, looks) for group in topology.groups)
-    size = None
-    if processes is not None or threads is not None:
-        size = _sizing(settings, looks, processes or 1, threads)
+    size: Sizing | None = None
+    if (processes, threads, memory) != (None, None, None):
+        size = fit(settings, looks, processes or 1, threads, memory)
     problems = [f"{each.endpoint}: {each.error}" for each in endpoints if each.error]
     problems += [f"group {each.group}: {each.problem}" for each in groups if each.problem]
-    problems += [each.problem for each in size.servers if each.problem] if size else []
+    for server in size.servers if size else ():
+        problems += filter(None, [server.problem, server.memory_problem])
     if size and settings.type == "non-threaded" and (threads or 1) > 1:
         problems.append(f'type "non-threaded" is for one thread in each process, not {threads}: use "threaded"')
     return CheckReport(
@@ -153,80 +155,3 @@ def _why_not(group: Group, endpoint: Endpoint, setup_error: str | None) -> str:
     if endpoint.role is Role.PRIMARY and endpoint.report.read_only and group.settings.target_session_attrs != "standby":
         return "takes no writes"
     return f"is a {endpoint.role.value}"
-
-
-def _sizing(settings: Settings, looks: list[Look], processes: int, threads: int | None) -> Sizing:
-    facts: dict[str, Facts] = {}
-    for where, look in zip(settings.db, looks, strict=True):
-        if look.facts is not None:
-            facts.setdefault(where.label, look.facts)
-    room = {server: found.admits - found.others for server, found in facts.items()}
-    needs = sizing.needs(settings, processes)
-    servers = tuple(_server(need, facts.get(need.server)) for need in needs)
-    instead = None
-    if any(each.problem for each in servers):
-        instead = Instead(
-            connection_count=sizing.largest(settings, processes, room),
-            processes=sizing.most_processes(settings, room),
-            servers={
-                need.server: _remedy(need, facts[need.server])
-                for need in needs
-                if need.server in room and need.connections > room[need.server]
-            },
-        )
-    return Sizing(
-        processes=processes,
-        threads=threads,
-        fits=instead is None,
-        servers=servers,
-        instead=instead,
-        against_threads=tuple(_meaning(each) for each in sizing.against_threads(settings, threads)) if threads else (),
-    )
-
-
-def _server(need: sizing.Need, facts: Facts | None) -> ServerSize:
-    return ServerSize(
-        server=need.server,
-        groups={group: need.of(group) for group in dict.fromkeys(part.group for part in need.parts)},
-        probes=need.probes,
-        per_process=need.per_process,
-        connections=need.connections,
-        admits=facts.admits if facts else None,
-        others=facts.others if facts else None,
-        tmp_buffers=need.tmp_buffers(facts.temp_buffers // sizing.MB) * sizing.MB if facts else None,
-        work_mem=(need.connections - need.processes * need.probes) * facts.work_mem if facts else None,
-        problem=_too_small(need, facts) if facts else None,
-    )
-
-
-def _too_small(need: sizing.Need, facts: Facts) -> str | None:
-    if need.connections <= facts.admits - facts.others:
-        return None
-    words = f"{need.server}: {processes(need.processes)} may open {need.connections} connections, it admits "
-    if facts.others:
-        return f"{words}{facts.admits} and others have {facts.others} of them"
-    return f"{words}{facts.admits}"
-
-
-def _remedy(need: sizing.Need, facts: Facts) -> tuple[str, int]:
-    if facts.limit is not None:
-        return facts.limit, need.connections + facts.others
-    return "max_connections", need.connections + facts.others + facts.reserved
-
-
-def processes(count: int) -> str:
-    """``1 process``, ``4 processes``."""
-    return "1 process" if count == 1 else f"{count} processes"
-
-
-def _meaning(found: sizing.Threads) -> ThreadsReport:
-    words = MEANING[found.verdict].format(
-        connections=found.connections, threads=found.threads, more=found.connections - found.threads
-    )
-    return ThreadsReport(
-        group=found.group,
-        connections=found.connections,
-        threads=found.threads,
-        verdict=found.verdict,
-        meaning=words,
-    )

@@ -67,13 +67,15 @@ class ServerSize(msgspec.Struct, frozen=True, kw_only=True):
     probes: int
     per_process: int
     connections: int
-    admits: int | None
-    others: int | None
-    tmp_buffers: int | None
+    admits: int | None = None
+    others: int | None = None
+    shared_buffers: int | None = None
+    tmp_buffers: int | None = None
     """For temporary tables, if each session uses all it may."""
-    work_mem: int | None
+    work_mem: int | None = None
     """For one sort or hash in each session at the same time."""
     problem: str | None = None
+    memory_problem: str | None = None
 
 
 class Instead(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,9 +105,14 @@ class Sizing(msgspec.Struct, frozen=True, kw_only=True):
 
     processes: int
     threads: int | None
+    memory: int | None
+    """What each server has, as ``--memory`` says."""
     fits: bool
     servers: tuple[ServerSize, ...]
     instead: Instead | None = None
+    """Where there are too few connections."""
+    session_tmp_buffer: int | None = None
+    """Where memory is too little: the largest that fits, in MB, for all groups alike. 0: not even 1 does."""
     against_threads: tuple[ThreadsReport, ...] = ()
 
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from pgdbpool.cli.output import mark, milliseconds, size, table, word
 
-from .judge import processes
+from .fit import count_processes
 from .report import CheckReport, EndpointReport, GroupReport, Instead, Sizing
 
 
@@ -77,7 +77,7 @@ def _way(group: GroupReport) -> Text:
 
 
 def _sizing(sizing: Sizing, console: Console) -> None:
-    console.print(Text(f"Sizing for {processes(sizing.processes)}", "bold"))
+    console.print(Text(f"Sizing for {count_processes(sizing.processes)}", "bold"))
     ways: dict[str, list[str]] = {}
     for server in sizing.servers:
         parts = [f"{name} {count}" for name, count in (*server.groups.items(), ("monitor", server.probes))]
@@ -89,7 +89,7 @@ def _sizing(sizing: Sizing, console: Console) -> None:
     shown = table("", "server", *names, right=names)
     for server in sizing.servers:
         shown.add_row(
-            mark(server.problem is None),
+            mark(server.problem is None and server.memory_problem is None),
             server.server,
             Text(str(server.connections), "bold"),
             "?" if server.admits is None else str(server.admits),
@@ -127,21 +127,29 @@ def _verdict(report: CheckReport, console: Console) -> None:
         for error, words in advice.items():
             if problem.endswith(f": {error}"):
                 console.print(Text(f"  {words}", "dim"))
-    if report.sizing is not None and report.sizing.instead is not None:
-        for line in remedies(report.sizing.instead, report.sizing.processes):
-            console.print(Text(f"  {line}", "dim"))
+    for line in remedies(report.sizing) if report.sizing is not None else ():
+        console.print(Text(f"  {line}", "dim"))
 
 
-def remedies(instead: Instead, wished: int) -> list[str]:
+def remedies(sizing: Sizing) -> list[str]:
     """What would fit, one line for each way."""
+    lines = _for_connections(sizing.instead, sizing.processes) if sizing.instead is not None else []
+    if sizing.session_tmp_buffer:
+        lines.append(f"fits in memory with session_tmp_buffer {sizing.session_tmp_buffer} for all groups")
+    elif sizing.session_tmp_buffer == 0:
+        lines.append("no session_tmp_buffer fits in memory: fewer connections or processes, or less work_mem")
+    return lines
+
+
+def _for_connections(instead: Instead, wished: int) -> list[str]:
     lines = []
     if instead.connection_count is not None:
         counts = ", ".join(f"{name} {count}" for name, count in instead.connection_count.items())
         lines.append(f"fits with connection_count: {counts}")
     else:
-        lines.append(f"{processes(wished)} do not fit even with connection_count 1 for each group")
+        lines.append(f"{count_processes(wished)} do not fit even with connection_count 1 for each group")
     if instead.processes:
-        lines.append(f"or with at most {processes(instead.processes)}")
+        lines.append(f"or with at most {count_processes(instead.processes)}")
     by_name: dict[str, dict[str, int]] = {}
     for server, (name, value) in instead.servers.items():
         by_name.setdefault(name, {})[server] = value

@@ -1,7 +1,7 @@
 """The servers' programs, and the Python they bring along.
 
-Most come with the extra `dev` and run with its Python. Those of Debian (uWSGI, mod_wsgi) have Debian's Python in them,
-so they get a virtual environment made with that. If its version is that of the tests it uses the packages of the tests,
+Most come with the extra `servers` and run with the Python that runs this. Those of Debian (uWSGI, mod_wsgi) have
+Debian's Python in them, so they get a virtual environment made with that. If its version is ours it uses our packages,
 else it gets its own.
 """
 
@@ -17,19 +17,23 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from examples.rows import FOLDER, Row
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
 DEBIAN_PYTHON = "/usr/bin/python3"
 
 
-def look_for(row: Row) -> None:
-    """Skip the test if the row's server is not there. It is the first word of its command."""
+# What each needs beside its program, which is the first word of the command.
+_PARTS = {"apache2": "/usr/lib/apache2/modules/mod_wsgi.so", "uwsgi": "/usr/lib/uwsgi/plugins/python3_plugin.so"}
+
+
+def missing(row: Row) -> str:
+    """How to get the row's server, if it is not there; else nothing."""
     program = row.command.split()[0]
-    if row.needs and (shutil.which(program, path=PATH) is None or not Path(DEBIAN_PYTHON).exists()):
-        pytest.skip(f"needs {program}: {row.needs}")
+    parts = [program, DEBIAN_PYTHON, _PARTS[program]] if program in _PARTS else [program]
+    if all(shutil.which(part, path=PATH) or Path(part).exists() for part in parts):
+        return ""
+    return f"needs {program}: {row.needs or 'pip install pgdbpool[servers]'}"
 
 
 def virtual_environment(row: Row) -> Path:
