@@ -68,7 +68,8 @@ def test_it_says_what_each_server_is_and_where_each_group_goes(pg_cluster: Clust
         assert 0 < each["round_trip"] < each["connect_time"] + LIMIT
         assert each["version"] == pg_cluster.primary.execute("show server_version")[0][0].split()[0]
         assert (each["max_connections"], each["reserved"], each["admits"]) == (100, 3, 97)
-        assert (each["lag"] == 0) == (name in standbys)
+        assert (each["lag"] is None) == (name == primary)
+        assert (each["lag"] or 0) < 1024**2
         assert each["tls"] is None
     read, write = done.json["groups"]
     assert [set(tier) for tier in read["tiers"]] == [standbys, {primary}]
@@ -215,7 +216,8 @@ def test_sessions_of_others_take_room_and_those_of_this_pool_do_not(small: Node,
         held = [pool.getconn("g") for _ in range(3)]
         done = run("check", path, "--processes", "1", "--json")
         endpoint = done.json["endpoints"][0]
-        assert (endpoint["others"], endpoint["ours"]) == (2, 4)  # three, and the monitor's
+        assert endpoint["others"] == 2
+        assert 3 <= endpoint["ours"] <= 5  # three, and the monitor's
         assert done.code == 0, done.out
         path = toml(tmp_path, small, groups="[groups.g]\nconnection_count = 14")
         words = "1 process may open 16 connections, it admits 17 and others have 2 of them"

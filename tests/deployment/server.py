@@ -32,7 +32,7 @@ LIMIT = 30.0  # s: only ever reached when something is wrong
 ANSWER_LIMIT = 60.0  # s: longer than the pool makes anybody wait
 
 # Tests that run in the background have Ctrl-C ignored, and the server would inherit that.
-_PLAIN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+PLAIN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 class Server:
@@ -73,7 +73,7 @@ class Server:
         self._port.release()  # not every server shares a port that is only reserved
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PLAIN, *self._words()],
+                [sys.executable, "-c", PLAIN, *self._words()],
                 cwd=self.folder,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,

@@ -30,8 +30,9 @@ def nothing_stays_published(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test has published it alone has."""
     monkeypatch.setattr(writer, "_everybody", None)
     monkeypatch.setattr(writer, "_publishers", {})
+    before = set(threading.enumerate())
     yield
-    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name == "pgdbpool publisher"])
+    wait_for(lambda: "pgdbpool publisher" not in {thread.name for thread in set(threading.enumerate()) - before})
 
 
 Scraped = dict[tuple[str, frozenset[tuple[str, str]]], float]

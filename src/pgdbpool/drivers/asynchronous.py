@@ -20,7 +20,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Fault, Report, Sighting
-from . import Conduct, ConnectFailed, DriverTimeout, names, steps
+from . import Conduct, ConnectFailed, DriverTimeout, Patience, names, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -39,6 +39,7 @@ from .psycopg3 import (
     listen,
     nothing_committed,
     quiet,
+    seconds_of,
     sqlstate,
     status,
     watch,
@@ -195,6 +196,9 @@ async def in_thread(function: Callable[[], T], deadline: float) -> T:
             timer.cancel()
 
 
+_wait_on = psycopg.AsyncConnection.wait  # without the price of `super()`, in every call
+
+
 class Pooled(psycopg.AsyncConnection[Any]):
     """A connection that knows whether its user has changed how its transactions are."""
 
@@ -233,8 +237,20 @@ class Guarded(Pooled):
     """A connection whose calls end when the server has died, as its `conduct` says."""
 
     conduct: Conduct
+    first: float | None  # s, of its patience: where that is all that there is to do, else None
 
     async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        first = self.first
+        if first is None or timeout is not None:
+            return await self._observed(gen, interval, timeout)
+        try:
+            return await _wait_on(self, gen, interval, first)
+        except WaitTimeout:  # raised beside the conversation, which goes on where it was
+            patience: Patience = self.conduct.patience  # type: ignore[assignment]
+            rest = guarded(gen, self.pgconn, patience, monotonic() - first, started=True)
+            return await _wait_on(self, rest, interval)
+
+    async def _observed(self, gen: Any, interval: float, timeout: float | None) -> Any:
         conduct = self.conduct
         if conduct.observe is None:
             return await self._wait(gen, interval, timeout)
@@ -253,7 +269,7 @@ class Guarded(Pooled):
         if not TAKES_TIMEOUT:
             return await super().wait(guarded(gen, self.pgconn, patience, began, started=False), interval)
         try:
-            return await super().wait(gen, interval, first_patience(patience))
+            return await super().wait(gen, interval, seconds_of(patience))
         except WaitTimeout:  # raised beside the conversation, which goes on where it was
             return await super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
@@ -296,6 +312,7 @@ async def connect(
     else:
         conn = guarded = Guarded(pgconn)
         guarded.conduct = conduct
+        guarded.first = first_patience(conduct)
     listen(conn)
     try:
         await adopt(conn, autocommit)

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Report, Sighting
-from . import Conduct, DriverTimeout, NotWanted, names, steps
+from . import Conduct, DriverTimeout, NotWanted, Patience, names, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -36,6 +36,7 @@ from .psycopg3 import (
     listen,
     nothing_committed,
     quiet,
+    seconds_of,
     sqlstate,
     status,
     watch,
@@ -125,6 +126,9 @@ def _wait(descriptor: int, events: int, deadline: float, wanted: Callable[[], bo
             raise NotWanted
 
 
+_wait_on = psycopg.Connection.wait  # without the price of `super()`, in every call
+
+
 class Pooled(psycopg.Connection[Any]):
     """A connection that knows whether its user has changed how its transactions are."""
 
@@ -161,8 +165,20 @@ class Guarded(Pooled):
     """A connection whose calls end when the server has died, as its `conduct` says."""
 
     conduct: Conduct
+    first: float | None  # s, of its patience: where that is all that there is to do, else None
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        first = self.first
+        if first is None or timeout is not None:
+            return self._observed(gen, interval, timeout)
+        try:
+            return _wait_on(self, gen, interval, first)
+        except WaitTimeout:  # raised beside the conversation, which goes on where it was
+            patience: Patience = self.conduct.patience  # type: ignore[assignment]
+            rest = guarded(gen, self.pgconn, patience, monotonic() - first, started=True)
+            return _wait_on(self, rest, interval)
+
+    def _observed(self, gen: Any, interval: float, timeout: float | None) -> Any:
         conduct = self.conduct
         if conduct.observe is None:
             return self._wait(gen, interval, timeout)
@@ -181,7 +197,7 @@ class Guarded(Pooled):
         if not TAKES_TIMEOUT:
             return super().wait(guarded(gen, self.pgconn, patience, began, started=False), interval)
         try:
-            return super().wait(gen, interval, first_patience(patience))
+            return super().wait(gen, interval, seconds_of(patience))
         except WaitTimeout:  # raised beside the conversation, which goes on where it was
             return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
@@ -205,6 +221,7 @@ async def connect(
     else:
         conn = guarded = Guarded(pgconn)
         guarded.conduct = conduct
+        guarded.first = first_patience(conduct)
     listen(conn)
     await adopt(conn, autocommit)
     return conn

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from psycopg import pq
 
-from . import Patience, Status, steps
+from . import Conduct, Patience, Status, steps
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -65,9 +65,16 @@ def guarded(
         return end.value  # type: ignore[no-any-return]
 
 
-def first_patience(patience: Patience) -> float:
+def seconds_of(patience: Patience) -> float:
     """Seconds that a call may take before `guarded` has to look after it."""
     return min(patience.limit or float("inf"), patience.check_after if patience.check else float("inf"))
+
+
+def first_patience(conduct: Conduct) -> float | None:
+    """The same, if nothing else has to be done for a call."""
+    if conduct.patience is None or conduct.observe is not None or not TAKES_TIMEOUT:
+        return None
+    return seconds_of(conduct.patience)
 
 
 def _no_answer(pgconn: pq.abc.PGconn, words: str) -> psycopg.OperationalError:
