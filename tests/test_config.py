@@ -171,6 +171,13 @@ def test_any_mapping_and_any_sequence_will_do() -> None:
     assert settings.groups["g"].tags == {"t"}
 
 
+def test_the_monitor_is_on_and_can_be_set_or_switched_off() -> None:
+    assert load(config()).monitor == load(config(monitor=True)).monitor == load(config(monitor={})).monitor
+    assert load(config()).monitor == MonitorSettings(interval=1.0, timeout=1.0, fall=2, slow_start=10.0)
+    assert load(config(monitor={"fall": 3, "interval": 2})).monitor == MonitorSettings(fall=3, interval=2.0)
+    assert load(config(monitor=False)).monitor is None
+
+
 def test_settings_are_returned_as_they_are() -> None:
     settings = load(config())
     assert load(settings) is settings
@@ -526,6 +533,29 @@ def test_mistakes_in_an_endpoint(key: str, value: Any, expected: str) -> None:
 @pytest.mark.parametrize(("key", "value", "expected"), GROUP_MISTAKES)
 def test_mistakes_in_a_group(key: str, value: Any, expected: str) -> None:
     assert problems(load, config(group={key: value})) == [f"groups.g.{key}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"),
+    [
+        ({"interval": 0}, "monitor.interval: expected more than 0, got 0"),
+        ({"interval": "1"}, "monitor.interval: expected a number of seconds, got '1'"),
+        ({"timeout": 0}, "monitor.timeout: expected more than 0, got 0"),
+        ({"timeout": True}, "monitor.timeout: expected a number of seconds, got True"),
+        ({"fall": 0}, "monitor.fall: expected 1 or more, got 0"),
+        ({"fall": 1001}, "monitor.fall: expected 1000 or less, got 1001"),
+        ({"fall": 1.5}, "monitor.fall: expected a whole number, got 1.5"),
+        ({"slow_start": -1}, "monitor.slow_start: expected 0 or more, got -1"),
+        ({"slow_start": float("nan")}, "monitor.slow_start: expected a finite number, got nan"),
+        ({"intervall": 1}, "monitor.intervall: unknown key, did you mean interval?"),
+        ({"rise": 2}, "monitor.rise: unknown key; known keys are: interval, timeout, fall, slow_start"),
+        ({1: 1}, "monitor: expected strings as keys, got a whole number"),
+        ("yes", "monitor: expected a dict, True or False, got a string"),
+        (None, "monitor: expected a dict, True or False, got None"),
+    ],
+)
+def test_mistakes_in_the_monitor(monitor: Any, expected: str) -> None:
+    assert problems(load, config(monitor=monitor)) == [expected]
 
 
 @pytest.mark.parametrize(("key", "expected"), UNKNOWN_IN_ENDPOINT)
