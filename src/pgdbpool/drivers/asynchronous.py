@@ -12,7 +12,6 @@ import inspect
 import select
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -161,20 +160,24 @@ async def in_thread(function: Callable[[], T], deadline: float) -> T:
     Not by the loop's executor: that may be busy with the application's work, and a program does not end before it has.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[None] = loop.create_future()
     timer: asyncio.TimerHandle | None = None
+    # Not told to the future: a loop in debug mode logs futures with what they hold, and this may be a password, or an
+    # error that has one in its words.
+    found: list[T] = []
+    failed: list[BaseException] = []
 
-    def end(result: Callable[[], None]) -> None:
+    def end() -> None:
         if not done.done():
-            result()
+            done.set_result(None)
 
     def work() -> None:
         try:
-            result = partial(done.set_result, function())
+            found.append(function())
         except BaseException as error:
-            result = partial(done.set_exception, error)
+            failed.append(error)
         try:
-            loop.call_soon_threadsafe(end, result)
+            loop.call_soon_threadsafe(end)
         except RuntimeError:  # the loop was closed: nobody waits
             pass
 
@@ -184,16 +187,19 @@ async def in_thread(function: Callable[[], T], deadline: float) -> T:
         if late > _LATE:  # as in `_wait`
             timer = loop.call_later(late, over, monotonic() + late)
         else:
-            end(partial(done.set_exception, DriverTimeout("no answer in time")))
+            end()
 
     if deadline != float("inf"):
         timer = loop.call_later(max(deadline - monotonic(), 0.0), over, deadline)
     threading.Thread(target=work, name="pgdbpool lookup", daemon=True).start()
     try:
-        return await done
+        await done
     finally:
         if timer is not None:
             timer.cancel()
+    if found:
+        return found.pop()
+    raise failed.pop() if failed else DriverTimeout("no answer in time")
 
 
 _wait_on = psycopg.AsyncConnection.wait  # without the price of `super()`, in every call
