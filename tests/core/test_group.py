@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pgdbpool.core.evidence import Fault
-from pgdbpool.core.group import BROKEN, Waiter
+from pgdbpool.core.group import ABORTED, BROKEN, Waiter
 from pgdbpool.core.lane import Slot
 from pgdbpool.core.stats import lane_counters
 from pgdbpool.errors import PoolClosed, TooManyWaiting
@@ -366,6 +366,34 @@ def test_what_was_lost_is_retired_and_gives_room():
     assert (world.lane.open, world.lane.closing, world.wishes) == (1, 1, ["g"])
     assert world.bury() == [(slot, "lost")]
     assert world.lane.room
+
+
+def test_where_nothing_is_lost_nobody_is_woken_to_close_anything():
+    world = World()
+    world.grow()
+    del world.wishes[:]
+    world.group.reclaim(lambda slots: [])
+    assert (world.lane.open, world.wishes) == (1, [])
+
+
+def test_a_connection_whose_call_was_ended_on_a_dead_server_goes_as_aborted():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    slot.expires = ABORTED
+    world.give(slot)
+    assert world.bury() == [(slot, "aborted")]
+    assert world.lane.closed_by["aborted"] == 1
+
+
+def test_what_a_connection_that_is_gone_has_counted_is_added_once():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    slot.use_times[0] += 1
+    ledger = world.lane.ledger.without(slot)
+    assert (ledger.gone.uses, ledger.live) == (1, ())
+    assert ledger.without(slot) is ledger
 
 
 class Interrupted(BaseException):

@@ -54,10 +54,6 @@ class Tally:
     def uses(self) -> int:
         return sum(self.use_times)
 
-    @property
-    def waits(self) -> int:
-        return sum(self.wait_times)
-
 
 class Slot(Tally):
     """One server connection plus its bookkeeping. Times are seconds of the pool's clock."""

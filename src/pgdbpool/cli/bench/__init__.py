@@ -7,8 +7,8 @@ manual's benchmarks do that. `load` is the work, `report` what was measured, and
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.live import Live
@@ -74,10 +74,8 @@ def _wrong(settings: Settings, groups: Sequence[str], threads: int | None) -> st
     return None
 
 
-def _progress(load: Load, screen: Console) -> AbstractContextManager[object]:
-    if not screen.is_terminal:
-        return nullcontext()
-
+@contextmanager
+def _progress(load: Load, screen: Console) -> Iterator[None]:
     def picture() -> Table:
         elapsed = load.elapsed()
         row = Table.grid(padding=(0, 1))
@@ -87,7 +85,12 @@ def _progress(load: Load, screen: Console) -> AbstractContextManager[object]:
         )
         return row
 
-    return Live(console=screen, get_renderable=picture, refresh_per_second=5, transient=True)
+    with ExitStack() as stack:
+        if screen.is_terminal:
+            live = Live(console=screen, get_renderable=picture, refresh_per_second=5, transient=True)
+            stack.callback(live.stop)  # before it starts: Ctrl-C may come in the middle of that
+            live.start(refresh=True)
+        yield
 
 
 def show(result: BenchReport, screen: Console) -> None:

@@ -57,7 +57,7 @@ def report(load: Load, threads: int, stats: PoolStats) -> BenchReport:
         threads=threads,
         seconds=load.lasted,
         operations=operations,
-        rate=operations / load.lasted,
+        rate=operations / load.lasted if load.lasted else 0.0,  # nothing: interrupted before it began
         groups=groups,
     )
 
@@ -68,7 +68,7 @@ def _group(name: str, samples: Samples, seconds: float, stats: PoolStats) -> Gro
     return GroupResult(
         group=name,
         operations=len(samples.uses),
-        rate=len(samples.uses) / seconds,
+        rate=len(samples.uses) / seconds if seconds else 0.0,
         failed=sum(samples.failures.values()),
         failures=dict(samples.failures),
         wait=_times(samples.waits),

@@ -13,7 +13,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import time
 
@@ -51,7 +51,10 @@ def run(name: str | None, directory: Path | None, interval: float, *, once: bool
         return picture(which, merged(applications[which]), time(), width, height, len(applications) - 1, keys)
 
     try:
-        with _keys() as keys, Live(draw(), console=screen, screen=True, auto_refresh=False) as live:
+        with _keys() as keys, ExitStack() as stack:
+            live = Live(draw(), console=screen, screen=True, auto_refresh=False)
+            stack.callback(live.stop)  # before it starts: Ctrl-C may come in the middle of that
+            live.start(refresh=True)
             while not (pressed := _pressed(keys, interval)).intersection(QUIT):
                 chosen += NEXT in pressed
                 live.update(draw(), refresh=True)
