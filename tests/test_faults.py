@@ -306,7 +306,7 @@ def test_an_idle_session_that_is_terminated_is_not_handed_out(pg_node, open_pool
 
 def test_a_session_ended_by_a_timeout_of_the_server_is_no_evidence(pg_node, open_pool):
     def configure(conn):
-        conn.execute("set idle_in_transaction_session_timeout = 50")
+        conn.execute("set idle_in_transaction_session_timeout = 300")
 
     pool = open_pool(config(pg_node, connection_count=1, autocommit=False, configure=configure))
     with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout), pool.connection() as conn:

@@ -335,6 +335,30 @@ def test_autocommit_changed_by_configure_is_put_right(autocommit, pg_node, open_
         assert idle(conn)
 
 
+@pytest.mark.parametrize("type", ["threaded", "non-threaded"])
+def test_a_connection_that_is_lost_inside_configure_is_bad_luck_and_the_next_one_serves(type, pg_node, open_pool):
+    lost = []
+
+    def configure(conn):
+        if len(lost) < 2:
+            lost.append(pid(conn))
+            conn.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    pool = open_pool(config(pg_node, type=type, configure=configure))
+    with pool.connection(timeout=LIMIT) as conn:
+        assert one(conn, "select 1") == 1
+    assert len(lost) == 2
+
+
+def test_one_that_is_always_lost_there_fails_callers_with_the_servers_words(pg_node, open_pool):
+    def configure(conn):
+        conn.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    pool = open_pool(config(pg_node, configure=configure))
+    with pytest.raises(DBOfflineError, match="terminating connection"):
+        pool.getconn(timeout=LIMIT)
+
+
 def test_a_configure_that_raises_fails_callers_with_its_words_and_no_storm(pg_node, open_pool):
     def configure(conn):
         raise ValueError("no such thing")

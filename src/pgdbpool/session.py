@@ -94,6 +94,7 @@ class Sessions:
             await self._make_ready(conn, how, deadline)
             clean = self._watch(conn, how)
         except BaseException as error:
+            lost = self.driver.status(conn) is Status.BROKEN
             self.driver.close(conn)
             if not isinstance(error, Exception):
                 self.topology.cancelled(order)
@@ -101,7 +102,8 @@ class Sessions:
             if hurried and isinstance(error, DriverTimeout):
                 self.topology.given_up(order, monotonic())
                 return
-            self.topology.setup_failed(order, _words(error), monotonic())
+            failed = self.topology.lost_in_setup if lost else self.topology.setup_failed
+            failed(order, _words(error), monotonic())
             return
         self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)

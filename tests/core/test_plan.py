@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from pgdbpool.core.endpoint import BACKOFF, BACKOFF_ELSE, Endpoint, backoff
+from pgdbpool.core.endpoint import BACKOFF, BACKOFF_ELSE, URGENT, Endpoint, backoff
 from pgdbpool.core.evidence import Fault, Health, Role
 from pgdbpool.core.plan import LOOK_EVERY, SEARCH_EVERY, SEARCH_LONGEST
+from pgdbpool.core.topology import SETUP_LOSSES
 from pgdbpool.errors import DBOfflineError
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Place, Rules, World, places
@@ -414,6 +415,27 @@ def test_a_failed_setup_is_looked_at_seldom():
     world.grow()
     world.topology.setup_failed(world.order(), "configure raised", world.now)
     assert keepers_rounds(world, 600) < 60
+
+
+def test_a_connection_lost_while_it_is_made_ready_is_tried_again_soon_and_after_some_more_the_setup_is_at_fault():
+    world = World()
+    waiter = world.wait()
+    for lost in range(1, SETUP_LOSSES + 2):
+        [order] = world.plan()
+        world.topology.lost_in_setup(order, "closed unexpectedly", world.now)
+        assert (world.group.refusal is not None) is (lost > SETUP_LOSSES)
+        assert world.plan() == []
+        world.now += URGENT
+    assert "closed unexpectedly" in str(waiter.error)
+
+
+def test_one_that_succeeds_makes_up_for_those_that_were_lost():
+    world = World()
+    for _ in range(2 * SETUP_LOSSES):
+        world.topology.lost_in_setup(world.order(), "closed unexpectedly", world.now)
+        world.opened(world.order())
+    assert world.group.refusal is None
+    assert world.group.lanes[0].setup_error is None
 
 
 def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():

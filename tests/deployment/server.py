@@ -204,6 +204,8 @@ class Server:
             connection.request(method, path, headers={"Connection": "close"})
             answer = connection.getresponse()
             body = answer.read()
+            if "Content-Type" not in answer.headers:  # which looks like an answer to http.client
+                raise http.client.RemoteDisconnected("cut off in the middle of the headers")
             return answer.status, json.loads(body) if answer.headers.get_content_type().endswith("json") else body
         finally:
             connection.close()

@@ -192,6 +192,7 @@ class Lane:
         "searches",
         "setup_error",
         "setup_failures",
+        "setup_losses",
         "share",
         "slots",
         "weight",
@@ -221,6 +222,7 @@ class Lane:
         self.next_try = 0.0  # paces those, and what follows a failed setup
         self.setup_error: str | None = None  # connected, but could not be made ready: `configure` raised, say
         self.setup_failures = 0
+        self.setup_losses = 0  # connections in a row that were lost while they were made ready
         self.poll_after = self.group.poll_after
         self.ledger = Ledger(Tally(), 0, ())
         self.connect_time = 0.0

@@ -39,6 +39,7 @@ from .plan import Order, Planner
 from .routes import suits
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
+SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
 _SEARCH_PATIENCE = 60.0  # s: after so long without anybody waiting, a missing role is looked for at the usual pace
 
 
@@ -169,7 +170,7 @@ class Topology:
             lane.open += 1
             endpoint.open += 1
             lane.setup_error = None
-            lane.setup_failures = 0
+            lane.setup_failures = lane.setup_losses = 0
             if reason is not None:
                 group._retire(slot, reason)
             if changed or lane.open == 1:
@@ -224,6 +225,19 @@ class Topology:
             lane.next_try = now + backoff(first, longest, lane.setup_failures, self._random)
             lane.setup_failures += 1
             self._reroute(now)
+
+    def lost_in_setup(self, order: Order, error: str, now: float) -> None:
+        """The connection was lost while it was made ready. Once or twice that is bad luck: a server may go at any time.
+
+        The next connect tells what is the matter. If it is always so, the setup is at fault.
+        """
+        lane = order.lane
+        if lane.setup_losses >= SETUP_LOSSES:
+            self.setup_failed(order, error, now)
+            return
+        self.given_up(order, now)
+        with self._lock:
+            lane.setup_losses += 1
 
     def cancelled(self, order: Order) -> None:
         """The attempt was given up by us: no evidence."""
