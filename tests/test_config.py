@@ -26,6 +26,7 @@ from pgdbpool.config import (
     GroupSettings,
     MonitorSettings,
     Settings,
+    StatusSettings,
     conninfo,
     load,
     load_toml,
@@ -291,8 +292,8 @@ def test_label(host: str, port: int, label: str) -> None:
     assert load(config({"host": host, "port": port})).db[0].label == label
 
 
-def keys_of_the_manual(section: str) -> list[str]:
-    manual = (Path(__file__).parent.parent / "docs" / "configuration.rst").read_text()
+def keys_of_the_manual(section: str, page: str = "configuration") -> list[str]:
+    manual = (Path(__file__).parent.parent / "docs" / f"{page}.rst").read_text()
     _, _, rest = manual.partition(f"\n{section}\n{'-' * len(section)}\n")
     return re.findall(r"^   \* - ``(\w+)``$", rest.partition("\n---")[0], re.MULTILINE)
 
@@ -304,6 +305,7 @@ def test_the_manual_has_every_key() -> None:
     assert keys_of_the_manual("Endpoints") == endpoint
     assert keys_of_the_manual("Groups") == group
     assert keys_of_the_manual("Monitor") == list(MonitorSettings.__struct_fields__)
+    assert keys_of_the_manual("What a process publishes", "status-page") == list(StatusSettings.__struct_fields__)
 
 
 # -- every mistake, and its message --
