@@ -79,7 +79,9 @@ class Load:
             began = time.monotonic()
             try:
                 status, answer = self.server.ask("GET" if kind == "read" else "POST", path)
-            except (OSError, http.client.HTTPException) as error:
+                if status == 200 and not isinstance(answer, dict):
+                    raise http.client.RemoteDisconnected("cut off in the middle of the answer")
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 status, answer = 0, error
                 self._over.wait(0.01)  # nobody listens perhaps: no storm
             self.operations.append(Operation(kind, key, began, time.monotonic(), status, answer))
