@@ -202,7 +202,22 @@ async def in_thread(function: Callable[[], T], deadline: float) -> T:
     raise failed.pop() if failed else DriverTimeout("no answer in time")
 
 
-_wait_on = psycopg.AsyncConnection.wait  # without the price of `super()`, in every call
+_psycopg_waits = psycopg.AsyncConnection.wait  # without the price of `super()`, in every call
+
+
+async def _wait_on(conn: psycopg.AsyncConnection[Any], gen: Generator[Any, Any, T], *limits: float) -> T:
+    """As psycopg waits. But a conversation that was called off is ended at once.
+
+    Else the garbage collector would end it some time, and psycopg_binary's generators have been seen to crash the
+    interpreter then (psycopg 3.3.9, Python 3.11).
+    """
+    try:
+        return await _psycopg_waits(conn, gen, *limits)
+    except WaitTimeout:  # raised beside the conversation, which goes on where it was
+        raise
+    except BaseException:
+        gen.close()
+        raise
 
 
 class Pooled(psycopg.AsyncConnection[Any]):
@@ -221,6 +236,9 @@ class Pooled(psycopg.AsyncConnection[Any]):
         return await (
             cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
         )
+
+    async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        return await (_wait_on(self, gen, interval) if timeout is None else _wait_on(self, gen, interval, timeout))
 
     async def set_autocommit(self, value: bool) -> None:
         self.altered = True
@@ -251,7 +269,7 @@ class Guarded(Pooled):
             return await self._observed(gen, interval, timeout)
         try:
             return await _wait_on(self, gen, interval, first)
-        except WaitTimeout:  # raised beside the conversation, which goes on where it was
+        except WaitTimeout:
             patience: Patience = self.conduct.patience  # type: ignore[assignment]
             rest = guarded(gen, self.pgconn, patience, monotonic() - first, started=True)
             return await _wait_on(self, rest, interval)
@@ -268,16 +286,16 @@ class Guarded(Pooled):
     async def _wait(self, gen: Generator[Any, Any, T], interval: float, timeout: float | None) -> T:
         patience = self.conduct.patience
         if timeout is not None:
-            return await super().wait(gen, interval, timeout)
+            return await _wait_on(self, gen, interval, timeout)
         if patience is None:
-            return await super().wait(gen, interval)
+            return await _wait_on(self, gen, interval)
         began = monotonic()
         if not TAKES_TIMEOUT:
-            return await super().wait(guarded(gen, self.pgconn, patience, began, started=False), interval)
+            return await _wait_on(self, guarded(gen, self.pgconn, patience, began, started=False), interval)
         try:
-            return await super().wait(gen, interval, seconds_of(patience))
-        except WaitTimeout:  # raised beside the conversation, which goes on where it was
-            return await super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
+            return await _wait_on(self, gen, interval, seconds_of(patience))
+        except WaitTimeout:
+            return await _wait_on(self, guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
 async def resolved(params: Mapping[str, str | int], deadline: float | Allowance) -> dict[str, str | int]:
