@@ -73,9 +73,10 @@ def test_a_loop_that_is_blocked_does_not_make_a_healthy_server_look_dead(pg_node
         pool.on_event(lambda event: kinds.add(event.kind.value))
         in_flight = start(one(conn, "select pg_sleep(0.1)::text || 'done'"))
         connecting = start(hold(pool, 2))
-        await until(lambda: stats(pool).opening)
         waiting = [start(use(pool)) for _ in range(5)]
-        await until(lambda: stats(pool).waiting >= 5)
+        # At each step of the loop, since a near server is soon connected to.
+        while not (stats(pool).opening and stats(pool).waiting >= 5):
+            await asyncio.sleep(0)
         block(BLOCKED)
         assert await in_flight == "done"
         await put(pool, conn, other, *await connecting)
