@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Two files at a time, since most tests wait for servers; the tests of a file stay together.
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 
 PORT ?= 8000
 

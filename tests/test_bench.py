@@ -79,7 +79,7 @@ def test_who_is_served_after_one_who_asked_later_was_overtaken():
 
 @pytest.mark.parametrize("peer", ASYNC_PEERS, ids=lambda peer: peer.name)
 def test_every_asyncio_pool_serves_and_closes(peer, pg_node):
-    pytest.importorskip(peer.module)
+    pytest.importorskip(peer.module, reason=f"{peer.module} comes with `make bench`")
 
     async def use() -> float:
         pool = peer()
