@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Two files at a time, since most tests wait for servers; the tests of a file stay together.
-PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
+# Twice as fast: PYTEST_ARGS="--numprocesses 2 --dist loadfile"
+PYTEST_ARGS ?=
 
 PORT ?= 8000
 
