@@ -10,16 +10,16 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
-from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench import storms
 from bench.async_peers import AsyncPeer
 from bench.peers import OURS, Limits, why_not
 from bench.results import Column, Table
 from bench.setting import Setting, summary
-from bench.turns import Timer, quantile, ratio, rotated, settle, take_turns
+from bench.storms import Note, Storm, counted
+from bench.turns import Timer, rotated, settle, take_turns
 from bench.uncontended import COLUMNS, fill
 
 if TYPE_CHECKING:
@@ -32,39 +32,19 @@ NAME = "asyncio"
 CONNECTIONS = 10
 TASKS = (100, 1000)
 SQL = "select 1"
-STORM_COLUMNS = [
-    Column("throughput", "operations/s", "{:,.0f}"),
-    Column("ratio", "{reference} does", "{:.2f}x"),
-    Column("p50", "wait p50 ms", "{:.2f}"),
-    Column("p99", "wait p99 ms", "{:.2f}"),
-    Column("longest", "longest ms", "{:,.0f}"),
-    Column("fairness", "fewest/most", "{:.2f}"),
-    Column("overtaken", "overtaken", "{:.2f} %"),
-    Column("cpu", "CPU us/op", "{:.0f}"),
-]
-
-
-@dataclass(frozen=True)
-class Storm:
-    """What one storm of tasks on one pool came to. Times are in seconds."""
-
-    throughput: float
-    waits: list[float]
-    fewest: int
-    most: int
-    overtaken: float
-    """The share of the operations that somebody who asked later was served before."""
-    cpu: float
-    """Processor time of this process, per operation."""
+STORM_COLUMNS = [*storms.COLUMNS, Column("overtaken", "overtaken", "{:.2f} %"), storms.CPU]
 
 
 async def storm(pool: AsyncPeer, tasks: int, seconds: float) -> Storm:
-    """Run so many tasks on ``pool`` and count what they do in ``seconds``, once all of them are running."""
-    done: list[list[tuple[float, float]]] = [[] for _ in range(tasks)]
+    """Run so many tasks on ``pool`` and count what they do in ``seconds``, once all of them are running.
+
+    The extra figure is the share of operations that somebody who asked later was served before, in per cent.
+    """
+    done: list[list[Note]] = [[] for _ in range(tasks)]
     served: list[int] = []
     stop = False
 
-    async def work(note: Callable[[tuple[float, float]], None], ask: Callable[[], int]) -> None:
+    async def work(note: Callable[[Note], None], ask: Callable[[], int]) -> None:
         connection, run, clock = pool.connection, pool.run, time.perf_counter
         while not stop:
             number, asked = ask(), clock()
@@ -87,15 +67,7 @@ async def storm(pool: AsyncPeer, tasks: int, seconds: float) -> Storm:
         await asyncio.wait(working, timeout=60)
     for task in working:
         task.result()
-    counts = [sum(start <= got < end for _, got in notes) for notes in done]
-    return Storm(
-        throughput=sum(counts) / (end - start),
-        waits=[min(got, end) - asked for notes in done for asked, got in notes if got >= start and asked < end],
-        fewest=min(counts),
-        most=max(counts),
-        overtaken=overtaken(served),
-        cpu=(after - before) / max(1, sum(counts)),
-    )
+    return counted(done, start, end, after - before, lambda total: 100 * overtaken(served))
 
 
 def overtaken(numbers: Sequence[int]) -> float:
@@ -173,7 +145,7 @@ def contended(setting: Setting, tasks: int, run: Run[Any]) -> Table:
         f"{rounds} rounds of {seconds:g} s in turn, the median of them; one endpoint for all. Tasks ask again at once.",
         "Overtaken: so many operations that somebody who asked later was served before.",
     ]
-    storms: dict[str, list[Storm]] = {}
+    found: dict[str, list[Storm]] = {}
     limits = Limits(CONNECTIONS, CONNECTIONS)
     with pools(setting, setting.cluster.nodes[:1], limits, table, run) as opened:
         for number in range(rounds):
@@ -182,30 +154,9 @@ def contended(setting: Setting, tasks: int, run: Run[Any]) -> Table:
                 if name in table.missing:
                     continue
                 try:
-                    storms.setdefault(name, []).append(run(storm(opened[name], tasks, seconds)))
+                    found.setdefault(name, []).append(run(storm(opened[name], tasks, seconds)))
                 except Exception as error:
                     table.missing[name] = summary(error)
-                    storms.pop(name, None)
-    rows(table, storms)
+                    found.pop(name, None)
+    storms.fill(table, found, OURS, "overtaken")
     return table
-
-
-def rows(table: Table, storms: dict[str, list[Storm]]) -> None:
-    """Turn storms by peer into the rows of a table."""
-    p99 = {name: [quantile(one.waits, 0.99) for one in of] for name, of in storms.items()}
-    own = storms.get(OURS, [])
-    for name, of in storms.items():
-        table.rows.append(
-            {
-                "peer": name,
-                "throughput": median(one.throughput for one in of),
-                "ratio": ratio([one.throughput for one in own], [one.throughput for one in of]) if own else None,
-                "p50": median(quantile(one.waits, 0.5) or 0.0 for one in of) * 1e3,
-                "p99": median(value or 0.0 for value in p99[name]) * 1e3,
-                "longest": median(max(one.waits, default=0.0) for one in of) * 1e3,
-                "p99_ratio": ratio(p99[OURS], p99[name]) if own else None,
-                "fairness": median(one.fewest / one.most if one.most else 0.0 for one in of),
-                "overtaken": median(one.overtaken for one in of) * 100,
-                "cpu": median(one.cpu for one in of) * 1e6,
-            }
-        )

@@ -5,12 +5,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 from bench.peers import Limits, NoPool, Peer, Psycopg2
 from bench.results import Column, Table
 from bench.setting import Setting, summary
-from bench.turns import quantile, ratio, rotated, settle
+from bench.storms import COLUMNS, CPU, Note, Storm, counted, fill
+from bench.turns import rotated, settle
 
 NAME = "contended"
 CONNECTIONS = 4
@@ -26,44 +26,20 @@ class Query:
 
 
 QUERIES = (Query("select 1", "select 1", 1), Query("2 ms query", "select pg_sleep(0.002)", 3))
-COLUMNS = [
-    Column("throughput", "operations/s", "{:,.0f}"),
-    Column("ratio", "{reference} does", "{:.2f}x"),
-    Column("p50", "wait p50 ms", "{:.2f}"),
-    Column("p99", "wait p99 ms", "{:.2f}"),
-    Column("longest", "longest ms", "{:,.0f}"),
-    Column("fairness", "fewest/most", "{:.2f}"),
-    Column("cpu", "CPU us/op", "{:.0f}"),
-    Column("switches", "switches/op", "{:.1f}"),
-]
-
-
-@dataclass(frozen=True)
-class Storm:
-    """What one storm of threads on one pool came to. Waits are in seconds."""
-
-    throughput: float
-    waits: list[float]
-    fewest: int
-    most: int
-    cpu: float
-    """Seconds of processor time of this process, per operation."""
-    switches: float
-    """Changes of the running thread, per operation."""
-
-    @property
-    def fairness(self) -> float:
-        return self.fewest / self.most if self.most else 0.0
+TABLE_COLUMNS = [*COLUMNS, CPU, Column("switches", "switches/op", "{:.1f}")]
 
 
 def storm(pool: Peer, threads: int, sql: str, seconds: float) -> Storm:
-    """Run so many threads on ``pool`` and count what they do in ``seconds``, once all of them are running."""
-    done: list[list[tuple[float, float]]] = [[] for _ in range(threads)]
+    """Run so many threads on ``pool`` and count what they do in ``seconds``, once all of them are running.
+
+    The extra figure is that of changes of the running thread.
+    """
+    done: list[list[Note]] = [[] for _ in range(threads)]
     failures: list[BaseException] = []
     ready = threading.Barrier(threads + 1)
     stop = threading.Event()
 
-    def work(note: Callable[[tuple[float, float]], None]) -> None:
+    def work(note: Callable[[Note], None]) -> None:
         connection, run, clock, stopped = pool.connection, pool.run, time.perf_counter, stop.is_set
         try:
             ready.wait(60)
@@ -95,17 +71,9 @@ def storm(pool: Peer, threads: int, sql: str, seconds: float) -> Storm:
             worker.join(60)
     if failures:
         raise failures[0]
-    counts = [sum(start <= got < end for _, got in notes) for notes in done]
-    total = max(1, sum(counts))
-    return Storm(
-        throughput=sum(counts) / (end - start),
-        # A thread that never had its turn counts too: its wait goes on to the end.
-        waits=[min(got, end) - asked for notes in done for asked, got in notes if got >= start and asked < end],
-        fewest=min(counts),
-        most=max(counts),
-        cpu=(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / total,
-        switches=(after.ru_nvcsw + after.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw) / total,
-    )
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    switches = after.ru_nvcsw + after.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw
+    return counted(done, start, end, cpu, lambda total: switches / total)
 
 
 def measure(setting: Setting) -> list[Table]:
@@ -113,7 +81,7 @@ def measure(setting: Setting) -> list[Table]:
         (threads, query): Table(
             f"contended_{threads}_{query.name.split()[0]}",
             f"{threads} threads on {CONNECTIONS} connections, {query.name}",
-            COLUMNS,
+            TABLE_COLUMNS,
         )
         for query in QUERIES
         for threads in THREADS
@@ -144,34 +112,6 @@ def measure(setting: Setting) -> list[Table]:
                         storms[name].append(storm(pools[name], count, query.sql, seconds))
                     except Exception as error:
                         table.missing[name] = summary(error)
-            fill(
-                table,
-                {name: of for name, of in storms.items() if name not in table.missing},
-                setting.reference,
-            )
+            left = {name: of for name, of in storms.items() if name not in table.missing}
+            fill(table, left, setting.reference, "switches")
     return list(tables.values())
-
-
-def fill(table: Table, storms: dict[str, list[Storm]], reference: str) -> None:
-    """Turn storms by peer into the rows of a table."""
-    p99 = {name: [quantile(one.waits, 0.99) for one in of] for name, of in storms.items()}
-    own = storms.get(reference, [])
-    for name, of in storms.items():
-        table.rows.append(
-            {
-                "peer": name,
-                "throughput": median(one.throughput for one in of),
-                "ratio": ratio([one.throughput for one in own], [one.throughput for one in of]) if own else None,
-                "p50": milliseconds(median(quantile(one.waits, 0.5) or 0.0 for one in of)),
-                "p99": milliseconds(median(value or 0.0 for value in p99[name])),
-                "longest": milliseconds(median(max(one.waits, default=0.0) for one in of)),
-                "p99_ratio": ratio(p99[reference], p99[name]) if own else None,
-                "fairness": median(one.fairness for one in of),
-                "cpu": median(one.cpu for one in of) * 1e6,
-                "switches": median(one.switches for one in of),
-            }
-        )
-
-
-def milliseconds(seconds: float) -> float:
-    return seconds * 1e3

@@ -133,20 +133,19 @@ def restart_primary(stage: Stage) -> None:
 
 def kill_standby(stage: Stage) -> None:
     """It stays away."""
-    stage.steady()
-    standby = stage.standby()
-    with stage.blow(f"{standby.name}, a standby, is killed"):
-        standby.kill()
-    time.sleep(stage.effort.silence)
-    stage.calm()
+    _lose_standby(stage, "killed", lambda standby: standby.kill())
 
 
 def freeze_standby(stage: Stage) -> None:
     """It stays frozen."""
+    _lose_standby(stage, "frozen", lambda standby: standby.freeze())
+
+
+def _lose_standby(stage: Stage, words: str, lose: Callable[[Node], None]) -> None:
     stage.steady()
     standby = stage.standby()
-    with stage.blow(f"{standby.name}, a standby, is frozen"):
-        standby.freeze()
+    with stage.blow(f"{standby.name}, a standby, is {words}"):
+        lose(standby)
     time.sleep(stage.effort.silence)
     stage.calm()
 

@@ -1,5 +1,6 @@
 """How to connect: what nodes, proxies and impostors have in common."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -20,16 +21,16 @@ class Login:
         return f"postgresql://{quote(self.user, safe='')}{password}@{hosts}/{quote(self.database, safe='')}"
 
 
-class Address:
+class Address(ABC):
     """Something that can be connected to at ``host`` and ``port``."""
 
     host: str
     login: Login
 
     @property
+    @abstractmethod
     def port(self) -> int:
         """The TCP port."""
-        raise NotImplementedError
 
     @property
     def dsn(self) -> str:
