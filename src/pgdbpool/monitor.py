@@ -44,11 +44,11 @@ from .probe import Asked, asking, key_of, password_of, request
 logger = logging.getLogger("pgdbpool")
 
 HURRY = 0.1  # s between two probes of an endpoint while a wanted role is missing, and after a first failure
-# A server that is starting is asked by new connections, each of which costs it a process. One that takes long to start
-# is asked less often: with so many probes the pause grows by `HURRY`, up to so many seconds.
-_STARTS = 20
-_STARTING_LONGEST = 0.5
-
+# One that turned us away at once is asked again sooner, since callers wait: after one part in `_SHARE` of the time for
+# which it has done so, within these bounds (s). Nothing is lighter than a connect that is refused; one to a server that
+# is starting costs it a process.
+_AGAIN = {Fault.REFUSED: (0.02, HURRY), Fault.STARTING: (0.05, 0.5)}
+_SHARE = 20
 
 _LAST_WORDS = 1.0  # s
 
@@ -100,7 +100,8 @@ class Watch:
         self._misses = 0
         self._turned_away = 0  # times in a row that the server spoke, and would not let us in
         self._turned_away_for: Fault | None = None
-        self._starts = 0  # times in a row that it was starting up
+        self._away_since: float | None = None  # nobody was there, or it was starting up, since
+        self._away_for: Fault | None = None
 
     async def run(self) -> None:
         """Probe again and again."""
@@ -123,12 +124,19 @@ class Watch:
         hurry = 0 < self._misses < self._fall or any(each.subscriber.in_a_hurry() for each in self.subscriptions)
         pause = min((each.how.interval for each in self.subscriptions), default=1.0) * random.uniform(0.9, 1.1)
         if hurry:
-            pause = min(pause, HURRY * (1 + self._starts / _STARTS), _STARTING_LONGEST)
+            pause = min(pause, self._hurried(began))
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, began + pause - monotonic())):
                 await self.bell.wait()
         # However often the alarm rings, a probe begins at most so often.
-        await asyncio.sleep(max(0.0, began + HURRY / 2 - monotonic()))
+        await asyncio.sleep(max(0.0, began + min(pause, HURRY / 2) - monotonic()))
+
+    def _hurried(self, now: float) -> float:
+        """The pause between two probes in a hurry."""
+        if self._away_since is None or self._away_for is None:
+            return HURRY
+        least, longest = _AGAIN[self._away_for]
+        return min(max(least, (now - self._away_since) / _SHARE), longest)
 
     @property
     def _timeout(self) -> float:
@@ -170,12 +178,16 @@ class Watch:
             self._tell(asked)
 
     def _tell(self, asked: Asked) -> None:
-        self._misses = self._turned_away = self._starts = 0
+        self._misses = self._turned_away = 0
+        self._away_since = self._away_for = None
         self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
         self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
-        self._starts = self._starts + 1 if fault is Fault.STARTING else 0
+        if fault in _AGAIN:
+            self._away_since, self._away_for = self._away_since or monotonic(), fault
+        else:
+            self._away_since = self._away_for = None
         turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._tell_all(lambda each: each.probe_failed(fault, error))
