@@ -1,7 +1,7 @@
 """Run one deployment by hand: ``python -m examples.run gunicorn-threads``, or ``make examples ROW=gunicorn-threads``.
 
 It starts a primary and two standbys of its own (extra `testing`), and the server of that row of `rows.toml` on a copy
-of this folder. Without a row it lists them. Ctrl-C ends everything.
+of this folder. Without a row it lists them. Ctrl-C ends everything, SIGTERM as well.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main() -> int:
     if problem:
         print(problem, file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run(row, arguments.port)
     except KeyboardInterrupt:

@@ -98,14 +98,17 @@ def test_in_a_terminal_it_is_live_and_q_ends_it(pg_node: Node, tmp_path: Path, o
     assert "Traceback" not in written
 
 
-def test_ctrl_c_ends_it_as_well(pg_node: Node, tmp_path: Path, open_pool: Callable[..., Pool]) -> None:
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 128 + signal.SIGTERM)])
+def test_a_signal_ends_it_as_well(
+    pg_node: Node, tmp_path: Path, open_pool: Callable[..., Pool], signum: signal.Signals, code: int
+) -> None:
     open_pool(published(tmp_path, pg_node))
     shown(tmp_path)
     with Terminal("top", "--directory", tmp_path) as terminal:
         terminal.read(until="0/4")
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.process.send_signal(signum)
         written = terminal.read()
-        assert terminal.process.wait(LIMIT) == 0
+        assert terminal.process.wait(LIMIT) == code
     assert "\x1b[?1049l" in written
     assert "Traceback" not in written
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import pytest
+
 from examples.rows import load
 from pgdbpool.testing.ports import ReservedPort
 
@@ -18,7 +20,8 @@ from .server import LIMIT, PLAIN
 RUN = [sys.executable, "-m", "examples.run"]
 
 
-def test_a_deployment_runs_until_ctrl_c_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_deployment_runs_until_it_is_ended_and_leaves_nothing_behind(tmp_path: Path, signum: signal.Signals) -> None:
     port = ReservedPort()
     port.release()
     output = tmp_path / "output"
@@ -41,7 +44,7 @@ def test_a_deployment_runs_until_ctrl_c_and_leaves_nothing_behind(tmp_path: Path
             except OSError:
                 time.sleep(0.05)
         assert answer["count"] == 0
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         assert process.wait(LIMIT) == 0, output.read_text()
     finally:
         process.kill()
@@ -51,6 +54,8 @@ def test_a_deployment_runs_until_ctrl_c_and_leaves_nothing_behind(tmp_path: Path
     toml = re.search(r"the configuration +(\S+)", text)
     assert toml is not None
     assert not Path(toml[1]).exists()
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"http://127.0.0.1:{port.number}/read", timeout=LIMIT)
 
 
 def test_without_a_row_they_are_listed() -> None:
