@@ -10,8 +10,9 @@ gevent or eventlet a thread is a greenlet, and what libpq does with its sockets 
 process (an assertion of libev's); so a pool refuses to start there. In an event loop a waiting caller holds up
 everybody else; that is said once in the log, too.
 
-In a sub-interpreter (mod_wsgi without ``WSGIApplicationGroup %{GLOBAL}``) there is no monitor: up to Python 3.11
-asyncio mixes up the event loops of a process's interpreters. The pool then does as with ``monitor: false``.
+In a process with several interpreters (mod_wsgi without ``WSGIApplicationGroup %{GLOBAL}``) there is no monitor: up to
+Python 3.11 asyncio mixes up the event loops and the exceptions of a process's interpreters. A pool then does as with
+``monitor: false``. Sub-interpreters may come late, so the main one looks again while it runs.
 """
 
 from __future__ import annotations
@@ -113,14 +114,15 @@ def look_for_loop(name: str) -> None:
 
 
 def may_monitor(name: str) -> bool:
-    """Whether event loops work in this interpreter; if they may not, that is said once in the log."""
+    """Whether event loops work in this process; if they may not, that is said once in the log."""
     group = sub_interpreter()
-    if not group:
+    if not group and not _has_sub_interpreters():
         return True
+    where = f"the sub-interpreter {group!r}" if group else "a process that has sub-interpreters as well"
     say_once(
         logging.WARNING,
-        f"{name}: mod_wsgi runs this application in the sub-interpreter {group!r}, where there can be no monitor: say "
-        "WSGIApplicationGroup %{GLOBAL} in Apache's configuration",
+        f"{name}: mod_wsgi runs this application in {where}, where there can be no monitor: say "
+        "WSGIApplicationGroup %{GLOBAL} in Apache's configuration, with a WSGIDaemonProcess for each application",
     )
     return False
 
@@ -128,6 +130,12 @@ def may_monitor(name: str) -> bool:
 def sub_interpreter() -> str:
     """Its name, if mod_wsgi runs us in one."""
     return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
+
+
+def _has_sub_interpreters() -> bool:
+    if "mod_wsgi" not in sys.modules or sys.version_info >= (3, 12):
+        return False
+    return len(import_module("_xxsubinterpreters").list_all()) > 1
 
 
 def say_once(level: int, words: str, of: str = "") -> None:

@@ -30,7 +30,7 @@ from .core.plan import Order
 from .core.topology import Topology
 from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
-from .habitat import Door, look_for_loop, refuse_greenlets
+from .habitat import Door, look_for_loop, may_monitor, refuse_greenlets
 from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
@@ -127,6 +127,7 @@ class Threaded:
         self.references = self._listener.references
         self.reclaim: Callable[[Group], bool] = _nothing
         self.look_for_leaks: Callable[[float], float] = _never
+        self._subscriptions: list[Subscription] = []
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._running = False
         self._abandoned = False
@@ -231,19 +232,19 @@ class Threaded:
     # -- the keeper thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        subscriptions = self._subscribe()
+        self._subscribe()
         try:
             self._keep()
         finally:
-            for each in subscriptions:
+            for each in self._subscriptions:
                 each.cancel()
 
-    def _subscribe(self) -> list[Subscription]:
+    def _subscribe(self) -> None:
         """Have the endpoints probed."""
         self._topology.monitored = False
         how, topology = self._monitor, self._topology
-        if how is None:
-            return []
+        if how is None or not may_monitor(self._name):
+            return
         try:
             subscriptions = [
                 subscribe(endpoint.settings, how, Told(self._sessions, endpoint, how, self.wake))  # type: ignore[arg-type]
@@ -252,7 +253,7 @@ class Threaded:
         except RuntimeError as error:  # no more threads to be had: as without a monitor
             if not is_ending(error):
                 logger.exception("%s: cannot start the monitor", self._name)
-            return []
+            return
         topology.monitored = True
 
         def alarm() -> None:
@@ -260,7 +261,14 @@ class Threaded:
                 each.alarm()
 
         topology.alarm = alarm
-        return subscriptions
+        self._subscriptions = subscriptions
+
+    def _unsubscribe(self) -> None:
+        """Go on without a monitor: event loops do not work here any more."""
+        for each in self._subscriptions:
+            each.cancel()
+        self._subscriptions = []
+        self._topology.unwatched()
 
     def _keep(self) -> None:
         heard: list[Slot] = []
@@ -284,6 +292,8 @@ class Threaded:
         run(self._sessions.tell_outages())
         next_look = self.look_for_leaks(monotonic())
         self._herald.deliver(self._topology.events)
+        if self._subscriptions and not may_monitor(self._name):
+            self._unsubscribe()
         self._bury()
         now = monotonic()
         if self._running:

@@ -188,7 +188,7 @@ class Sessions:
         """How long users' calls may go unanswered, and who is told how long they took."""
         timeout = where.query_timeout if how.query_timeout is None else how.query_timeout
         limit = timeout / 1000 + GRACE if timeout else None
-        check = self.check and self.check(lane.endpoint)
+        check = None if self.check is None or self.topology.monitored else self.check(lane.endpoint)
         patience = Patience(limit, check=check) if limit or check else None
         observe = lane.latency.observe_call if how.balance == "latency" else None
         return Conduct(patience, observe and (lambda seconds: observe(seconds, monotonic())))

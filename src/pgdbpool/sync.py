@@ -27,7 +27,7 @@ from .core.times import PER_SECOND
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .habitat import Door, look_for_threads, may_monitor, refuse_greenlets
+from .habitat import Door, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
 from .leaks import Leaks, note
@@ -116,16 +116,14 @@ class Pool(Base):
 
     def _make_keeper(self) -> Keeper:
         timed_out = Reasons(self._topology, partial(holders, driver=self._driver))
-        monitor = self._settings.monitor if self._threaded and may_monitor(self._name) else None
         keeper: Keeper
         if self._threaded:
+            monitor = self._settings.monitor
             keeper = Threaded(self._name, self._topology, self._sessions, timed_out, self._herald, monitor)
         else:
             words, door = timed_out.look_for_holders, Door(self._name)
             keeper = Inline(self._topology, self._sessions, timed_out, words, self._herald, door)
-        if monitor is None:
-            how = self._settings.monitor or MonitorSettings()
-            self._sessions.check = partial(death_of, self._topology, how=how)
+        self._sessions.check = partial(death_of, self._topology, how=self._settings.monitor or MonitorSettings())
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         keeper.reclaim = Lost(self._out, keeper.references, self._driver)

@@ -36,10 +36,14 @@ def test_a_graceful_restart_of_apache_ends_daemon_processes_and_their_connection
     work.check(excused=lambda op: not isinstance(op.answer, dict))
 
 
-def test_each_interpreter_has_a_pool_of_its_own_that_finds_the_new_primary(cluster: Cluster, open_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "interpreters", [("", "/main", "/one", "/two"), ("/two", "/one", "/main", "")], ids=["main first", "main last"]
+)
+def test_each_interpreter_has_a_pool_of_its_own_that_finds_the_new_primary(
+    cluster: Cluster, open_folder: Path, interpreters: tuple[str, ...]
+) -> None:
     daemon = ROWS["apache-daemon"]
     row = replace(daemon, command=daemon.command.replace("daemon.conf", "interpreters.conf"))
-    interpreters = ("", "/one", "/two")
     with Server(row, cluster, open_folder) as server:
 
         def write(interpreter: str) -> Any:
@@ -47,14 +51,15 @@ def test_each_interpreter_has_a_pool_of_its_own_that_finds_the_new_primary(clust
             return answer if status == 200 else None
 
         before = {interpreter: server.ask("GET", f"{interpreter}/read")[1] for interpreter in interpreters}
-        assert before[""]["worker"] != before["/one"]["worker"] == before["/two"]["worker"]
-        assert len({answer["backend"] for answer in before.values()}) == 3, "three pools"
+        workers = {interpreter: answer["worker"] for interpreter, answer in before.items()}
+        assert workers[""] != workers["/main"] == workers["/one"] == workers["/two"]
+        assert len({answer["backend"] for answer in before.values()}) == 4, "four pools"
         new = cluster.failover()
         for interpreter in interpreters:
             answer = server.wait(partial(write, interpreter), f"a write through {interpreter}")
             assert answer["server"] == f"{new.host}:{new.port}"
         log = server.log()
         assert "Traceback" not in log
-        for name in ("one", "two"):
-            assert log.count(f"in the sub-interpreter '{name}'") == 1
-    assert new.execute("select count(distinct key) from notes") == [(3,)]
+        for words in ("the sub-interpreter 'one'", "the sub-interpreter 'two'", "a process that has sub-interpreters"):
+            assert log.count(f"in {words}") == 1
+    assert new.execute("select count(distinct key) from notes") == [(4,)]

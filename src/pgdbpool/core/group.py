@@ -247,10 +247,11 @@ class Group:
     def _pop_idle(self) -> Slot | None:
         for tier in self.route:
             for lane in tier.lanes:
-                try:
-                    return lane.idle.pop()
-                except IndexError:
-                    continue
+                if lane.idle:  # an exception costs ten times as much as this
+                    try:
+                        return lane.idle.pop()
+                    except IndexError:
+                        continue
         return None
 
     # -- waiting ----------------------------------------------------------------------------------------------
@@ -326,9 +327,9 @@ class Group:
 
     def room_on(self, lane: Lane) -> bool:
         """Whether a connection can be opened on a live lane, if need be after one that rests off the route gave way."""
-        if lane.room:
-            return True
-        return lane.total < self.limit and any(other.idle and not other.live for other in self.lanes)
+        if lane.total >= self.limit:
+            return False
+        return lane.room or any(other.idle and not other.live for other in self.lanes)
 
     def every_slot(self) -> list[Slot]:
         """Idle, leased and closing."""

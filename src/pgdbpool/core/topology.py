@@ -132,6 +132,15 @@ class Topology:
         if not self.closed:
             self._reroute()
 
+    def unwatched(self) -> None:
+        """No monitor any more: open connections are replaced, since they would rely on it to end unanswered calls."""
+        with self._lock:
+            self.monitored = False
+            self.alarm = lambda: None
+            for group in self.groups:
+                for lane in group.lanes:
+                    group.retire_lane(lane, "retired")
+
     # -- evidence from opening ------------------------------------------------------------------------------------
 
     def opened(
