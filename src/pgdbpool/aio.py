@@ -81,7 +81,7 @@ class AsyncLease(Leased):
         now = monotonic()
         seconds = now - slot.taken
         slot.use_time += seconds
-        slot.use_times[int(seconds * PER_SECOND).bit_length()] += 1
+        slot.use_times[(seconds * PER_SECOND).__trunc__().bit_length()] += 1
         if error is None and slot.clean(now):
             self._group.give(slot, now)
         elif kind is GeneratorExit:

@@ -97,6 +97,8 @@ class Storm:
         self.group.waiters = Jumpy()
         for lane in self.group.lanes:
             lane.idle = Jumpy()
+        self.group.lead(self.group.route)
+        for lane in self.group.lanes:
             for _ in range(slots):
                 self.open(lane)
         self.slots = self.group.total

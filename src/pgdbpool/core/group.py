@@ -4,7 +4,7 @@ A group has a *route*: the lanes it may use now, as tiers in order of preference
 route is a tuple that is swapped whole and only read here. No lane outside it is ever handed out, so pausing,
 closing and failing over are all the same move: swap the route.
 
-Fast path, without a lock::
+Fast path, without a lock; the shell for threads has both written out, see `pgdbpool.sync`::
 
     take:  waiters? ─no─▶ balancer names a lane ─▶ pop its newest idle slot ─▶ leased
     give:  same generation, life not over ─▶ waiters? ─no─▶ push ─▶ idle
@@ -165,31 +165,43 @@ class Group:
         """Empty, as in a new process. The lanes are reset by the topology."""
         self.lock = lock
         self._random = random
-        self.route: Route = ()
+        self.lead(())
         self.waiters: deque[Waiter] = deque()
         self.closing: deque[tuple[Slot, str]] = deque()  # for the shell to close
         self.refusal: str | None = None  # why waiting would not help, in the servers' words
         self.timeouts = 0
         self.rejections = 0
 
+    def lead(self, route: Route) -> None:
+        """Send callers this way from now on."""
+        self.route = route
+        # How `pop` is done: where there is no choice by the idle stack itself, without a call that takes time.
+        only = route[0].only if len(route) == 1 else None
+        self.pop: Callable[[], Slot] = self._pop if only is None else only.idle.pop
+
     # -- fast path: no lock -----------------------------------------------------------------------------------
 
     def take(self, now: float) -> Slot | None:
         """The newest idle slot of the lane the balancer names, or of its neighbours; None: join the waiters."""
-        if self.waiters:
-            return None
+        while not self.waiters:
+            try:
+                slot = self.pop()
+            except IndexError:
+                return None
+            if slot.generation == slot.lane.generation and now < slot.expires:
+                return slot
+            self.retire(slot, outlived(slot))
+        return None
+
+    def _pop(self) -> Slot:
         for tier in self.route:
             lane: Lane | None = tier.only or tier.pick()
             while lane is not None:
                 try:
-                    slot = lane.idle.pop()
+                    return lane.idle.pop()
                 except IndexError:
                     lane = self._neighbour(tier, lane)
-                    continue
-                if slot.generation == lane.generation and now < slot.expires:
-                    return slot
-                self.retire(slot, outlived(slot))
-        return None
+        raise IndexError
 
     def _neighbour(self, tier: Tier, lane: Lane) -> Lane | None:
         """Another lane of the tier with something idle; the one asked first gets a connection opened there."""
@@ -210,13 +222,16 @@ class Group:
         slot.holder = None
         slot.rested = now
         slot.fresh_until = now + lane.poll_after
-        waiters = self.waiters
-        if waiters and lane.live and self.hand(slot):
+        if self.waiters and lane.live and self.hand(slot):
             return
         lane.idle.append(slot)  # from here on it is somebody else's
+        self.given(slot, lane)
+
+    def given(self, slot: Slot, lane: Lane) -> None:
+        """It was put on the stack: was it retired, or did somebody join the waiters, meanwhile?"""
         if slot.generation != lane.generation:
             self.sweep(lane)
-        if waiters:
+        if self.waiters:
             self.match()
             if not lane.live:  # where `total_count` is used up, it may have to give way
                 self.wish()

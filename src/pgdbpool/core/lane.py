@@ -103,7 +103,7 @@ class Slot(Tally):
         """Its lease ends. Written out on the fast path."""
         seconds = now - self.taken
         self.use_time += seconds
-        self.use_times[int(seconds * PER_SECOND).bit_length()] += 1
+        self.use_times[(seconds * PER_SECOND).__trunc__().bit_length()] += 1
 
     def waited(self, seconds: float) -> None:
         """Its lease begins, and was waited for."""

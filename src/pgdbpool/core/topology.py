@@ -511,7 +511,7 @@ class Topology:
                 if now is not None:
                     weighted |= lane.set_share(lane.endpoint.share(now))
             if weighted or tiers != [list(tier.lanes) for tier in group.route]:
-                group.route = tuple(Tier(tier, group.policy) for tier in tiers)
+                group.lead(tuple(Tier(tier, group.policy) for tier in tiers))
             if tiers:
                 for lane in group.lanes:
                     if lane.searches:
