@@ -165,7 +165,8 @@ class Base(ABC):
         """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
         if forks.unnoticed():
             slot = None  # the parent's
-        self._appear()
+        if not self._seen:
+            self._appear()
         settings: GroupSettings = group.settings  # type: ignore[assignment]
         deadline = began + (settings.acquire_timeout if timeout is None else timeout)
         waited = first = False
@@ -173,13 +174,17 @@ class Base(ABC):
             if slot is None:
                 waited = True
                 slot = await self._keeper.wait(group, began, deadline, first)
+            now = monotonic()
+            if now < slot.fresh_until and now < slot.expires and slot.generation == slot.lane.generation:
+                break
             if await self._sessions.verify(slot, deadline):
+                now = monotonic()
                 break
             slot, first = None, True
             if not group.waiters:
                 slot = group.take(monotonic())
         if waited and lease:
-            slot.waited(monotonic() - began)
+            slot.waited(now - began)
         return slot
 
     async def _warm(self, timeout: float) -> None:

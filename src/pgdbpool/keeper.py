@@ -94,15 +94,23 @@ class Parked(Waiter):
 
     def __init__(self, since: float) -> None:
         super().__init__(since)
-        self._lock = allocate_lock()
-        self._lock.acquire()
+        self._lock = lock = allocate_lock()
+        lock.acquire()
+
+    def receive(self, slot: Slot) -> None:
+        try:
+            self.slot = slot
+        finally:
+            self._lock.release()
 
     def wake(self) -> None:
         self._lock.release()
 
     def park(self, seconds: float) -> bool:
         """Sleep until woken; False when the time is over."""
-        return self._lock.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+        if seconds > threading.TIMEOUT_MAX:
+            seconds = threading.TIMEOUT_MAX
+        return self._lock.acquire(True, seconds if seconds > 0.0 else 0.0)
 
 
 class Threaded:
@@ -207,7 +215,7 @@ class Threaded:
         pause = _FIRST_LOOK
         while True:
             rest = deadline - monotonic()
-            if waiter.park(min(rest, pause)):
+            if waiter.park(rest if rest < pause else pause):
                 return True
             if rest <= pause:
                 return False

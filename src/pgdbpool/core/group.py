@@ -292,7 +292,10 @@ class Group:
                         group=self.name,
                     )
                 self.waiters.append(waiter)
-        self.match()
+        for lane in self.lanes:
+            if lane.idle:
+                self.match()
+                return
 
     def abandon(self, waiter: Waiter) -> bool:
         """Leave the queue. False: too late, a slot or an error is being handed over and must be accepted."""
@@ -336,7 +339,7 @@ class Group:
             return True
         for tier in self.route:
             for lane in tier.lanes:
-                if self.room_on(lane):
+                if lane.open + lane.opening + lane.closing < self.limit and self.room_on(lane):
                     return True
         return False
 

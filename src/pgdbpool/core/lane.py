@@ -108,8 +108,8 @@ class Slot(Tally):
     def waited(self, seconds: float) -> None:
         """Its lease begins, and was waited for."""
         self.wait_time += seconds
-        times.count(self.wait_times, seconds)
-        self.waited_for = self.uses
+        self.wait_times[(seconds * PER_SECOND).__trunc__().bit_length()] += 1
+        self.waited_for = sum(self.use_times)
 
 
 class Ledger(NamedTuple):
