@@ -1,6 +1,7 @@
 """A threading model that does not suit the process is noticed, and said once."""
 
 import asyncio
+import importlib
 import json
 import logging
 import sys
@@ -8,7 +9,7 @@ import threading
 import types
 
 import pytest
-from conftest import config, output, python
+from conftest import config, output, python, wait_for
 from support import start
 
 from pgdbpool import PoolTimeout, WrongModelError, habitat
@@ -237,3 +238,19 @@ def test_there_is_no_monitor_in_a_sub_interpreter_of_mod_wsgi(pg_node, open_pool
     query(pool)
     assert pool._topology.monitored is not bool(group)
     assert ("WSGIApplicationGroup %{GLOBAL}" in caplog.text) is bool(group)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="since 3.12 each interpreter has an asyncio of its own")
+def test_beside_sub_interpreters_the_pool_goes_on_without_a_monitor(pg_node, open_pool, mod_wsgi, caplog):
+    interpreters = importlib.import_module("_xxsubinterpreters")
+    pool = open_pool(config(pg_node, connection_count=1))
+    before = query(pool)
+    wait_for(lambda: pool._topology.monitored)
+    company = interpreters.create()
+    try:
+        wait_for(lambda: not pool._topology.monitored)
+        assert query(pool) != before, "the old one would have relied on the monitor to end a call without an answer"
+        [said] = [line.getMessage() for line in caplog.records if "sub-interpreters" in line.getMessage()]
+        assert "a process that has sub-interpreters as well, where there can be no monitor" in said
+    finally:
+        interpreters.destroy(company)
