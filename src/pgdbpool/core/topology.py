@@ -135,11 +135,11 @@ class Topology:
     def unwatched(self) -> None:
         """No monitor any more: open connections are replaced, since they would rely on it to end unanswered calls."""
         with self._lock:
-            self.monitored = False
-            self.alarm = lambda: None
             for group in self.groups:
                 for lane in group.lanes:
                     group.retire_lane(lane, "retired")
+            self.alarm = lambda: None
+            self.monitored = False
 
     # -- evidence from opening ------------------------------------------------------------------------------------
 
