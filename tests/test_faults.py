@@ -583,6 +583,16 @@ def shown(texts, caplog):
 
 
 @pytest.mark.parametrize("told", ["as text", "by a callable", "wrongly", "in params"])
+def test_a_commit_that_the_driver_refuses_is_no_unknown_outcome(pg_node, table):
+    dbpool.Connection.init(config(pg_node, connection_count=1, autocommit=False))
+    with Handler() as db, db.conn_ref.transaction():
+        db.query("insert into faults_t values (null)")
+        with pytest.raises(DBQueryError, match="forbidden within a Transaction"):
+            db.commit()
+        assert table() == 0
+    assert table() == 1
+
+
 def test_no_secret_is_in_any_repr_log_or_error(told, guarded, caplog, open_pool):
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "psycopg")

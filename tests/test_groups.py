@@ -150,8 +150,52 @@ def test_a_block_whose_transaction_failed_does_not_end_as_if_it_had_been_committ
     assert stats(pool).counters.closed == {}
 
 
-@BOTH
+def test_a_connection_whose_commit_was_refused_is_made_ready_for_the_next_like_any_other(pg_node, open_pool, table):
+    seen = []
+    pool = open_pool(config(pg_node, connection_count=1, autocommit=False, reset=lambda conn: seen.append(idle(conn))))
+
+    def swallow():
+        with pool.connection() as conn:
+            conn.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+            conn.read_only = True
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                conn.execute("insert into groups_t values (1)")
+
+    with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+        swallow()
+    assert seen == [True]
+    with pool.connection() as conn:
+        assert (conn.read_only, conn.isolation_level) == (None, None)
+        conn.execute("insert into groups_t values (1)")
+    assert table() == 1
+    assert stats(pool).counters.connects == 1
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+def test_a_block_left_inside_a_transaction_block_of_the_drivers_is_not_committed_and_says_so(
+    error, pg_node, open_pool, table
+):
+    pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
+    blocks = []
+
+    def leave():
+        with pool.connection() as conn:
+            blocks.append(conn.transaction())
+            blocks[0].__enter__()
+            conn.execute("insert into groups_t values (1)")
+            if error is not None:
+                raise error
+
+    with pytest.raises(error or psycopg.ProgrammingError):
+        leave()
+    assert table() == 0
+    with pool.connection(timeout=LIMIT) as conn:
+        assert one(conn, "select 1") == 1
+    assert stats(pool).counters.closed == {"busy": 1}
+
+
 def test_the_drivers_own_transaction_blocks_work(autocommit, pg_node, open_pool, table):
+@BOTH
     pool = open_pool(config(pg_node, connection_count=1, autocommit=autocommit))
     with pool.connection() as conn:
         with conn.transaction():

@@ -41,6 +41,7 @@ from .errors import (
 )
 from .holders import Leased
 from .leaks import note
+from .session import LOST
 from .sync import Pool
 
 __all__ = [
@@ -263,7 +264,7 @@ class Handler(Leased):
         try:
             run(self._pool._driver.commit(slot.conn))
         except psycopg.Error as error:
-            if before is Status.IN_TRANSACTION and self._pool._driver.status(slot.conn) is not Status.IDLE:
+            if before is Status.IN_TRANSACTION and self._pool._driver.status(slot.conn) in LOST:
                 self._told = True
                 raise OutcomeUnknown(
                     f"group {self._group.name!r}: the connection to {slot.lane.endpoint.label} was lost during COMMIT; "

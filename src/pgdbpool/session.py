@@ -30,6 +30,7 @@ PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
+LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
 _LOOKED_THROUGH = 20  # exceptions of a chain or group
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
@@ -298,14 +299,34 @@ class Sessions:
         is busy or broken is closed. Raises OutcomeUnknown if the connection dies during COMMIT, the driver's exception
         if the server refuses to commit, and DBConnectionError if there is nothing left to commit on.
         """
+        commit = commit and error is None and not slot.lane.group.settings.autocommit
+        if not commit or self.driver.status(slot.conn) is not Status.IN_TRANSACTION:
+            await self._put_away(slot, error, commit=commit)
+            return
+        try:
+            await self.driver.commit(slot.conn)
+        except Exception as failure:
+            if self.driver.status(slot.conn) in LOST:
+                await self._lost_for_good(slot, failure)
+                raise OutcomeUnknown(
+                    f"group {slot.lane.group.name!r}: the connection to {slot.lane.endpoint.label} was lost during "
+                    "COMMIT; the transaction may or may not have been committed"
+                ) from failure
+            await self._put_away(slot, failure, commit=False)
+            raise
+        except BaseException as interrupt:
+            await self._close(slot, self.driver.status(slot.conn), interrupt)
+            raise
+        await self._put_away(slot, None, commit=True)
+
+    async def _put_away(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+        """What is left to do after a commit, or where there is nothing to commit."""
         driver, group, conn = self.driver, slot.lane.group, slot.conn
         how: GroupSettings = group.settings
         try:
             if driver.status(conn) is Status.IN_TRANSACTION:
-                if commit and error is None and not how.autocommit:
-                    await self._commit(slot)
-                else:
-                    await self._roll_back(slot)
+                slot.rollbacks += 1
+                await driver.rollback(conn)
             status = driver.status(conn)
             if status is Status.IDLE:
                 await driver.restore(conn)
@@ -313,25 +334,15 @@ class Sessions:
                     await self._outcome(how.reset(conn))
                     await self._end_transaction(conn, "reset")
                     await driver.restore(conn)
-        except OutcomeUnknown as unknown:
-            try:
-                await self._lost(slot, unknown.__cause__ or unknown)
-            finally:
-                group.retire(slot, "broken")
-            raise
         except BaseException as failure:
-            status = driver.status(conn)
-            if status is not Status.IDLE or not isinstance(failure, RefusedCommit):
-                await self._close(slot, status, error or failure)
-                if not isinstance(failure, Exception):
-                    raise
-                return
-            group.give(slot, monotonic())
-            raise failure.error from None
+            await self._close(slot, driver.status(conn), error or failure)
+            if not isinstance(failure, Exception):
+                raise
+            return
         if status is not Status.IDLE:
             ours = slot in slot.lane.slots  # and not that of the process we were forked from
             await self._close(slot, status, error)
-            if ours and status is Status.BROKEN and commit and error is None and not how.autocommit:
+            if ours and status is Status.BROKEN and commit:
                 raise DBConnectionError(
                     f"group {group.name!r}: the connection to {slot.lane.endpoint.label} was lost inside the block: "
                     "what had not been committed before is not committed"
@@ -343,32 +354,22 @@ class Sessions:
         if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
-    async def _commit(self, slot: Slot) -> None:
-        try:
-            await self.driver.commit(slot.conn)
-        except Exception as error:
-            if self.driver.status(slot.conn) in (Status.BROKEN, Status.CLOSED, Status.BUSY):
-                raise OutcomeUnknown(
-                    f"group {slot.lane.group.name!r}: the connection to {slot.lane.endpoint.label} was lost during "
-                    "COMMIT; the transaction may or may not have been committed"
-                ) from error
-            raise RefusedCommit(error) from error
-
-    async def _roll_back(self, slot: Slot) -> None:
-        slot.rollbacks += 1
-        await self.driver.rollback(slot.conn)
-
     async def _close(self, slot: Slot, status: Status, error: BaseException | None) -> None:
         group = slot.lane.group
         if status is Status.BROKEN:
-            try:
-                await self._lost(slot, error)
-            finally:
-                group.retire(slot, "broken")
+            await self._lost_for_good(slot, error)
             return
         if status is Status.IDLE:  # its reset callable failed
             logger.warning("group %r: reset failed, connection closed: %s", group.name, _words(error))
-        group.retire(slot, "reset" if status is Status.IDLE else status.value)
+        # In a transaction: inside a block of the driver's own, which lets nobody else end it.
+        reason = {Status.IDLE: "reset", Status.IN_TRANSACTION: "busy"}.get(status, status.value)
+        group.retire(slot, reason)
+
+    async def _lost_for_good(self, slot: Slot, error: BaseException | None) -> None:
+        try:
+            await self._lost(slot, error)
+        finally:
+            slot.lane.group.retire(slot, "broken")
 
     async def _lost(self, slot: Slot, error: BaseException | None) -> None:
         """A session is gone. Have a look at those that rest beside it: a read of their sockets, no round trip.
@@ -459,14 +460,6 @@ class Sessions:
             self.closing(slot)
             self.driver.close(slot.conn)
             group.buried(slot)
-
-
-class RefusedCommit(Exception):
-    """COMMIT failed and the server said so: nothing was committed."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error  # the driver's
 
 
 class _Resets:

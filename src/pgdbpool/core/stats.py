@@ -74,7 +74,8 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     like were given up), ``role`` (its server has another role now), ``fenced`` (a promotion elsewhere has overtaken
     this primary), ``aborted`` (its server was found dead while it was in use), ``drained``, ``resized``, ``displaced``
     (``total_count`` was needed on a better endpoint), ``reset`` (its callable failed), ``busy`` (came back in the
-    middle of a statement), ``lost`` (nobody held it any more), ``closed`` (by its user, or with the pool).
+    middle of a statement, or of a transaction block of the driver's), ``lost`` (nobody held it any more), ``closed``
+    (by its user, or with the pool).
     """
 
     def since(self, mark: Counters) -> Counters:
