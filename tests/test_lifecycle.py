@@ -151,6 +151,21 @@ def test_close_ends_every_wait_with_pool_closed(pg_node, open_pool):
     wait_for(lambda: not backends(pg_node))
 
 
+def test_who_begins_to_wait_while_the_pool_is_closed_starts_no_thread_for_it(pg_node, open_pool, monkeypatch):
+    pool = open_pool(config(pg_node, min_count=0))
+    group = pool._topology.groups[0]
+    may_grow = group.may_grow
+
+    def close_meanwhile():
+        pool.close(timeout=0.0)
+        return may_grow()
+
+    monkeypatch.setattr(group, "may_grow", close_meanwhile)
+    with pytest.raises(PoolClosed):
+        query(pool)
+    wait_for(lambda: not [name for name in pool_threads() if name.startswith(pool.name)])
+
+
 def test_close_ends_the_wait_for_a_server_that_is_down(pg_node, open_pool):
     pg_node.stop()
     pool = open_pool(config(pg_node, acquire_timeout=LIMIT))

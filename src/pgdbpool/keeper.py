@@ -138,6 +138,7 @@ class Threaded:
         self._subscriptions: list[Subscription] = []
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._running = False
+        self._stopped = False  # for good: a caller that waits may come to `start` after `stop`
         self._abandoned = False
         self._short_of_threads = False
         self._starting = threading.Lock()
@@ -145,7 +146,7 @@ class Threaded:
     def start(self) -> None:
         """Start the thread; once in this process."""
         with self._starting:
-            if not self._running:
+            if not self._running and not self._stopped:
                 refuse_greenlets()
                 self._running = True
                 try:
@@ -156,7 +157,7 @@ class Threaded:
 
     def stop(self) -> None:
         """The thread closes what is to be closed, and ends."""
-        self._running = False
+        self._stopped = True
         self._listener.wake()
 
     def abandon(self) -> None:
@@ -288,7 +289,7 @@ class Threaded:
             except Exception:  # a bug must not stop the pool from healing
                 logger.exception("%s: the keeper failed, and goes on", self._name)
                 due = monotonic() + _LONGEST_SLEEP
-            if not self._running:
+            if self._stopped:
                 if self._abandoned:
                     self._topology.close()
                 self._bury()
@@ -304,7 +305,7 @@ class Threaded:
             self._unsubscribe()
         self._bury()
         now = monotonic()
-        if self._running:
+        if not self._stopped:
             for order in self._topology.plan(now):
                 self._start_opener(order)
         due = min(group.tend(now) for group in self._topology.groups)
@@ -330,7 +331,7 @@ class Threaded:
         """Carry out an order, and whatever the plan says next."""
         while True:
             run(self._sessions.open(order))
-            orders = self._topology.plan(monotonic()) if self._running else []
+            orders = [] if self._stopped else self._topology.plan(monotonic())
             self._bury()  # the plan may have made room
             self._listener.wake()  # what is due may have changed, and this thread may be busy for long
             if not orders:
