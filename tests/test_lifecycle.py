@@ -527,3 +527,60 @@ for _ in range(3):
 print("fine")
 """
     assert output(start(program, config(pg_node, connection_count=1))) == "fine\n"
+
+
+# -- in the middle of it ----------------------------------------------------------------------------------------------
+
+
+def test_a_signal_handler_may_close_the_pool_at_any_moment(pg_node):
+    program = """
+pool = Pool(config)
+pool.wait(20)
+def end(*_):
+    pool.close()
+    print("closed", flush=True)
+signal.signal(signal.SIGTERM, end)
+group = pool._topology.groups[0]
+class Moment:
+    "One in which the main thread has the lock of the pool."
+    def __bool__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return False
+group.paused = Moment()
+pool._topology.reroute(time.monotonic())
+assert pool.closed
+print("fine")
+"""
+    assert output(start(program, config(pg_node))).endswith("closed\nfine\n")
+
+
+def test_a_generator_that_is_collected_at_any_moment_gives_its_connection_back(pg_node):
+    program = """
+pool = Pool(config)
+pool.wait(20)
+class Answer:
+    "An answer that is sent piece by piece, and knows who makes them."
+    def __init__(self):
+        self.pieces = self.make()
+        next(self.pieces)
+    def make(self):
+        with pool.connection() as conn:
+            for row in conn.execute("select generate_series(1, 9)"):
+                yield row
+gc.disable()
+Answer()
+assert pool.stats().groups["default"].leased == 1
+pool.drain()  # so that it is closed when it comes back
+group = pool._topology.groups[0]
+class Moment:
+    "One in which this thread has the lock of the pool."
+    def __bool__(self):
+        gc.collect()
+        return False
+group.paused = Moment()
+pool._topology.reroute(time.monotonic())
+group.paused = False
+wait_for(lambda: pool.stats().groups["default"].counters.closed.get("retired") == 1)
+print("fine")
+"""
+    assert output(start("import gc\n" + program, config(pg_node, connection_count=1))) == "fine\n"

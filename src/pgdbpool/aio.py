@@ -118,7 +118,7 @@ class AsyncPool(Base):
     _kind = "asyncio"
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
-        super().__init__(config, asynchronous, threading.Lock)
+        super().__init__(config, asynchronous, threading.RLock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease = NotingLease if self._notes else AsyncLease
         self._thread = 0  # in which the loop runs: cheaper to compare than the loop itself
@@ -255,7 +255,7 @@ class AsyncPool(Base):
         warnings.warn(words, ResourceWarning, stacklevel=1, source=self)
 
     def _after_fork(self) -> None:
-        self._forget_all(threading.Lock)
+        self._forget_all(threading.RLock)
         self._keeper.disown()
         self._settling = set()
         if not self._closed:

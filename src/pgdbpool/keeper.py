@@ -141,7 +141,7 @@ class Threaded:
         self._stopped = False  # for good: a caller that waits may come to `start` after `stop`
         self._abandoned = False
         self._short_of_threads = False
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # as that of the pool, see `Pool._new_lock`
 
     def start(self) -> None:
         """Start the thread; once in this process."""

@@ -70,7 +70,7 @@ class Connection:
     """The one pool of this process."""
 
     _pool: Pool | None = None
-    _lock = threading.Lock()
+    _lock = threading.RLock()  # a signal handler may close it at any moment
 
     @classmethod
     def init(cls, config: Mapping[str, Any] | Settings) -> Pool:
@@ -103,7 +103,7 @@ class Connection:
 
 
 def _after_fork() -> None:
-    Connection._lock = threading.Lock()  # another thread of the parent may have held it
+    Connection._lock = threading.RLock()  # another thread of the parent may have held it
 
 
 forks.in_child(_after_fork)

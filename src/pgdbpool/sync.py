@@ -126,7 +126,9 @@ class Pool(Base):
             self.open()
 
     def _new_lock(self) -> AbstractContextManager[Any]:
-        return threading.Lock() if self._threaded else nullcontext()
+        # Reentrant: a signal handler may close the pool, the garbage collector end a generator that has a lease, in the
+        # middle of what their thread does with the lock held.
+        return threading.RLock() if self._threaded else nullcontext()
 
     def _make_keeper(self) -> Keeper:
         timed_out = Reasons(self._topology, partial(holders, driver=self._driver))

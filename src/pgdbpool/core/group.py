@@ -477,12 +477,13 @@ class Group:
 
     def _mark_surplus(self, lane: Lane, surplus: int) -> None:  # lock held
         """Have so many leased connections closed when they come back, whatever was said before."""
-        stale = {slot for slot in lane.slots if slot.generation != lane.generation}
-        marked = [slot for slot in lane.slots if slot.expires == SURPLUS and slot not in stale]
-        going = stale | {slot for slot in lane.slots if slot.expires <= SURPLUS}
+        slots = tuple(lane.slots)
+        stale = {slot for slot in slots if slot.generation != lane.generation}
+        marked = [slot for slot in slots if slot.expires == SURPLUS and slot not in stale]
+        going = stale | {slot for slot in slots if slot.expires <= SURPLUS}
         for slot in marked[: max(0, len(going) - max(0, surplus))]:
             slot.expires = slot.born + self.lifetime()
-        staying = [slot for slot in lane.slots if slot not in going]
+        staying = [slot for slot in slots if slot not in going]
         for slot in staying[: max(0, surplus - len(going))]:
             slot.expires = SURPLUS
 
@@ -498,7 +499,7 @@ class Group:
                     if spare > 0:
                         self.drop_idle(lane, lambda slot: now >= slot.rested + max_idle, "idle", spare)
                 # What is leased now may come back at any moment, and begins to rest then.
-                due = min([due, *(slot.expires for slot in lane.slots if slot.expires > now)])
+                due = min([due, *(slot.expires for slot in tuple(lane.slots) if slot.expires > now)])
                 if max_idle and lane.open > self.min_count:
                     due = min([due, now + max_idle, *(slot.rested + max_idle for slot in list(lane.idle))])
         return due

@@ -353,7 +353,7 @@ class Topology:
     def _abort(self, endpoint: Endpoint) -> None:
         for lane in self.lanes(endpoint):
             idle = set(lane.idle)
-            self.aborts.extend(slot for slot in lane.slots if slot not in idle and slot not in self.aborts)
+            self.aborts.extend(slot for slot in tuple(lane.slots) if slot not in idle and slot not in self.aborts)
 
     def searching(self, now: float) -> bool:
         """Whether some group finds no endpoint, so that probes should hurry."""
