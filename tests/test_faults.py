@@ -1,15 +1,18 @@
 """What goes wrong, and what the pool makes of it: the server's words, no storm, nothing lost, no secret told."""
 
 import itertools
+import json
 import logging
+import os
 import signal
+import socket
 import threading
 import traceback
 from contextlib import ExitStack, suppress
 
 import psycopg
 import pytest
-from conftest import LIMIT, backends, config, wait_for
+from conftest import LIMIT, backends, config, output, python, wait_for
 from support import Wire, grow, hold, in_turn, one, pid, put, start, stats
 from support import tidy as tidy
 
@@ -217,6 +220,62 @@ def test_a_full_server_keeps_serving_the_sessions_it_has(guarded, open_pool):
             assert one(conn, "select 1") == 1
     # Room again: the pool grows.
     assert len(grow(pool, 5)) == 5
+
+
+def test_too_many_who_ask_at_a_unix_socket_are_no_reason_to_leave_the_server(pg_node, open_pool):
+    place = {**pg_node.endpoint(ssl="disable"), "host": pg_node.socket_dir}
+    pool = open_pool(config(place, connection_count=2))
+    first = pool.getconn()
+    postmaster = int((pg_node.data / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGSTOP)  # nobody accepts: the kernel's queue fills
+    with ExitStack() as stack:
+        stack.callback(os.kill, postmaster, signal.SIGCONT)
+        with suppress(BlockingIOError):
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(f"{pg_node.socket_dir}/.s.PGSQL.{pg_node.port}")
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.5)
+        endpoint = pool.endpoints()[0]
+        assert (endpoint.fault, endpoint.down_for) == ("full", None)
+        assert "temporarily unavailable" in endpoint.last_error
+        backend = pid(first)
+        put(pool, first)
+        with pool.connection(timeout=0) as conn:
+            assert pid(conn) == backend
+    assert len(grow(pool, 2)) == 2
+
+
+def test_a_process_that_has_no_descriptor_left_keeps_the_sessions_it_has(pg_node):
+    program = """
+import json, os, resource, sys
+from pgdbpool import Pool, PoolTimeout
+with Pool(json.loads(sys.argv[1])) as pool:
+    pool.wait(20)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pool.connection() as conn:
+        backend = conn.info.backend_pid
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most[1]))
+        try:
+            pool.getconn(timeout=0.5)
+        except PoolTimeout as error:
+            assert "in use" in str(error), error
+        endpoint = pool.endpoints()[0]
+        assert (endpoint.fault, endpoint.health) == ("full", "up"), endpoint
+        assert "Too many open files" in endpoint.last_error, endpoint
+    for _ in range(3):
+        with pool.connection(timeout=0) as conn:
+            assert conn.execute("select pg_backend_pid()").fetchone()[0] == backend
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    with pool.connection(timeout=20), pool.connection(timeout=20):
+        pass
+print("fine")
+"""
+    settings = config(pg_node, connection_count=2)
+    assert output(python(program, json.dumps(settings))) == "fine\n"
 
 
 def test_a_server_that_was_full_from_the_start_lets_the_pool_in_when_there_is_room(guarded, open_pool):
@@ -524,6 +583,16 @@ def test_a_commit_of_a_handler_that_the_server_refuses_is_a_query_error(pg_node,
     assert table() == 1
 
 
+def test_a_commit_that_the_driver_refuses_is_no_unknown_outcome(pg_node, table):
+    dbpool.Connection.init(config(pg_node, connection_count=1, autocommit=False))
+    with Handler() as db, db.conn_ref.transaction():
+        db.query("insert into faults_t values (null)")
+        with pytest.raises(DBQueryError, match="forbidden within a Transaction"):
+            db.commit()
+        assert table() == 0
+    assert table() == 1
+
+
 # -- frozen servers -------------------------------------------------------------------------------------------------
 
 
@@ -583,16 +652,6 @@ def shown(texts, caplog):
 
 
 @pytest.mark.parametrize("told", ["as text", "by a callable", "wrongly", "in params"])
-def test_a_commit_that_the_driver_refuses_is_no_unknown_outcome(pg_node, table):
-    dbpool.Connection.init(config(pg_node, connection_count=1, autocommit=False))
-    with Handler() as db, db.conn_ref.transaction():
-        db.query("insert into faults_t values (null)")
-        with pytest.raises(DBQueryError, match="forbidden within a Transaction"):
-            db.commit()
-        assert table() == 0
-    assert table() == 1
-
-
 def test_no_secret_is_in_any_repr_log_or_error(told, guarded, caplog, open_pool):
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, "psycopg")

@@ -10,9 +10,11 @@ with other ``lc_messages`` is still known to have *spoken*, which keeps it from 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
+import socket
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -92,11 +94,16 @@ _SAID = (
     # Not the server's words but libpq's: it will not speak to this server as it was told to.
     (r"SSL, but SSL was required|certificate verify failed|server certificate for|root certificate", "28000"),
 )
+# What the kernel says when this side cannot even ask: the process has no descriptor left, say, or too many ask for a
+# Unix socket at the same time. That says nothing against a server.
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN)
 _SPOKE = re.compile(r"failed: [^\s:]+:  ")  # severity, colon, two blanks: the form of a server's message
 
 
 def _connect_failed(pgconn: pq.abc.PGconn) -> ConnectFailed:
-    message = pgconn.error_message.decode("utf-8", "replace").strip() or "connection failed"
+    message = pgconn.error_message.decode("utf-8", "replace").strip()
+    if not message:
+        return ConnectFailed(_no_socket(), Fault.FULL)
     for pattern, code in _SAID:
         if re.search(pattern, message):
             return ConnectFailed(message, connect_fault(code))
@@ -104,8 +111,20 @@ def _connect_failed(pgconn: pq.abc.PGconn) -> ConnectFailed:
         return ConnectFailed(message, Fault.MISCONFIGURED, options_refused=True)
     if "could not translate host name" in message:
         return ConnectFailed(message, Fault.UNRESOLVED)
-    fault = Fault.FULL if _SPOKE.search(message) else Fault.REFUSED
+    # Of several addresses the last one counts: the others may be of a kind that this machine does not speak.
+    last = message.rpartition("connection to server")[2]
+    full = _SPOKE.search(message) or any(os.strerror(code) in last for code in _OURS)
+    fault = Fault.FULL if full else Fault.REFUSED
     return ConnectFailed(message, fault)
+
+
+def _no_socket() -> str:
+    """Words for what libpq (16 and newer) says nothing of: that it could not make a socket."""
+    try:
+        socket.socket().close()
+    except OSError as error:
+        return f"could not create socket: {error.strerror}"
+    return "connection failed: no socket could be made"
 
 
 def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | None]:
