@@ -231,6 +231,8 @@ def test_a_group_that_never_looks_does_not_look_where_something_broke_either():
     world.give(world.lease())
     world.topology.session_lost(slot, None, "gone", world.now)
     assert slot.fresh_until == float("inf")
+    world.give(world.lease())
+    assert slot.fresh_until == float("inf")
 
 
 # -- roles ------------------------------------------------------------------------------------------------------

@@ -437,8 +437,9 @@ class Topology:
         sound = endpoint.health is Health.UP
         for lane in self.lanes(endpoint):
             after = lane.group.poll_after
-            lane.poll_after = after if sound else min(after, 0.0)
-            if not sound and after != float("inf"):
+            look = not sound and after != float("inf")  # a group that never looks does not here either
+            lane.poll_after = 0.0 if look else after
+            if look:
                 for slot in tuple(lane.idle):
                     slot.fresh_until = 0.0
 
