@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pgdbpool.core.balance import POLICIES, FastestServer, LeastBusy, Random, RoundRobin, weighted_cycle
 from pgdbpool.core.group import Tier
+from pgdbpool.core.lane import Lane
 
 from .harness import Place, Rules, World, places, quick
 
@@ -156,6 +157,17 @@ def test_every_balancer_heeds_a_share_that_grows(policy):
     pick = policy([a, b])
     many = sum(pick() is a for _ in range(1100))
     assert few < 200 < 400 < many  # expected: 100 and 550
+
+
+def test_a_balancer_of_ones_own_that_raises_fails_the_checkout_and_is_not_taken_for_an_empty_pool():
+    world = World(places("a", "b"))
+    world.grow(count=2)
+    mistake: list[Lane] = []
+    world.group.policy = lambda lanes: lambda: mistake[0]
+    world.group.lead(tuple(Tier(tier.lanes, world.group.policy) for tier in world.group.route))
+    with pytest.raises(RuntimeError, match="group 'g': its balancer raised IndexError"):
+        world.take()
+    assert len(world.lane.idle) == 2
 
 
 def test_a_tier_of_one_needs_no_balancer():

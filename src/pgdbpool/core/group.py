@@ -195,7 +195,10 @@ class Group:
 
     def _pop(self) -> Slot:
         for tier in self.route:
-            lane: Lane | None = tier.only or tier.pick()
+            try:
+                lane: Lane | None = tier.only or tier.pick()
+            except IndexError as error:  # of a user's own; from here it would mean that nothing is idle
+                raise RuntimeError(f"group {self.name!r}: its balancer raised IndexError") from error
             while lane is not None:
                 try:
                     return lane.idle.pop()
