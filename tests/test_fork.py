@@ -431,3 +431,28 @@ assert len(pids) == 7
 assert pid() == mine
 """
     run(program, pg_node, type=model, connection_count=1)
+
+
+def test_a_child_without_descriptors_uses_no_session_of_its_parent(pg_node):
+    program = """
+import resource
+pools = [Pool(config) for _ in range(4)]
+theirs = {backend(pool) for pool in pools}
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+def work():
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    return [backend(pool) for pool in pools]
+child = os.fork
+def fork():
+    "The limit is reached when the child is born, and the parent goes on as before."
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))
+    pid = child()
+    resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    return pid
+os.fork = fork
+mine = Child(work).result()
+assert len(set(mine)) == 4
+assert not theirs & set(mine)
+assert {backend(pool) for pool in pools} == theirs
+"""
+    run(program, pg_node)

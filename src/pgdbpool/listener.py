@@ -39,8 +39,8 @@ class EpollListener:
     """By Linux's epoll."""
 
     def __init__(self) -> None:
-        self._epoll = select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
         self._slots: dict[int, Slot] = {}
         self._descriptors: dict[Slot, int] = {}
@@ -83,7 +83,8 @@ class EpollListener:
 
     def __del__(self) -> None:
         # Not before: somebody who still knows the listener might ring, on a number that is another file's by then.
-        os.close(self._bell)
+        if hasattr(self, "_bell"):
+            os.close(self._bell)
 
 
 class DeafListener:
@@ -109,5 +110,10 @@ class DeafListener:
 
 
 def listener() -> Listener:
-    """The best this system has."""
-    return EpollListener() if hasattr(select, "epoll") and hasattr(os, "eventfd") else DeafListener()
+    """The best this system has, and has room for."""
+    if hasattr(select, "epoll") and hasattr(os, "eventfd"):
+        try:
+            return EpollListener()
+        except OSError:  # no descriptor to be had; a forked child needs a listener all the same
+            pass
+    return DeafListener()
