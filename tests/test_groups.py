@@ -1,5 +1,6 @@
 """Groups: their transactions, their sessions, their callbacks, and what they share."""
 
+import asyncio
 import logging
 
 import psycopg
@@ -424,6 +425,19 @@ def test_a_configure_that_closes_the_connection_fails_callers(pg_node, open_pool
 
 
 def test_a_configure_that_raises_concerns_its_own_group_only(pg_node, open_pool):
+@pytest.mark.parametrize("type", ["threaded", "non-threaded"])
+def test_a_coroutine_where_a_plain_function_is_needed_fails_callers_with_words_and_no_storm(type, pg_node, open_pool):
+    async def configure(conn):
+        await asyncio.sleep(0)
+
+    with Wire(pg_node) as wire:
+        pool = open_pool(config(wire, type=type, configure=configure))
+        for _ in range(20):
+            with pytest.raises(DBOfflineError, match="asyncio needs an AsyncPool"):
+                pool.getconn(timeout=LIMIT)
+        assert len(wire.startups) <= 3
+
+
     def configure(conn):
         raise ValueError("no such thing")
 

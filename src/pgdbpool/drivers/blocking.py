@@ -233,7 +233,10 @@ async def call(function: Callable[[], Any], deadline: float) -> Any:
 
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:
-    return await awaitable  # `run` says that it cannot be awaited here
+    async def awaited() -> T:
+        return await awaitable
+
+    return run(awaited())  # which says that it cannot be awaited here; from the coroutine around it, it would end that
 
 
 def keep_to(conn: Pooled, door: AbstractContextManager[None]) -> None:
