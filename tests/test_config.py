@@ -960,6 +960,7 @@ def test_conninfo_of_a_bare_endpoint() -> None:
         "port": 5432,
         "sslmode": "prefer",
         "target_session_attrs": "any",
+        "hostaddr": "",
         "fallback_application_name": "pgdbpool:g",
         "keepalives": 1,
         "keepalives_idle": 10,
@@ -989,6 +990,7 @@ def test_conninfo_of_a_full_endpoint() -> None:
         "password": SECRET,
         "sslmode": "require",
         "target_session_attrs": "any",
+        "hostaddr": "",
         "fallback_application_name": "x",
         "keepalives": 0,
         "tcp_user_timeout": 10000,
@@ -1001,7 +1003,7 @@ def test_conninfo_of_a_full_endpoint() -> None:
 @pytest.mark.parametrize("host", ["/run/postgresql", "@abstract"])
 def test_conninfo_of_a_unix_socket_has_nothing_of_tcp(host: str) -> None:
     info = conninfo(*both({"host": host}), None)
-    assert info.keys() == {"host", "port", "sslmode", "target_session_attrs", "fallback_application_name"}
+    assert info.keys() == {"host", "port", "sslmode", "target_session_attrs", "hostaddr", "fallback_application_name"}
 
 
 @pytest.mark.parametrize(

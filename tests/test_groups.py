@@ -195,8 +195,8 @@ def test_a_block_left_inside_a_transaction_block_of_the_drivers_is_not_committed
     assert stats(pool).counters.closed == {"busy": 1}
 
 
-def test_the_drivers_own_transaction_blocks_work(autocommit, pg_node, open_pool, table):
 @BOTH
+def test_the_drivers_own_transaction_blocks_work(autocommit, pg_node, open_pool, table):
     pool = open_pool(config(pg_node, connection_count=1, autocommit=autocommit))
     with pool.connection() as conn:
         with conn.transaction():
@@ -315,6 +315,13 @@ def test_the_server_knows_a_group_by_its_name(pg_node, open_pool):
         assert one(conn, "show application_name") == "pgdbpool:read"
 
 
+def test_an_address_in_the_environment_leads_nowhere_else(pg_node, open_pool, monkeypatch):
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.2")  # where nobody listens
+    pool = open_pool(config(pg_node))
+    with pool.connection(timeout=LIMIT) as conn:
+        assert one(conn, "select 1") == 1
+
+
 def test_params_are_libpqs(pg_node, open_pool):
     place = pg_node.endpoint(ssl="disable", params={"application_name": "mine", "options": "-c work_mem=1MB"})
     pool = open_pool(config(place, query_timeout=7000))
@@ -418,13 +425,6 @@ def test_a_configure_that_raises_fails_callers_with_its_words_and_no_storm(pg_no
     assert pool.endpoints()[0].health == "up"
 
 
-def test_a_configure_that_closes_the_connection_fails_callers(pg_node, open_pool):
-    pool = open_pool(config(pg_node, configure=lambda conn: conn.close()))
-    with pytest.raises(DBOfflineError, match="configure left the connection closed"):
-        pool.getconn(timeout=LIMIT)
-
-
-def test_a_configure_that_raises_concerns_its_own_group_only(pg_node, open_pool):
 @pytest.mark.parametrize("type", ["threaded", "non-threaded"])
 def test_a_coroutine_where_a_plain_function_is_needed_fails_callers_with_words_and_no_storm(type, pg_node, open_pool):
     async def configure(conn):
@@ -438,6 +438,13 @@ def test_a_coroutine_where_a_plain_function_is_needed_fails_callers_with_words_a
         assert len(wire.startups) <= 3
 
 
+def test_a_configure_that_closes_the_connection_fails_callers(pg_node, open_pool):
+    pool = open_pool(config(pg_node, configure=lambda conn: conn.close()))
+    with pytest.raises(DBOfflineError, match="configure left the connection closed"):
+        pool.getconn(timeout=LIMIT)
+
+
+def test_a_configure_that_raises_concerns_its_own_group_only(pg_node, open_pool):
     def configure(conn):
         raise ValueError("no such thing")
 

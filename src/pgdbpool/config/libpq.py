@@ -58,6 +58,7 @@ def conninfo(
     info["sslmode"] = endpoint.ssl
     # The pool chooses by role. PGTARGETSESSIONATTRS in the environment must not choose as well.
     info["target_session_attrs"] = "any"
+    info["hostaddr"] = ""  # nor must PGHOSTADDR lead to another server than `host`, and all endpoints to the same
     info["fallback_application_name"] = f"pgdbpool:{group.name}"
     if not endpoint.is_socket:
         info.update(_tcp(endpoint))

@@ -34,7 +34,7 @@ _under_way: dict[tuple[int, str], Found] = {}
 def name_in(params: Params) -> str | None:
     """The host that has to be looked up; None: an address, or the folder of a socket."""
     host = str(params.get("host", ""))
-    if not host or "hostaddr" in params or host.startswith(("/", "@")) or _is_address(host):
+    if not host or params.get("hostaddr") or host.startswith(("/", "@")) or _is_address(host):
         return None
     return host
 
