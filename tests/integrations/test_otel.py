@@ -278,6 +278,31 @@ def test_a_forked_child_counts_from_nothing(pg_node, collector):
     assert counts == [5, 2, 6]
 
 
+def test_a_child_forked_in_silence_while_somebody_collects_can_collect_as_well(pg_node):
+    program = """
+        import ctypes, json, os, sys
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from pgdbpool import Pool
+        from pgdbpool.integrations import otel
+        pool, reader = Pool(json.loads(sys.argv[1])), InMemoryMetricReader()
+        otel.instrument(pool, meter_provider=MeterProvider([reader]))
+        def use():
+            with pool.connection():
+                pass
+        use()
+        [watched] = otel._watched.values()
+        watched._lock.acquire()
+        pid = ctypes.CDLL(None).fork()
+        if not pid:
+            use()
+            os._exit(reader.get_metrics_data() is None)
+        assert os.waitpid(pid, 0)[1] == 0
+        os._exit(0)
+    """
+    output(python(program, json.dumps(config(pg_node, type="non-threaded", check="ping"))))
+
+
 def test_where_nobody_collects_it_costs_nothing_and_is_no_error(pg_node, open_pool):
     pool = open_pool(config(pg_node))
     otel.instrument(pool, meter_provider=NoOpMeterProvider())()

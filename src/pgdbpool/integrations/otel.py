@@ -46,7 +46,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}; pip install 'pgdbpool[otel]'", name=error.name) from None
 
-from .. import __version__, lifecycle
+from .. import __version__, forks, lifecycle
 from ..core.stats import PoolStats
 from .catalogue import LIMITS, METRICS, Histogram, Kind, Labels, Metric, Sample, never_less
 
@@ -130,7 +130,7 @@ def _after_fork() -> None:
         watched._looked = float("-inf")
 
 
-os.register_at_fork(after_in_child=_after_fork)
+forks.in_child(_after_fork)
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------
