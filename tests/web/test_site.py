@@ -265,6 +265,14 @@ def test_a_secure_page_has_a_secure_cookie(folder):
     assert headers["set-cookie"].endswith("; Path=/status/; HttpOnly; SameSite=Strict; Secure")
 
 
+def test_a_length_of_thousands_of_digits_is_too_long_for_a_form_and_no_more(folder):
+    from io import BytesIO
+
+    app = wsgi(directory=str(folder), token=TOKEN)
+    environ = {"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "9" * 5000, "wsgi.input": BytesIO(b"token=wrong")}
+    assert call(app, "/login", **environ)[0] == 401
+
+
 def test_the_application_may_decide_who_looks(folder):
     app = wsgi(directory=str(folder), protect=False)
     assert call(app, "/data", REMOTE_ADDR="10.0.0.7", HTTP_HOST="shop.example")[0] == 200

@@ -192,7 +192,9 @@ def _answer(status: HTTPStatus, kind: str, body: bytes, *headers: tuple[str, str
 def longest_body(headers: Mapping[str, str]) -> int:
     """How much of a body to read: what it is said to have, and no more than a form needs."""
     length = headers.get("content-length", "0")
-    return min(int(length), _LONGEST_FORM) if length.isascii() and length.isdigit() else 0
+    if not (length.isascii() and length.isdigit()):
+        return 0
+    return min(int(length), _LONGEST_FORM) if len(length) < 10 else _LONGEST_FORM
 
 
 def make_site(name: str | None, directory: str | None, token: str | None, protect: bool) -> Site:
