@@ -123,6 +123,7 @@ def test_at_the_limit_it_raises_at_once(pg_node, open_pool):
         with pytest.raises(PoolExhausted):
             pool.getconn()
         assert time.monotonic() - began < SOON
+    assert pool.stats().groups["default"].counters.timeouts == 1
     with pool.connection() as conn:
         assert conn.execute("select 1").fetchone() == (1,)
 

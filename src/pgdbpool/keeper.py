@@ -144,7 +144,7 @@ class Threaded:
         self._starting = threading.RLock()  # as that of the pool, see `Pool._new_lock`
 
     def start(self) -> None:
-        """Start the thread; once in this process."""
+        """Start the thread; once in this process, and not after `stop`."""
         with self._starting:
             if not self._running and not self._stopped:
                 refuse_greenlets()
@@ -446,6 +446,7 @@ class Inline:
             if not orders and not group.may_grow() and not group.paused:
                 if self.reclaim(group):
                     continue
+                group.timeouts += 1
                 raise PoolExhausted(
                     f"group {group.name!r}: all {group.total} connections are in use, and nobody else could return "
                     f"one: {self._holders(group)}",

@@ -52,7 +52,7 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     use_times: Times = NO_TIMES
     """How many of them lasted how long."""
     timeouts: int = 0
-    """Callers whose deadline passed. Of groups only: a caller in vain has no endpoint."""
+    """Callers whose deadline passed, or who got ``PoolExhausted``. Of groups only: a caller in vain has no endpoint."""
     rejections: int = 0
     """Callers turned away by ``max_waiting``. Of groups only."""
     connects: int = 0
