@@ -72,7 +72,7 @@ class Base(ABC):
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str], *, open: bool = True) -> Self:
-        """A pool configured by a TOML file. Raises ConfigError, or OSError if the file cannot be read."""
+        """A pool configured by a TOML file. Raises ConfigError, also if the file cannot be read."""
         return cls._made_of(load_toml(path), open)
 
     @classmethod

@@ -175,7 +175,7 @@ class Pool(Base):
         self._finalizer.atexit = False
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until each group has its `min_count` connections on at least one endpoint it may use.
+        """Wait until each group can hand out `min_count` connections, at least one, at the same time.
 
         In the non-threaded model this opens them. Raises PoolTimeout after `timeout` seconds, DBOfflineError where no
         retry would help.
@@ -236,9 +236,13 @@ class Pool(Base):
 
         Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
         exception rolls back; then the connection goes back to the pool. `timeout` in seconds, default the group's
-        `acquire_timeout`. Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; leaving raises
-        OutcomeUnknown if the connection dies during COMMIT, and the driver's exception if the server refuses it or an
-        error inside the block, though caught there, has made the transaction fail.
+        `acquire_timeout`.
+
+        Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; in the non-threaded model
+        PoolExhausted and, for a second thread, WrongModelError. Leaving raises OutcomeUnknown if the connection dies
+        during COMMIT, and the driver's exception if the server refuses it. If an error inside the block, though caught
+        there, has made the transaction fail, leaving raises as well: the driver's exception, or DBConnectionError where
+        the connection was lost.
         """
         lease: Lease = _new(self._lease)
         lease._slot = None
