@@ -257,8 +257,12 @@ class Topology:
     def given_up(self, order: Order, now: float) -> None:
         """Its caller was in a hurry: no evidence, but the next one in a hurry shall not dial again at once."""
         self.cancelled(order)
+        self.put_off(order.lane, now)
+
+    def put_off(self, lane: Lane, now: float) -> None:
+        """Open the next connection there a little later, as after one that a user's `check` did not like."""
         with self._lock:
-            order.lane.next_try = max(order.lane.next_try, now + backoff(URGENT, URGENT, 0, self._random))
+            lane.next_try = max(lane.next_try, now + backoff(URGENT, URGENT, 0, self._random))
 
     # -- evidence from sessions -----------------------------------------------------------------------------------
 
