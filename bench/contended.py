@@ -89,7 +89,7 @@ def measure(setting: Setting) -> list[Table]:
     limits = Limits(CONNECTIONS, CONNECTIONS)
     with setting.pools(setting.cluster.nodes[:1], limits, list(tables.values()), (NoPool,)) as pools:
         for (threads, query), table in tables.items():
-            rounds = max(1, setting.effort.storm_rounds // query.longer)
+            rounds = max(1, setting.effort.storm_rounds // query.longer**2)
             seconds = setting.effort.storm * query.longer
             table.notes = [
                 f"{rounds} rounds of {seconds:g} s in turn, the median of them; one endpoint for all.",

@@ -18,6 +18,7 @@ class Effort:
     """One storm of tasks on one pool, after its warm-up; longer where there are many tasks."""
     task_rounds: int
     observed_rounds: int
+    observed_storms: int
     observed_storm: float
     """One storm on a pool that is looked at, about once a second."""
     roundtrip_blocks: int
@@ -40,6 +41,7 @@ class Effort:
             uncontended_blocks=times(self.uncontended_blocks),
             storm=self.storm * factor,
             task_storm=self.task_storm * factor,
+            observed_storms=times(self.observed_storms),
             observed_storm=self.observed_storm * factor,
             roundtrip_blocks=times(self.roundtrip_blocks),
             patience=max(0.2, self.patience * factor),
@@ -52,13 +54,14 @@ FULL = Effort(
     block=0.004,
     uncontended_blocks=200,
     storm=0.4,
-    storm_rounds=8,
+    storm_rounds=20,
     task_storm=0.8,
     task_rounds=4,
     observed_rounds=10,
+    observed_storms=30,
     observed_storm=1.2,
-    roundtrip_blocks=40,
-    roundtrip_rounds=12,
+    roundtrip_blocks=20,
+    roundtrip_rounds=30,
     restart_rounds=3,
     patience=30.0,
     growth_rounds=11,
@@ -73,6 +76,7 @@ QUICK = Effort(
     task_storm=0.2,
     task_rounds=1,
     observed_rounds=2,
+    observed_storms=2,
     observed_storm=0.5,
     roundtrip_blocks=15,
     roundtrip_rounds=2,

@@ -9,29 +9,34 @@ Prometheus      all metrics are scraped once a second
 all             everything at once
 
 Only one pool is open at a time, since what works in the background of one would slow the others down too. Each takes
-its turn, with new connections, for longer than a second, so that everything comes up in it; a round is compared with
-itself. A second pool in which all is off shows the resolution.
+its turn, with new connections, for longer than a second, so that everything comes up in it. How fast many threads are
+differs by a fifth from one set of connections to the next, so there are many rounds of those where it is of interest,
+each compared with two pools in which all is off. And the processor time of those threads that publish, ask and collect
+is measured for itself: more than that they cannot take away.
 """
 
 from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median
-from time import time
-from typing import TYPE_CHECKING, Any
+from time import clock_gettime, perf_counter, pthread_getcpuclockid, time
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.contended import storm
+from bench.effort import Effort
 from bench.peers import OURS, Limits, Pgdbpool
 from bench.results import Column, Table
 from bench.setting import Setting, summary
-from bench.turns import calibrate, ratio, rotated, settle
+from bench.turns import calibrate, rotated, settle
 
 if TYPE_CHECKING:
     from pgdbpool.testing import Node
+
+T = TypeVar("T")
 
 NAME = "observed"
 OFF = "all off"
@@ -51,7 +56,11 @@ THROUGHPUT = [
     Column("ratio", "of the one with all off", "{:.3f}x"),
     Column("lowest", "lowest round", "{:.3f}x"),
     Column("highest", "highest round", "{:.3f}x"),
+    Column("watching", "watching, processor ms/s", "{:.1f}"),
 ]
+WATCHER = "watcher"
+WATCHING = (WATCHER, "pgdbpool publisher")
+"""Names of the threads that do nothing but look, or show."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class Way:
     published: bool = False
     watchers: tuple[Callable[[Any, str], Callable[[], None]], ...] = ()
     """Each begins to watch a pool that is published in that directory. Gives what looks once."""
+    storms: bool = False
+    """Whether the throughput is measured."""
 
 
 def page(pool: Any, directory: str) -> Callable[[], None]:
@@ -110,14 +121,15 @@ def prometheus(pool: Any, directory: str) -> Callable[[], None]:
 
 
 LEAKS = {"leak_threshold": 60.0}
+AGAIN = "all off, again"
 WAYS = (
-    Way(OFF, {}),
-    Way("all off, again", {}),
-    Way("status", {}, True, (page,)),
+    Way(OFF, {}, storms=True),
+    Way(AGAIN, {}, storms=True),
+    Way("status", {}, True, (page,), storms=True),
     Way("leak_threshold", LEAKS),
     Way("OpenTelemetry", {}, watchers=(opentelemetry,)),
     Way("Prometheus", {}, watchers=(prometheus,)),
-    Way("all on", LEAKS, True, (page, opentelemetry, prometheus)),
+    Way("all on", LEAKS, True, (page, opentelemetry, prometheus), storms=True),
 )
 
 
@@ -158,7 +170,7 @@ def watched(node: Node, way: Way) -> Iterator[Pgdbpool]:
             except BaseException as error:
                 failures.append(error)
 
-        thread = threading.Thread(target=go_on, daemon=True)
+        thread = threading.Thread(target=go_on, name=WATCHER, daemon=True)
         if looks:
             thread.start()
         try:
@@ -186,34 +198,43 @@ def measure(setting: Setting) -> list[Table]:
             table.missing[OURS] = setting.absent.get(OURS, "it was not asked for")
         return tables
     effort = setting.effort
-    rounds = effort.observed_rounds
     checkout.notes = [
-        f"The median of {BLOCKS} short blocks of each pool in each of {rounds} rounds; one pool is open at a time.",
+        f"The median of {BLOCKS} short blocks of each pool in each of {effort.observed_rounds} rounds.",
         "Added: against the pool with all off in the same round. The second with all off shows the resolution.",
     ]
     throughput.notes = [
-        f"{rounds} rounds of {effort.observed_storm:g} s in turn, each with new connections, the median of them.",
+        f"{effort.observed_storms} rounds of {effort.observed_storm:g} s in turn, each with new connections.",
+        "The median of them, compared with the two that have all off. Only one pool is open at a time.",
         "status: published and its page asked once a second. OpenTelemetry, Prometheus: collected once a second.",
         "Everything works in the process that is measured, and takes its processor time from it.",
+        "Watching: what the threads that publish, ask and collect take of one processor, 10 ms/s being 1 %.",
     ]
-    seconds: dict[str, list[float]] = {way.name: [] for way in WAYS}
-    rates: dict[str, list[float]] = {way.name: [] for way in WAYS}
+    take_turns(setting, checkout, effort.observed_rounds, WAYS, lambda pool: one_checkout(pool, effort.block), compared)
+    stormy = [way for way in WAYS if way.storms]
+    take_turns(setting, throughput, effort.observed_storms, stormy, lambda pool: one_storm(pool, effort), rated)
+    return tables
+
+
+def take_turns(
+    setting: Setting,
+    table: Table,
+    rounds: int,
+    ways: Sequence[Way],
+    measured: Callable[[Pgdbpool], T],
+    row: Callable[[str, Mapping[str, list[T]]], dict[str, Any]],
+) -> None:
+    """Fill a table: so many rounds in which each way has its turn."""
+    found: dict[str, list[T]] = {way.name: [] for way in ways}
     for number in range(rounds):
-        setting.say(f"{NAME}, round {number + 1} of {rounds}")
-        for way in rotated(WAYS, number):
-            if way.name not in throughput.missing:
+        setting.say(f"{table.title}, round {number + 1} of {rounds}")
+        for way in rotated(ways, number):
+            if way.name not in table.missing:
                 try:
                     with watched(setting.cluster.nodes[0], way) as pool:
-                        seconds[way.name].append(one_checkout(pool, effort.block))
-                        rates[way.name].append(storm(pool, THREADS, "select 1", effort.observed_storm).throughput)
+                        found[way.name].append(measured(pool))
                 except Exception as error:
-                    for table in tables:
-                        table.missing[way.name] = summary(error)
-    for way in WAYS:
-        if way.name not in throughput.missing:
-            checkout.rows.append(compared(way.name, seconds[way.name], seconds[OFF]))
-            throughput.rows.append(rated(way.name, rates[way.name], rates[OFF]))
-    return tables
+                    table.missing[way.name] = summary(error)
+    table.rows += [row(way.name, found) for way in ways if way.name not in table.missing]
 
 
 def one_checkout(pool: Pgdbpool, block: float) -> float:
@@ -223,23 +244,48 @@ def one_checkout(pool: Pgdbpool, block: float) -> float:
     return median(pool.with_blocks(loops) / loops for _ in range(BLOCKS))
 
 
-def compared(name: str, these: list[float], those: list[float]) -> dict[str, Any]:
-    added = [(this - that) * 1e6 for this, that in zip(these, those, strict=True)]
+def compared(name: str, seconds: Mapping[str, list[float]]) -> dict[str, Any]:
+    added = [(this - that) * 1e6 for this, that in zip(seconds[name], seconds[OFF], strict=True)]
     return {
         "peer": name,
-        "us": median(these) * 1e6,
+        "us": median(seconds[name]) * 1e6,
         "added": median(added),
         "lowest": min(added),
         "highest": max(added),
     }
 
 
-def rated(name: str, these: list[float], those: list[float]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Watched:
+    """What a storm on a pool that is watched came to."""
+
+    throughput: float
+    watching: float
+    """Seconds of processor time per second, of those who only watch."""
+
+
+def one_storm(pool: Pgdbpool, effort: Effort) -> Watched:
+    began, before = perf_counter(), watching()
+    throughput = storm(pool, THREADS, "select 1", effort.observed_storm).throughput
+    return Watched(throughput, (watching() - before) / (perf_counter() - began))
+
+
+def watching() -> float:
+    """Seconds of processor time that the threads that only watch have had."""
+    threads = [thread.ident for thread in threading.enumerate() if thread.name in WATCHING]
+    return sum(clock_gettime(pthread_getcpuclockid(ident)) for ident in threads if ident is not None)
+
+
+def rated(name: str, storms: Mapping[str, list[Watched]]) -> dict[str, Any]:
+    these = [one.throughput for one in storms[name]]
+    off = [[one.throughput for one in storms[each]] for each in (OFF, AGAIN) if each != name and storms[each]]
+    those = [sum(each) / len(each) for each in zip(*off, strict=True)]
     ratios = [this / that for this, that in zip(these, those, strict=True)]
     return {
         "peer": name,
         "throughput": median(these),
-        "ratio": ratio(these, those),
+        "ratio": median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
+        "watching": median(one.watching for one in storms[name]) * 1e3,
     }

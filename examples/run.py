@@ -86,15 +86,14 @@ def run(row: Row, port: int) -> int:
         shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__"))
         toml = folder / "pool.toml"
         toml.write_text(configuration(row, cluster.endpoints(ssl="disable")))
-        environment = {
-            **os.environ,
+        own = {
             **row.environment,
-            "PATH": PATH,
             "PWD": str(folder),
             "VIRTUAL_ENV": str(virtual_environment(row)),
             "PGDBPOOL_CONFIG": str(toml),
             "PORT": str(port),
         }
+        environment = {**os.environ, "PATH": PATH, **own}
         words = row.words(port, environment)
         with subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True) as server:
             how, what = row.reload.split(maxsplit=1)
@@ -105,7 +104,7 @@ def run(row: Row, port: int) -> int:
                     command=shlex.join(words),
                     kill=f"pkill -9 -f {cluster.standbys[0].data}",
                     reload={"signal": f"kill -{what} {server.pid}", "edit": f"touch {folder / what}"}.get(
-                        how, shlex.join(row.words(port, environment, what))
+                        how, shlex.join(["env", *map("=".join, own.items()), *row.words(port, environment, what)])
                     ),
                     configuration=toml,
                     connections=row.connections,

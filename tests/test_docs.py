@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import pgdbpool
+from pgdbpool.cli.app import app
 from pgdbpool.core import stats
 from pgdbpool.integrations.catalogue import METRICS, Kind
 from pgdbpool.testing import Cluster, Node
@@ -179,6 +181,37 @@ def test_every_reason_to_close_is_described() -> None:
     reasons = {why for file in (ROOT / "src").rglob("*.py") for why in re.findall(calls, file.read_text())}
     assert {"broken", "role", "idle"} <= reasons
     assert {why for why in reasons if f"``{why}``" not in words} == set()
+
+
+def test_every_kind_of_event_is_named_where_events_are_explained() -> None:
+    events = (ROOT / "docs" / "failover.rst").read_text().split("\nEvents\n---")[1].split("\n---")[0]
+    assert [kind for kind in pgdbpool.EventKind if f"``{kind}``" not in events] == []
+    assert list(described_members(pgdbpool.EventKind)) == list(pgdbpool.EventKind.__members__)
+
+
+def described_members(kind: type) -> list[str]:
+    """The members of an enumeration that say in its source what they are."""
+    [tree] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    return [
+        member.targets[0].id
+        for member, words in pairwise(tree.body)
+        if isinstance(member, ast.Assign) and isinstance(words, ast.Expr) and isinstance(member.targets[0], ast.Name)
+    ]
+
+
+def test_every_option_of_the_commands_is_in_the_manual() -> None:
+    pages = "".join((ROOT / "docs" / f"{page}.rst").read_text() for page in ("cli", "status-page", "demo"))
+    words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", pages))
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    assert {"check", "top", "status"} <= commands.keys()
+    unnamed = {
+        (name, option.opts[0])
+        for name, command in commands.items()
+        for option in command.params
+        if option.opts[0].startswith("-") and not words.intersection(option.opts)
+    }
+    assert unnamed == set()
 
 
 def test_the_errors_are_shown_as_they_are_derived() -> None:

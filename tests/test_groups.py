@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from time import monotonic
 
 import psycopg
 import pytest
@@ -10,7 +11,8 @@ from psycopg.pq import TransactionStatus
 from support import Wire, grow, hold, one, pid, put, stats
 from support import tidy as tidy
 
-from pgdbpool import DBOfflineError
+from pgdbpool import DBOfflineError, PoolTimeout
+from pgdbpool.core.endpoint import URGENT
 from pgdbpool.testing import Impostor
 
 BOTH = pytest.mark.parametrize("autocommit", [True, False])
@@ -500,6 +502,19 @@ def test_a_connection_that_fails_the_check_is_replaced_unseen(pg_node, open_pool
     bad |= grow(pool, 3)
     with pool.connection(timeout=LIMIT) as conn:
         assert pid(conn) not in bad
+
+
+@pytest.mark.parametrize("model", ["threaded", "non-threaded"])
+def test_a_check_that_likes_no_connection_makes_no_storm_of_them(model, pg_node, open_pool):
+    def check(conn):
+        raise ValueError("do not like it")
+
+    pool = open_pool(config(pg_node, type=model, connection_count=1, check=check))
+    began = monotonic()
+    with pytest.raises(PoolTimeout, match="do not like it"), pool.connection(timeout=1):
+        pass
+    tried = stats(pool).counters.connects
+    assert 2 <= tried <= 2 + (monotonic() - began) / (0.1 * URGENT), "the shortest pause between two of them"
 
 
 @BOTH

@@ -106,9 +106,9 @@ class NotingLease(AsyncLease):
 class AsyncPool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints, for asyncio.
 
-    `config` is that of `Pool`, whose `type` is of no concern here. May be made before there is an event loop: it opens
-    in the background when a loop first uses it (``async with pool``, `open`, `wait`, or a checkout), and is for that
-    loop only. Close it before the loop ends.
+    It has the methods of `Pool`; those that may wait are coroutines. `config` is that of `Pool`, whose `type` is of no
+    concern here. May be made before there is an event loop: it opens in the background when a loop first uses it
+    (``async with pool``, `open`, `wait`, or a checkout), and is for that loop only. Close it before the loop ends.
 
     What only looks at it or changes its settings may be called from any thread: `stats`, `pop_stats`, `endpoints`,
     `holders`, `on_event`, `resize`, `drain`, `pause`, `resume`.
@@ -202,7 +202,7 @@ class AsyncPool(Base):
         self._begin()
 
     async def wait(self, timeout: float = 30.0) -> None:
-        """Wait until each group has its `min_count` connections on at least one endpoint it may use.
+        """Wait until each group can hand out `min_count` connections, at least one, at the same time.
 
         Raises PoolTimeout after `timeout` seconds, DBOfflineError where no retry would help.
         """

@@ -160,16 +160,26 @@ class Base(ABC):
     # -- what may wait ------------------------------------------------------------------------------------------
 
     async def _find(
-        self, group: Group, slot: Slot | None, began: float, timeout: float | None, *, lease: bool = True
+        self,
+        group: Group,
+        slot: Slot | None,
+        began: float,
+        timeout: float | None,
+        *,
+        lease: bool = True,
+        waited: bool = False,
     ) -> Slot:
-        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use."""
+        """The slow path of a checkout: wait for a slot, look at it, and begin again if it is of no use.
+
+        `waited`: somebody has for the `slot` that is given, since `began`.
+        """
         if forks.unnoticed():
             slot = None  # the parent's
         if not self._seen:
             self._appear()
         settings: GroupSettings = group.settings  # type: ignore[assignment]
         deadline = began + (settings.acquire_timeout if timeout is None else timeout)
-        waited = first = False
+        first = False
         while True:
             if slot is None:
                 waited = True

@@ -142,7 +142,10 @@ class DBConnectionError(Error):
 
 
 class DBOfflineError(DBConnectionError):
-    """No endpoint that the group may use is usable now."""
+    """Every endpoint that the group may use refuses us, and waiting would not help: a wrong password, say.
+
+    The message has the servers' words. Where no endpoint can be reached, callers wait, and then get `PoolTimeout`.
+    """
 
 
 class OutcomeUnknown(DBConnectionError):

@@ -22,8 +22,6 @@ from time import monotonic
 from typing import Any, Protocol
 
 from .config import MonitorSettings
-from .core.endpoint import Endpoint
-from .core.evidence import Fault, Sighting
 from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
@@ -37,6 +35,7 @@ from .listener import listener
 from .monitor import Subscription, subscribe
 from .publish.writer import pass_by
 from .session import Sessions
+from .told import Told
 
 logger = logging.getLogger("pgdbpool")
 
@@ -181,6 +180,10 @@ class Threaded:
     def tend(self, now: float) -> None: ...
 
     async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        return self.stand_in_line(group, began, deadline, first)
+
+    def stand_in_line(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
+        """The same, as a plain function."""
         while True:
             waiter = Parked(began)
             try:
@@ -339,37 +342,6 @@ class Threaded:
             order, *others = orders
             for other in others:
                 self._start_opener(other)
-
-
-class Told:
-    """Passes on what the monitor finds out about one endpoint."""
-
-    def __init__(self, sessions: Sessions, endpoint: Endpoint, how: MonitorSettings, wake: Callable[[], None]) -> None:
-        self._sessions = sessions
-        self._topology = sessions.topology
-        self._endpoint = endpoint
-        # A word that came in the first half of a probe's time may be older than the silence that it met.
-        self._lately = how.timeout / 2
-        self._wake = wake
-
-    def probed(self, sighting: Sighting, seconds: float) -> None:
-        self._believe(sighting, seconds)
-
-    def probe_failed(self, fault: Fault, error: str) -> None:
-        """A probe that got no answer says nothing against a server that answers others at the same time."""
-        speaks = fault is Fault.TIMEOUT and self._sessions.speaks(self._endpoint, self._lately)
-        self._disbelieve(fault, error, speaks)
-
-    def _believe(self, sighting: Sighting, seconds: float) -> None:
-        if self._topology.probed(self._endpoint, sighting, seconds, monotonic()):
-            self._wake()
-
-    def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
-        self._topology.probe_failed(self._endpoint, fault, error, monotonic(), speaks=speaks)
-        self._wake()
-
-    def in_a_hurry(self) -> bool:
-        return self._topology.searching(monotonic())
 
 
 class Inline:

@@ -74,8 +74,9 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
     """For pools without a monitor: asked by a call that gets no answer, says whether its server is dead, and how.
 
     Tries to connect, `fall` times, each bounded; so a frozen server is found out after at most
-    ``1 + 0.75 * timeout * fall`` seconds of silence, or twice the silence of the last look. A primary that is
-    alive may have been overtaken by a promotion, so then the others are looked at as well.
+    ``1.1 + 0.75 * timeout * fall`` seconds of silence (a call looks at the clock ten times a second), or twice the
+    silence of the last look. A primary that is alive may have been overtaken by a promotion, so then the others are
+    looked at as well.
     """
 
     def ask() -> str | None:

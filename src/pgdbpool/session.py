@@ -244,6 +244,8 @@ class Sessions:
         except Exception as error:
             try:
                 hurried = deadline < now + LEAST_PATIENCE
+                if callable(check) and self.driver.status(slot.conn) is not Status.BROKEN:
+                    self.topology.put_off(slot.lane, monotonic())  # it may say the same of the next one
                 if not (hurried and isinstance(error, DriverTimeout | TimeoutError)):
                     await self._lost(slot, error)
             finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import monotonic
@@ -20,8 +20,9 @@ from weakref import finalize
 
 import psycopg
 
+from . import forks
 from .base import Base
-from .config import MonitorSettings, Settings, load
+from .config import GroupSettings, MonitorSettings, Settings, load
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import PER_SECOND
@@ -120,6 +121,7 @@ class Pool(Base):
         self._kind = settings.type
         super().__init__(settings, blocking, self._new_lock)
         self._lease = NotingLease if self._notes else Lease
+        self._line: Callable[[Group, float, float, bool], Slot] | None = None
         self._keeper: Keeper = self._make_keeper()
         self._finalizer: Any = None
         if open:
@@ -135,7 +137,8 @@ class Pool(Base):
         keeper: Keeper
         if self._threaded:
             monitor = self._settings.monitor
-            keeper = Threaded(self._name, self._topology, self._sessions, timed_out, self._herald, monitor)
+            keeper = threaded = Threaded(self._name, self._topology, self._sessions, timed_out, self._herald, monitor)
+            self._line = threaded.stand_in_line
         else:
             words, door = timed_out.look_for_holders, Door(self._name)
             keeper = Inline(self._topology, self._sessions, timed_out, words, self._herald, door)
@@ -174,7 +177,7 @@ class Pool(Base):
         self._finalizer.atexit = False
 
     def wait(self, timeout: float = 30.0) -> None:
-        """Wait until each group has its `min_count` connections on at least one endpoint it may use.
+        """Wait until each group can hand out `min_count` connections, at least one, at the same time.
 
         In the non-threaded model this opens them. Raises PoolTimeout after `timeout` seconds, DBOfflineError where no
         retry would help.
@@ -235,9 +238,13 @@ class Pool(Base):
 
         Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
         exception rolls back; then the connection goes back to the pool. `timeout` in seconds, default the group's
-        `acquire_timeout`. Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; leaving raises
-        OutcomeUnknown if the connection dies during COMMIT, and the driver's exception if the server refuses it or an
-        error inside the block, though caught there, has made the transaction fail.
+        `acquire_timeout`.
+
+        Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; in the non-threaded model
+        PoolExhausted and, for a second thread, WrongModelError. Leaving raises OutcomeUnknown if the connection dies
+        during COMMIT, and the driver's exception if the server refuses it. If an error inside the block, though caught
+        there, has made the transaction fail, leaving raises as well: the driver's exception, or DBConnectionError where
+        the connection was lost.
         """
         lease: Lease = _new(self._lease)
         lease._slot = None
@@ -290,7 +297,22 @@ class Pool(Base):
             self._keeper.tend(now)
 
     def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
-        return run(self._find(group, slot, began, timeout))
+        """The slow path.
+
+        The usual one, that somebody else gives a connection back, is written out: the next one in line cannot go on
+        before the giver waits for its next connection, so whatever is saved here is saved twice.
+        """
+        waited = False
+        line = self._line
+        if slot is None and line is not None and self._seen and not forks.unnoticed():
+            settings: GroupSettings = group.settings  # type: ignore[assignment]
+            slot = line(group, began, began + (settings.acquire_timeout if timeout is None else timeout), False)
+            waited = True
+            now = monotonic()
+            if now < slot.fresh_until and now < slot.expires and slot.generation == slot.lane.generation:
+                slot.waited(now - began)
+                return slot
+        return run(self._find(group, slot, began, timeout, waited=waited))
 
     def check(self) -> None:
         """Ask every idle connection for an answer, now, and close those that do not give one."""

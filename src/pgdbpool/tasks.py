@@ -34,12 +34,12 @@ from .core.plan import Order
 from .core.topology import Topology
 from .herald import Herald
 from .keeper import TimedOut
-from .keeper import Told as ToldHere
 from .lifecycle import is_ending
 from .listener import DeafListener, EpollListener, listener
 from .loopend import LoopEnd
 from .monitor import Subscription, subscribe
 from .session import Sessions
+from .told import Told as ToldHere
 
 logger = logging.getLogger("pgdbpool")
 

@@ -72,7 +72,7 @@ def test_where_nobody_publishes_it_says_how_to(tmp_path: Path) -> None:
     assert "no process of application 'shop' publishes" in done.err
 
 
-@pytest.mark.parametrize("command", ["top", "events"])
+@pytest.mark.parametrize("command", ["top", "events", "status"])
 def test_a_directory_that_others_may_write_to_is_not_believed(tmp_path: Path, command: str) -> None:
     tmp_path.chmod(0o777)
     done = run(command, "--directory", tmp_path)

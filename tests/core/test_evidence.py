@@ -6,6 +6,7 @@ what is told.
 
 import pytest
 
+from pgdbpool.core.endpoint import URGENT
 from pgdbpool.core.evidence import Fault, Health, Role
 from pgdbpool.core.lane import Slot
 
@@ -554,6 +555,16 @@ def test_an_attempt_given_up_is_no_evidence():
     assert (world.endpoint.health, world.endpoint.fault) == (Health.UP, None)
     assert (world.events(), world.alarms) == ([], 0)
     assert world.endpoint.connecting == world.lane.opening == 0
+
+
+def test_a_connection_that_a_check_did_not_like_is_not_replaced_at_once():
+    world = up(World())
+    world.wait()
+    world.topology.put_off(world.lane, world.now)
+    assert world.plan() == []
+    assert world.now < world.topology.due(world.now) <= world.now + URGENT
+    world.now += URGENT
+    assert len(world.plan()) == 1
 
 
 def test_an_exhausted_group_is_no_evidence():

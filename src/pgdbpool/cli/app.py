@@ -56,8 +56,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a configuration and the servers it names, and whether they have
-    room for it.
+    """Check a configuration and its servers, and whether they have room.
 
     Connects to every endpoint, once for each group, writes nothing, and
     shows what each server is, where each group would go, and what the
@@ -87,7 +86,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="How long.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Put your own servers under a quick load, through your own configuration.
+    """Put your own servers under a quick load, by your configuration.
 
     Threads take a connection of each group in turn, ask [i]select 1[/i] and
     give it back. Nothing is written. Shows throughput, how long a
@@ -165,8 +164,7 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the status page: what all processes of your applications on this
-    host are doing.
+    """Serve the status page of your applications on this host.
 
     The applications publish it once their configuration has [i]status[/i].
     The page can only be looked at, from this machine. For others give it a

@@ -13,6 +13,7 @@ from ..publish import merged, names, read
 from ..web import serve
 from ..web.guard import is_loopback
 from .output import print_json
+from .source import WRONG
 
 TOKEN = "PGDBPOOL_STATUS_TOKEN"
 
@@ -22,20 +23,22 @@ def run(
 ) -> int:
     """Serve until Ctrl-C, or print once. Returns the exit code."""
     try:
+        there = names(directory)
         if as_json:
-            wanted = [name] if name else names(directory)
-            print_json({each: merged(read(each, directory)) for each in wanted})
+            print_json({each: merged(read(each, directory)) for each in ([name] if name else there)})
             return 0
+    except PermissionError as error:  # others may write there
+        typer.echo(f"pgdbpool status: {error}", err=True)
+        return WRONG
+    try:
         token, made = _token(token_file, host)
         server = serve.make(host, port, name=name, directory=directory, token=token)
-    except PermissionError as error:
-        sys.exit(f"pgdbpool status: {error}")
     except OSError as error:
         where = error.filename or f"port {port}"
         sys.exit(f"pgdbpool status: {where}: {error.strerror}; another one can be named by --port")
     except ValueError as error:
         typer.echo(f"pgdbpool status: {error}", err=True)
-        return 2
+        return WRONG
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"The status page is at http://{shown}:{server.server_port}/")
     if made:

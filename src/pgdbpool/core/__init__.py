@@ -3,6 +3,7 @@
 The clock is an argument (``now``, seconds that only grow), the random source and the lock are passed in.
 A shell (``sync.py``, ``aio.py``) asks, does what the answer says, and reports what happened.
 
-Read in this order: ``evidence`` (what can be known), ``slot``, ``endpoint``, ``lane``, ``balance``, ``group``
-(checkout and return), ``topology`` (routes, and when to open or close a connection), ``stats``.
+Read in this order: ``evidence`` (what can be known), ``endpoint``, ``lane`` (and its slots), ``balance``, ``group``
+(checkout and return), ``routes``, ``plan`` (when to open a connection), ``topology`` (what follows from evidence),
+``stats``.
 """

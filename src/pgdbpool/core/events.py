@@ -15,15 +15,25 @@ class EventKind(StrEnum):
     """What happened."""
 
     ENDPOINT_UP = "endpoint-up"
+    """It let us in or answered a probe, for the first time or after it had been suspect or down."""
     ENDPOINT_SUSPECT = "endpoint-suspect"
+    """Something broke there: a session was lost, or a connect or probe failed. It is still used."""
     ENDPOINT_DOWN = "endpoint-down"
+    """It is not to be used until it answers."""
     ROLE_CHANGED = "role-changed"
-    FAILOVER_STARTED = "failover-started"  # there was a primary, and now there is none that takes writes
-    FAILOVER_FINISHED = "failover-finished"  # another one does
-    RECOVERED = "recovered"  # the same one does again, or an endpoint is no longer fenced
-    FENCED = "fenced"  # a primary that was overtaken by a promotion: not to be used
-    LEAK_SUSPECTED = "leak-suspected"  # a lease has lasted longer than the `leak_threshold` of its group
-    LEAK_ENDED = "leak-ended"  # it has ended after all
+    """A primary is a standby now, or a standby a primary."""
+    FAILOVER_STARTED = "failover-started"
+    """There was a primary, and now there is none that takes writes."""
+    FAILOVER_FINISHED = "failover-finished"
+    """Another server is the primary now."""
+    RECOVERED = "recovered"
+    """The same server is the primary again, or an endpoint is no longer fenced."""
+    FENCED = "fenced"
+    """A primary was overtaken by a promotion: it is not to be used."""
+    LEAK_SUSPECTED = "leak-suspected"
+    """A lease has lasted longer than the `leak_threshold` of its group."""
+    LEAK_ENDED = "leak-ended"
+    """It has ended after all."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -130,7 +130,7 @@ class GroupStats(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     """The most connections it may have, over all endpoints."""
     least: int
-    """Its ``min_count``."""
+    """Its ``min_count``: connections that are kept open on each endpoint."""
     open: int
     """Connections there are: ``idle + leased``."""
     idle: int
@@ -171,7 +171,10 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
     health: str
     """``up``, ``suspect`` (unproven, or something broke) or ``down`` (not to be used until it answers)."""
     fault: str | None
-    """Why the last connect failed, unless one has succeeded since: ``refused``, ``timeout``, ``full`` and so on."""
+    """Why the last connect failed, unless one has succeeded since.
+
+    ``refused``, ``timeout``, ``unresolved``, ``starting``, ``full`` or ``misconfigured``.
+    """
     down_for: float | None
     """For how long it has been down."""
     answered: float | None

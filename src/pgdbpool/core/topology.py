@@ -23,7 +23,7 @@ All private methods are called with the lock held.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from .events import Event, EventKind
 from .evidence import Fault, Health, Identity, Report, Role, Sighting, session_fault
 from .group import Group, Lock, Tier
 from .lane import Lane, Owner, Slot
+from .news import News
 from .plan import Order, Planner
 from .routes import suits
 
@@ -65,11 +66,10 @@ class Topology:
         self.born: Callable[[Slot], None] = lambda slot: None
         self.alarm: Callable[[], None] = lambda: None
         self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
-        self.events: deque[Event] = deque()  # for the shell to deliver
-        self.noted: Counter[EventKind] = Counter()  # how many of each kind there have been
+        self._news = News()
+        self.events = self._news.events
+        self.noted = self._news.noted
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
-        self._primaries: dict[Endpoint, None] = {}  # those that take writes; a dictionary for its order
-        self._failing_over: tuple[float, tuple[Endpoint, ...]] | None = None  # since when, who is missing
         self._missing_since: float | None = None  # a group has had no route since
         self.closed = True
         for group in self.groups:
@@ -120,9 +120,9 @@ class Topology:
         self._planner.random = random
         self._planner.monitored = False
         self.alarm = lambda: None  # the monitor that it rings is not of this process
-        for queue in (self.aborts, self.events, self.outages):
-            queue.clear()
-        self.noted.clear()
+        self.aborts.clear()
+        self.outages.clear()
+        self._news.clear()
         for group in self.groups:
             group.reset(lock, random)
             for lane in group.lanes:
@@ -257,8 +257,12 @@ class Topology:
     def given_up(self, order: Order, now: float) -> None:
         """Its caller was in a hurry: no evidence, but the next one in a hurry shall not dial again at once."""
         self.cancelled(order)
+        self.put_off(order.lane, now)
+
+    def put_off(self, lane: Lane, now: float) -> None:
+        """Open the next connection there a little later, as after one that a user's `check` did not like."""
         with self._lock:
-            order.lane.next_try = max(order.lane.next_try, now + backoff(URGENT, URGENT, 0, self._random))
+            lane.next_try = max(lane.next_try, now + backoff(URGENT, URGENT, 0, self._random))
 
     # -- evidence from sessions -----------------------------------------------------------------------------------
 
@@ -375,7 +379,7 @@ class Topology:
             elif lasted is not None:
                 words += f" again after {lasted:.1f} s"
             # That all begin as suspect is no news.
-            self._note(EventKind(f"endpoint-{endpoint.health.value}"), endpoint, words, lasted)
+            self._news.note(EventKind(f"endpoint-{endpoint.health.value}"), endpoint, words, lasted)
         self._set_poll_after(endpoint)
 
     def _believe(self, endpoint: Endpoint, report: Report, identity: Identity | None, now: float) -> bool:
@@ -396,7 +400,7 @@ class Topology:
             endpoint.demoted = True
         if report.role is not before.role and before.role is not Role.UNKNOWN:
             words = f"{endpoint.label} is a {report.role.value} now, and was a {before.role.value}"
-            self._note(EventKind.ROLE_CHANGED, endpoint, words)
+            self._news.note(EventKind.ROLE_CHANGED, endpoint, words)
         self._fence()
         self._leave(endpoint)
         return True
@@ -409,12 +413,12 @@ class Topology:
             if by is not None and endpoint.fenced_by is None:
                 endpoint.fenced_by = f"a primary of an old timeline: {by.label} was promoted after it"
                 endpoint.looks, endpoint.next_look = 0, 0.0
-                self._note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
+                self._news.note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
                 self._leave(endpoint)
                 self._abort(endpoint)  # a COMMIT there may wait for ever for a standby that follows another now
             elif by is None and endpoint.fenced_by is not None:
                 endpoint.fenced_by = None
-                self._note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
+                self._news.note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
                 self._leave(endpoint)
 
     def _leave(self, endpoint: Endpoint) -> None:
@@ -446,40 +450,7 @@ class Topology:
     def note(self, event: Event) -> None:
         """Something happened that is no evidence."""
         with self._lock:
-            self._record(event)
-
-    def _note(self, kind: EventKind, endpoint: Endpoint, message: str, seconds: float | None = None) -> None:
-        self._record(Event(kind=kind, endpoint=endpoint.label, message=message, seconds=seconds))
-
-    def _record(self, event: Event) -> None:
-        self.noted[event.kind] += 1
-        self.events.append(event)
-
-    def _watch_primaries(self, now: float) -> None:
-        """Note when the last server that takes writes is gone, and when there is one again."""
-        before = self._primaries
-        self._primaries = {
-            endpoint: None
-            for endpoint in self.endpoints
-            if endpoint.role is Role.PRIMARY and not endpoint.demoted and endpoint.fenced_by is None
-        }
-        if before and not self._primaries:
-            self._failing_over = now, tuple(before)
-            who = " and ".join(endpoint.label for endpoint in before)
-            self._note(EventKind.FAILOVER_STARTED, next(iter(before)), f"no primary: {who} is gone or takes no writes")
-        elif before and not any(endpoint in before for endpoint in self._primaries):
-            self._failing_over = now, tuple(before)  # another one already
-        if self._primaries and self._failing_over is not None:
-            since, lost = self._failing_over
-            self._failing_over = None
-            back = next((endpoint for endpoint in self._primaries if endpoint in lost), None)
-            if back is not None:
-                words = f"{back.label} is the primary again after {now - since:.1f} s"
-                self._note(EventKind.RECOVERED, back, words, now - since)
-            else:
-                new, old = next(iter(self._primaries)), lost[0].label
-                words = f"{new.label} is the primary now, {now - since:.1f} s after {old} was lost"
-                self._note(EventKind.FAILOVER_FINISHED, new, words, now - since)
+            self._news.record(event)
 
     # -- routes -------------------------------------------------------------------------------------------------
 
@@ -523,7 +494,7 @@ class Topology:
                 group.fail_waiters(partial(DBOfflineError, group.refusal))
             group.match(locked=True)
         if now is not None:
-            self._watch_primaries(now)
+            self._news.look_for_primaries(self.endpoints, now)
             missing = any(not (group.route or group.paused or group.closed) for group in self.groups)
             if not missing:
                 self._missing_since = None

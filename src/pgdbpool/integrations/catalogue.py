@@ -216,7 +216,7 @@ METRICS = (
         "pgdbpool_connections_idle_min",
         Kind.SUM,
         "{connection}",
-        "Connections that are kept open when there is nothing to do.",
+        "Connections that are kept open on each endpoint when there is nothing to do.",
         _groups("least"),
     ),
     Metric(

@@ -126,6 +126,6 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[EndpointReport, ...]
     groups: tuple[GroupReport, ...]
     sizing: Sizing | None
-    """None without ``--processes`` and ``--threads``."""
+    """None without ``--processes``, ``--threads`` and ``--memory``."""
     problems: tuple[str, ...]
     """One sentence for each."""
