@@ -10,6 +10,7 @@ import threading
 import traceback
 from contextlib import ExitStack, suppress
 
+import psutil
 import psycopg
 import pytest
 from conftest import LIMIT, backends, config, output, python, wait_for
@@ -230,6 +231,7 @@ def test_too_many_who_ask_at_a_unix_socket_are_no_reason_to_leave_the_server(pg_
     os.kill(postmaster, signal.SIGSTOP)  # nobody accepts: the kernel's queue fills
     with ExitStack() as stack:
         stack.callback(os.kill, postmaster, signal.SIGCONT)
+        wait_for(lambda: psutil.Process(postmaster).status() == psutil.STATUS_STOPPED)
         with suppress(BlockingIOError):
             while True:
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -237,6 +239,7 @@ def test_too_many_who_ask_at_a_unix_socket_are_no_reason_to_leave_the_server(pg_
                 client.connect(f"{pg_node.socket_dir}/.s.PGSQL.{pg_node.port}")
         with pytest.raises(PoolTimeout):
             pool.getconn(timeout=0.5)
+        wait_for(lambda: pool.endpoints()[0].fault is not None)
         endpoint = pool.endpoints()[0]
         assert (endpoint.fault, endpoint.down_for) == ("full", None)
         assert "temporarily unavailable" in endpoint.last_error
