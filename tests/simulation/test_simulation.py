@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .mutants import MUTANTS, Mutant
 from .run import Outcome, run
 
 BLOCKS = 25
@@ -34,6 +35,11 @@ def test_the_same_seed_is_the_same_run(seed: int) -> None:
     one, other = run(seed), run(seed)
     assert one == other
     assert one.digest == other.digest
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_applies(mutant: Mutant) -> None:
+    assert (ROOT / "src" / "pgdbpool" / mutant.file).read_text().count(mutant.old) == 1
 
 
 def test_another_seed_is_another_run() -> None:
