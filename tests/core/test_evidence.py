@@ -691,3 +691,16 @@ def test_a_child_rings_nobody_elses_bell_and_tells_nothing_of_before():
     before = world.alarms
     world.failed(world.order(), Fault.REFUSED)
     assert world.alarms == before
+
+
+def test_when_nobody_probes_any_more_open_connections_are_replaced():
+    # They were made to rely on the monitor: a call on them that is never answered would never end.
+    world = World()
+    world.topology.monitored = True
+    idle, _ = world.grow(count=2)
+    leased = world.lease()
+    world.topology.unwatched()
+    assert not world.topology.monitored
+    assert world.bury() == [(idle, "retired")]
+    world.give(leased)
+    assert world.bury() == [(leased, "retired")]
