@@ -440,6 +440,22 @@ def test_a_coroutine_where_a_plain_function_is_needed_fails_callers_with_words_a
         assert len(wire.startups) <= 3
 
 
+@pytest.mark.parametrize("key", ["configure", "pass"])
+def test_a_callable_that_wants_to_end_the_program_fails_callers_and_makes_no_storm(key, pg_node, open_pool):
+    called = []
+
+    def leave(*conn):
+        called.append(conn)
+        raise SystemExit(1)
+
+    place = pg_node.endpoint(ssl="disable") | ({"pass": leave} if key == "pass" else {})
+    pool = open_pool(config(place, monitor=False, **({"configure": leave} if key == "configure" else {})))
+    for _ in range(20):
+        with pytest.raises(DBOfflineError, match="raised SystemExit"):
+            pool.getconn(timeout=LIMIT)
+    assert len(called) <= 3
+
+
 def test_a_configure_that_closes_the_connection_fails_callers(pg_node, open_pool):
     pool = open_pool(config(pg_node, configure=lambda conn: conn.close()))
     with pytest.raises(DBOfflineError, match="configure left the connection closed"):

@@ -333,7 +333,12 @@ class Threaded:
     def _open(self, order: Order) -> None:
         """Carry out an order, and whatever the plan says next."""
         while True:
-            run(self._sessions.open(order))
+            try:
+                run(self._sessions.open(order))
+            except SystemExit:  # of a user's callable: here nobody would hear of it, and the next would follow at once
+                now = monotonic()
+                again = self._topology.order(order.group, order.lane, now)  # that one's place was given back
+                self._topology.setup_failed(again, "a callable given in the configuration raised SystemExit", now)
             orders = [] if self._stopped else self._topology.plan(monotonic())
             self._bury()  # the plan may have made room
             self._listener.wake()  # what is due may have changed, and this thread may be busy for long
