@@ -169,7 +169,7 @@ def test_no_secret_is_written(pg_node, open_pool, folder):
 def test_the_manuals_program_reads_it(pg_node, open_pool, folder, monkeypatch, capsys):
     page = (Path(__file__).resolve().parents[2] / "docs" / "status-page.rst").read_text()
     [program] = re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", page, re.MULTILINE)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setattr(place, "candidates", lambda: [Path(folder)])  # others may publish in the usual ones
     select(open_pool(config(pg_node, connection_count=7) | {"status": {"name": "shop"}}))
     wait_for(lambda: requests(None) == 1)
     exec(textwrap.dedent(program), {})
