@@ -440,6 +440,12 @@ def test_duplicate_columns_survive_pickling(db):
     assert pickle.loads(pickle.dumps(row))["y"] == 3
 
 
+def test_rows_with_the_same_columns_are_of_one_type_however_often_they_are_asked_for(db):
+    with dbpool.Handler("read") as handler:
+        one, other = (handler.query("select %s::int as id", [number]).fetchone() for number in (1, 2))
+    assert type(one) is type(other)
+
+
 def test_rows_outlive_their_handler(db):
     with dbpool.Handler("read") as handler:
         rows = handler.query("select * from handler_t order by id")

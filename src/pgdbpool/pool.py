@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -112,6 +113,7 @@ forks.in_child(_after_fork)
 class Row(tuple[Any, ...]):
     """One row: by position, by column name, or unpacked like any tuple. Where names repeat, the first one counts."""
 
+    _names: tuple[str, ...] = ()
     _index: dict[str, int] = {}
     __slots__ = ()
 
@@ -136,24 +138,25 @@ class Row(tuple[Any, ...]):
         return {name: self[name] for name in self._index}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_row, (self._index, tuple(self))
+        return _make_row, (self._names, tuple(self))
 
 
-def _make_row(index: dict[str, int], values: Sequence[Any]) -> Row:
-    return _row_type(index)(values)
+def _make_row(names: tuple[str, ...], values: Sequence[Any]) -> Row:
+    return _row_type(names)(values)
 
 
-def _row_type(index: dict[str, int]) -> type[Row]:
-    return type("Row", (Row,), {"_index": index, "__slots__": (), "__module__": __name__})
+@lru_cache(maxsize=1000)  # to make a type takes longer than many a statement
+def _row_type(names: tuple[str, ...]) -> type[Row]:
+    index: dict[str, int] = {}
+    for position, name in enumerate(names):
+        index.setdefault(name, position)
+    return type("Row", (Row,), {"_names": names, "_index": index, "__slots__": (), "__module__": __name__})
 
 
 def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
     if cursor.description is None:
         return no_result
-    index: dict[str, int] = {}
-    for position, column in enumerate(cursor.description):
-        index.setdefault(column.name, position)
-    return _row_type(index)
+    return _row_type(tuple([column.name for column in cursor.description]))
 
 
 class Query:
