@@ -147,7 +147,8 @@ class Work:
             rest = [op for op in rest if op not in failed]
         for began, ended in self._reloads:
             failed = [op for op in self.load.failed(began, ended) if op in rest]
-            assert [op for op in failed if not excused(op)] == []
+            unexcused = [op for op in failed if not excused(op)]
+            assert not unexcused, unexcused[:10]
             rest = [op for op in rest if op not in failed]
         assert rest == [], "failed though nothing was lost"
 
