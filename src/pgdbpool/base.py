@@ -185,7 +185,7 @@ class Base(ABC):
                 waited = True
                 slot = await self._keeper.wait(group, began, deadline, first)
             now = monotonic()
-            if now < slot.fresh_until and now < slot.expires and slot.generation == slot.lane.generation:
+            if slot.fresh(now):
                 break
             if await self._sessions.verify(slot, deadline):
                 now = monotonic()

@@ -309,7 +309,7 @@ class Pool(Base):
             slot = line(group, began, began + (settings.acquire_timeout if timeout is None else timeout), False)
             waited = True
             now = monotonic()
-            if now < slot.fresh_until and now < slot.expires and slot.generation == slot.lane.generation:
+            if slot.fresh(now):
                 slot.waited(now - began)
                 return slot
         return run(self._find(group, slot, began, timeout, waited=waited))

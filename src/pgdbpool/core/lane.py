@@ -99,6 +99,10 @@ class Slot(Tally):
         """Whether it is in a user's hands, and not only in the pool's own on the way to one."""
         return self.taken > self.rested > float("-inf")
 
+    def fresh(self, now: float) -> bool:
+        """Whether it may be handed out without a look. Written out on the fast path."""
+        return now < self.fresh_until and now < self.expires and self.generation == self.lane.generation
+
     def used(self, now: float) -> None:
         """Its lease ends. Written out on the fast path."""
         seconds = now - self.taken
