@@ -21,6 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any
@@ -61,7 +62,7 @@ class Pending(Waiter):
     __slots__ = ("_thread", "future", "gone")
 
     def __init__(self, since: float, future: asyncio.Future[None]) -> None:
-        super().__init__(since)
+        super().__init__(since, partial(_wake, future))
         self.future = future
         self.gone = False
         self._thread = get_ident()
@@ -80,10 +81,6 @@ class Pending(Waiter):
         else:
             self._hand_over(self.fail, error)
 
-    def wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
     def _receive_late(self, slot: Slot) -> None:
         if self.gone:
             slot.lane.group.give(slot, monotonic())
@@ -93,6 +90,11 @@ class Pending(Waiter):
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and nobody waits
             self.future.get_loop().call_soon_threadsafe(what, *args)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Told(ToldHere):
