@@ -275,6 +275,7 @@ class Group:
     def enqueue(self, waiter: Waiter, *, first: bool = False) -> None:
         """Join the waiters, in front if the caller already had its turn and drew a dead connection.
 
+        Such a one is not turned away by `max_waiting`: it was let in before, and the fault is ours.
         Raises PoolClosed, TooManyWaiting, or DBOfflineError where every endpoint refuses us for good.
         """
         with self.lock:
