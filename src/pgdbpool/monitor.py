@@ -36,7 +36,7 @@ from psycopg import pq
 from . import forks
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
-from .core.evidence import Fault, Sighting
+from .core.evidence import Fault, Sighting, connect_fault
 from .drivers import ConnectFailed, DriverTimeout, steps
 from .drivers.asynchronous import Allowance, drive
 from .probe import Asked, asking, key_of, password_of, request
@@ -222,7 +222,7 @@ class Watch:
                 self.drop_session()
             raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
         except psycopg.Error as error:
-            raise ConnectFailed(str(error).strip(), Fault.REFUSED) from error
+            raise ConnectFailed(str(error).strip(), connect_fault(error.sqlstate)) from error
 
     def _connecting(self, conninfo: bytes) -> steps.Steps[Asked]:
         """Connect, and ask."""

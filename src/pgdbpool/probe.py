@@ -12,9 +12,9 @@ from psycopg.conninfo import make_conninfo
 
 from .config import EndpointSettings, GroupSettings, MonitorSettings, conninfo
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Health, Role, Sighting
+from .core.evidence import Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
-from .drivers import ConnectFailed, DriverTimeout, steps
+from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from .drivers.asynchronous import Allowance, call, resolved
 from .drivers.blocking import drive
 from .drivers.blocking import resolved as resolved_here
@@ -64,9 +64,12 @@ async def request(where: EndpointSettings, password: str | None, allowance: Allo
 
 
 def asking(session: pq.abc.PGconn) -> steps.Steps[Asked]:
-    """The question."""
+    """The question. A server that answers by an error is there; what it is, is not known then."""
     began = monotonic()
-    sighting = yield from steps.sighting(session)
+    try:
+        sighting = yield from steps.sighting(session)
+    except Unanswered:
+        sighting = Sighting(Report(Role.UNKNOWN))
     return Asked(session, sighting, monotonic() - began)
 
 
