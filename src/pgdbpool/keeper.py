@@ -92,18 +92,9 @@ class Parked(Waiter):
     __slots__ = ("_lock",)
 
     def __init__(self, since: float) -> None:
-        super().__init__(since)
         self._lock = lock = allocate_lock()
         lock.acquire()
-
-    def receive(self, slot: Slot) -> None:
-        try:
-            self.slot = slot
-        finally:
-            self._lock.release()
-
-    def wake(self) -> None:
-        self._lock.release()
+        super().__init__(since, lock.release)
 
     def park(self, seconds: float) -> bool:
         """Sleep until woken; False when the time is over."""
