@@ -28,7 +28,7 @@ from .core.plan import Order
 from .core.topology import Topology
 from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
-from .habitat import Door, look_for_loop, may_monitor, refuse_greenlets
+from .habitat import Door, look_for_fork, look_for_loop, may_monitor, refuse_greenlets
 from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
@@ -138,6 +138,7 @@ class Threaded:
         with self._starting:
             if not self._running and not self._stopped:
                 refuse_greenlets()
+                look_for_fork(self._name)
                 self._running = True
                 try:
                     threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
