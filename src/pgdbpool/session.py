@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -47,6 +47,8 @@ class Sessions:
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
         self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
+        # In the place of `Driver.password`, by a threaded pool: one that can be ended.
+        self.password: Callable[[Callable[[], Any], float], Coroutine[Any, Any, Any]] | None = None
 
     # -- opening ----------------------------------------------------------------------------------------------
 
@@ -175,12 +177,7 @@ class Sessions:
     async def _connect(self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
         password = where.password
         if callable(password):
-            try:
-                password = await self.driver.call(password, deadline)
-            except Exception as error:
-                raise ConnectFailed(
-                    f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED
-                ) from error
+            password = await (self.password or self.driver.password)(password, deadline)
         connect = partial(
             self.driver.connect,
             autocommit=how.autocommit,

@@ -79,10 +79,10 @@ class Driver(Protocol):
     ) -> Any:
         """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false."""
 
-    async def call(self, function: Callable[[], Any], deadline: float) -> Any:
-        """What a user's function that may block gives, a coroutine's result included; does not block an event loop.
+    async def password(self, ask: Callable[[], Any], deadline: float) -> Any:
+        """What a user's `pass` gives, which may block, a coroutine's result included; does not block an event loop.
 
-        Where it can be helped not after the deadline: raises DriverTimeout or TimeoutError.
+        Raises ConnectFailed, where it can be helped not after the deadline.
         """
 
     async def within(self, awaitable: Awaitable[Any], deadline: float) -> Any:
