@@ -241,7 +241,13 @@ def test_there_is_no_monitor_in_a_sub_interpreter_of_mod_wsgi(pg_node, open_pool
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="since 3.12 each interpreter has an asyncio of its own")
-def test_beside_sub_interpreters_the_pool_goes_on_without_a_monitor(pg_node, open_pool, mod_wsgi, caplog):
+@pytest.mark.parametrize(
+    ("server", "remedy"), [("mod_wsgi", "WSGIApplicationGroup %{GLOBAL}"), ("uwsgi", "--single-interpreter")]
+)
+def test_beside_sub_interpreters_the_pool_goes_on_without_a_monitor(
+    pg_node, open_pool, caplog, request, server, remedy
+):
+    request.getfixturevalue(server)
     interpreters = importlib.import_module("_xxsubinterpreters")
     pool = open_pool(config(pg_node, connection_count=1))
     before = query(pool)
@@ -252,5 +258,6 @@ def test_beside_sub_interpreters_the_pool_goes_on_without_a_monitor(pg_node, ope
         assert query(pool) != before, "the old one would have relied on the monitor to end a call without an answer"
         [said] = [line.getMessage() for line in caplog.records if "sub-interpreters" in line.getMessage()]
         assert "a process that has sub-interpreters as well, where there can be no monitor" in said
+        assert remedy in said
     finally:
         interpreters.destroy(company)

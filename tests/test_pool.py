@@ -124,6 +124,29 @@ def test_more_than_max_waiting_callers_are_turned_away_at_once(pg_node, open_poo
         pool.putconn(each.result(LIMIT))
 
 
+def test_one_whose_connection_was_no_good_waits_for_another_though_too_many_wait(pg_node, open_pool):
+    asked, answer, verdicts = threading.Event(), threading.Event(), iter([True])
+
+    def check(conn):
+        if next(verdicts, False):
+            asked.set()
+            assert answer.wait(LIMIT)
+            raise RuntimeError("not this one")
+
+    pool = open_pool(config(pg_node, connection_count=1, max_waiting=1, check=check))
+    unlucky = start(pool.getconn, timeout=LIMIT)
+    assert asked.wait(LIMIT)
+    waiting = start(pool.getconn, timeout=LIMIT)
+    wait_for(lambda: stats(pool).waiting == 1)
+    with pytest.raises(TooManyWaiting):
+        pool.getconn()
+    answer.set()
+    wait_for(lambda: unlucky.done() or waiting.done())
+    for each in sorted([unlucky, waiting], key=lambda each: not each.done()):
+        pool.putconn(each.result(LIMIT))
+    assert stats(pool).counters.rejections == 1
+
+
 def test_with_timeout_0_an_idle_connection_is_handed_out(pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=1, acquire_timeout=0))
     pool.wait(LIMIT)

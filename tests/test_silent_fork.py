@@ -49,6 +49,20 @@ assert backend(pool) == mine
     run(program, pg_node, check="ping")  # then none is handed out without a look, however short it has rested
 
 
+@pytest.mark.parametrize("check", ["auto", "off"])
+def test_where_forks_are_silent_a_connection_that_has_not_rested_is_found_to_be_the_parents_too(pg_node, check):
+    program = """
+from pgdbpool import base
+base.forks_in_silence = lambda: True  # as in a sub-interpreter of uWSGI
+pool = Pool(config)
+mine = backend(pool)
+theirs = in_child(lambda: [backend(pool), backend(pool)])
+assert theirs[0] == theirs[1] != mine
+assert backend(pool) == mine
+"""
+    run(program, pg_node, check=check)
+
+
 @pytest.mark.parametrize("decorators", [False, True], ids=["without uwsgidecorators", "with uwsgidecorators"])
 def test_uwsgis_hook_after_a_fork_is_joined_and_others_are_called_too(pg_node, decorators):
     program = """

@@ -28,6 +28,7 @@ from .core.stats import Books, EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver
 from .errors import UnconfiguredGroupError
+from .habitat import forks_in_silence
 from .herald import Herald
 from .holders import Holder
 from .publish import writer as publisher
@@ -88,9 +89,10 @@ class Base(ABC):
         monitor = self._settings.monitor or MonitorSettings()
         endpoints = [Endpoint(settings, self._random, monitor.slow_start) for settings in self._settings.db]
         groups = []
+        wary = forks_in_silence()
         for settings in self._settings.groups.values():
             policy: Policy = settings.balance if callable(settings.balance) else POLICIES[settings.balance]
-            group = Group(settings, policy, lock, self._random, _POLL_AFTER.get(settings.check, 0.0))
+            group = Group(settings, policy, lock, self._random, 0.0 if wary else _POLL_AFTER.get(settings.check, 0.0))
             group.closed = True  # until `open`
             if settings.leak_threshold:
                 group.note_at = 0.0

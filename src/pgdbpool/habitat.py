@@ -5,14 +5,16 @@ every checkout. Instead the lock that the driver takes around each statement is 
 that lets in only the pool's own thread: a stranger's first statement is refused before anything is sent, and so is a
 checkout that finds no connection at rest. The checkout that finds one, and the return, are as quick as before.
 
-A threaded pool needs threads that run. uWSGI gives them no time unless told to; that is said once in the log. Under
+A threaded pool needs threads that run. uWSGI gives them no time unless told to; that is said once in the log. And if
+they run while it forks its workers, those may hang: such a pool starts them in the workers, with its first use. Under
 gevent or eventlet a thread is a greenlet, and what libpq does with its sockets when a server dies can end the whole
 process (an assertion of libev's); so a pool refuses to start there. In an event loop a waiting caller holds up
 everybody else; that is said once in the log, too.
 
-In a process with several interpreters (mod_wsgi without ``WSGIApplicationGroup %{GLOBAL}``) there is no monitor: up to
-Python 3.11 asyncio mixes up the event loops and the exceptions of a process's interpreters. A pool then does as with
-``monitor: false``. Sub-interpreters may come late, so the main one looks again while it runs.
+In a process with several interpreters (mod_wsgi without ``WSGIApplicationGroup %{GLOBAL}``, uWSGI with several
+applications) there is no monitor: up to Python 3.11 asyncio mixes up the event loops and the exceptions of a process's
+interpreters. A pool then does as with ``monitor: false``. Sub-interpreters may come late, so the main one looks again
+while it runs. uWSGI tells none but the main one that it has forked; see `forks_in_silence`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import threading
 from _thread import get_ident
 from asyncio import _get_running_loop
 from importlib import import_module
+from types import ModuleType
 
 from .errors import WrongModelError
 
@@ -100,6 +103,28 @@ def look_for_threads(name: str) -> None:
         )
 
 
+def is_to_fork() -> bool:
+    """Whether uWSGI loads the application in this process, to fork its workers from it later.
+
+    It forks without the interpreter's lock. Whatever thread has that at the moment is not there in the worker, and does
+    not give it back: the worker hangs with its first request.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or not (uwsgi.opt.get(b"master") or uwsgi.opt.get("master")):
+        return False
+    return not uwsgi.worker_id() and not uwsgi.mule_id()
+
+
+def look_for_fork(name: str) -> None:
+    """Say once in the log if threads are started in a process that is to fork its workers, which may hang then."""
+    if is_to_fork():
+        say_once(
+            logging.WARNING,
+            f'{name}: type is "threaded", and the pool is used in the process from which uWSGI forks its workers: they '
+            'may hang. Use it in the workers only, say type = "non-threaded", or start uWSGI with --lazy-apps',
+        )
+
+
 def look_for_loop(name: str) -> None:
     """Say once in the log if a caller that waits holds up an event loop, and with it all other tasks."""
     if sub_interpreter():
@@ -119,23 +144,44 @@ def may_monitor(name: str) -> bool:
     if not group and not _has_sub_interpreters():
         return True
     where = f"the sub-interpreter {group!r}" if group else "a process that has sub-interpreters as well"
+    server, remedy = "uWSGI", "start it with --single-interpreter"
+    if "uwsgi" not in sys.modules:
+        server = "mod_wsgi"
+        remedy = "say WSGIApplicationGroup %{GLOBAL} in Apache's configuration, with a WSGIDaemonProcess for each"
     say_once(
         logging.WARNING,
-        f"{name}: mod_wsgi runs this application in {where}, where there can be no monitor: say "
-        "WSGIApplicationGroup %{GLOBAL} in Apache's configuration, with a WSGIDaemonProcess for each application",
+        f"{name}: {server} runs several applications in one process, this one in {where}, where there can be no "
+        f"monitor: {remedy}",
     )
     return False
 
 
+def forks_in_silence() -> bool:
+    """Whether a pool that is made here is perhaps never told of a fork: so it has to look at each checkout.
+
+    uWSGI calls the `post_fork_hook` of the main interpreter only. Those of its applications that are in others would
+    otherwise share, in all workers, the connections that they had before the fork.
+    """
+    return "uwsgi" in sys.modules and bool(sub_interpreter())
+
+
 def sub_interpreter() -> str:
-    """Its name, if mod_wsgi runs us in one."""
+    """Its name, if mod_wsgi or uWSGI runs us in one."""
+    if "uwsgi" in sys.modules:
+        interpreters = _interpreters()
+        current = interpreters.get_current()
+        return "" if current == interpreters.get_main() else str(current)
     return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
 
 
 def _has_sub_interpreters() -> bool:
-    if "mod_wsgi" not in sys.modules or sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 12) or sys.modules.keys().isdisjoint(("mod_wsgi", "uwsgi")):
         return False
-    return len(import_module("_xxsubinterpreters").list_all()) > 1
+    return len(_interpreters().list_all()) > 1
+
+
+def _interpreters() -> ModuleType:
+    return import_module("_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters")
 
 
 def say_once(level: int, words: str, of: str = "") -> None:

@@ -28,7 +28,7 @@ from .core.plan import Order
 from .core.topology import Topology
 from .drivers.blocking import keep_to, run
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
-from .habitat import Door, look_for_loop, may_monitor, refuse_greenlets
+from .habitat import Door, look_for_fork, look_for_loop, may_monitor, refuse_greenlets
 from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
@@ -92,18 +92,9 @@ class Parked(Waiter):
     __slots__ = ("_lock",)
 
     def __init__(self, since: float) -> None:
-        super().__init__(since)
         self._lock = lock = allocate_lock()
         lock.acquire()
-
-    def receive(self, slot: Slot) -> None:
-        try:
-            self.slot = slot
-        finally:
-            self._lock.release()
-
-    def wake(self) -> None:
-        self._lock.release()
+        super().__init__(since, lock.release)
 
     def park(self, seconds: float) -> bool:
         """Sleep until woken; False when the time is over."""
@@ -147,6 +138,7 @@ class Threaded:
         with self._starting:
             if not self._running and not self._stopped:
                 refuse_greenlets()
+                look_for_fork(self._name)
                 self._running = True
                 try:
                     threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()

@@ -234,7 +234,8 @@ class Sessions:
             return True
         check = group.settings.check
         try:
-            if check != "auto" or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
+            # `off` comes here where a fork may have gone unnoticed, and when the whole pool is asked.
+            if check not in ("auto", "off") or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
                     await self._outcome(check(slot.conn), deadline)
                     await self._end_transaction(slot.conn, "check")

@@ -29,7 +29,7 @@ from .core.times import PER_SECOND
 from .drivers import Status, blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
-from .habitat import Door, look_for_threads, refuse_greenlets
+from .habitat import Door, is_to_fork, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
 from .leaks import Leaks, note
@@ -163,6 +163,8 @@ class Pool(Base):
         self._closed = False
         self._employ_keeper()
         self._topology.open()
+        if self._threaded and is_to_fork():
+            return  # its threads are started in the workers, as in any child: with the first use
         self._appear()  # first, or the first events would be missing
         self._keeper.start()
         for group in self._topology.groups:

@@ -21,6 +21,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any
@@ -61,7 +62,7 @@ class Pending(Waiter):
     __slots__ = ("_thread", "future", "gone")
 
     def __init__(self, since: float, future: asyncio.Future[None]) -> None:
-        super().__init__(since)
+        super().__init__(since, partial(_wake, future))
         self.future = future
         self.gone = False
         self._thread = get_ident()
@@ -80,10 +81,6 @@ class Pending(Waiter):
         else:
             self._hand_over(self.fail, error)
 
-    def wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
     def _receive_late(self, slot: Slot) -> None:
         if self.gone:
             slot.lane.group.give(slot, monotonic())
@@ -93,6 +90,11 @@ class Pending(Waiter):
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and nobody waits
             self.future.get_loop().call_soon_threadsafe(what, *args)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Told(ToldHere):
@@ -280,12 +282,17 @@ class Tasks:
         loop = self.loop
         if loop is None or self._rung:
             return
-        self._rung = True
-        with suppress(RuntimeError):  # the loop was closed, and the pool was not
+        try:
+            self._rung = True  # first: in the loop of another thread the round may come at once
             if get_ident() == self._thread:
                 loop.call_soon(self._round)
             else:
                 loop.call_soon_threadsafe(self._round)
+        except RuntimeError:  # the loop was closed, and the pool was not
+            pass
+        except BaseException:  # a signal handler: one round too many does no harm, and none at all would for ever
+            self._rung = False
+            raise
 
     async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         """A slot, before the deadline. Raises PoolTimeout and relatives."""
@@ -362,18 +369,21 @@ class Tasks:
         self._rung = False
         if self.loop is None:
             return
-        due = monotonic() + _LONGEST_SLEEP
+        due = 0.0
         try:
-            due = min(due, self._look_after())
+            due = self._look_after()
         except Exception:  # a bug must not stop the pool from healing
+            due = float("inf")
             logger.exception("%s: the keeper failed, and goes on", self._name)
-        self._sleep(max(due - monotonic(), _SHORTEST_SLEEP))
+        finally:  # nor must a signal handler that raises
+            self._sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
 
     def _sleep(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        last = self._timer
         if self.loop is not None:
             self._timer = self.loop.call_later(seconds, self.wake)
+        if last is not None:
+            last.cancel()
 
     def _look_after(self) -> float:
         self._sessions.abort()

@@ -226,6 +226,45 @@ def test_sessions_of_others_take_room_and_those_of_this_pool_do_not(small: Node,
             pool.putconn(conn)
 
 
+@pytest.mark.parametrize(
+    ("environment", "params", "group"),
+    [
+        (None, None, "größe " + 60 * "x"),
+        (None, "the shop", "g"),
+        ("the shop", None, "g"),
+        ("", None, "g"),
+        ("the shop", "another", "g"),
+    ],
+    ids=["long", "params", "environment", "empty", "both"],
+)
+def test_the_sessions_of_this_pool_are_known_by_whatever_name_they_have(
+    small: Node, tmp_path: Path, monkeypatch: Any, environment: str | None, params: str | None, group: str
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("PGAPPNAME", environment)
+    given = "" if params is None else f'[db.params]\napplication_name = "{params}"\n'
+    path = toml(tmp_path, small, groups=f'{given}[groups."{group}"]\nconnection_count = 12')
+    with psycopg.connect(small.conninfo(application_name="somebody else")), Pool.from_toml(path) as pool:
+        held = [pool.getconn(group) for _ in range(3)]
+        [endpoint] = run("check", path, "--json").json["endpoints"]
+        assert endpoint["others"] == 1
+        assert 3 <= endpoint["ours"] <= 5  # three, and the monitor's
+        for conn in held:
+            pool.putconn(conn)
+
+
+def test_sessions_with_the_names_of_this_pool_are_its_own_though_it_would_use_another_here(
+    small: Node, tmp_path: Path
+) -> None:
+    path = toml(tmp_path, small, groups="[groups.g]")
+    with Pool.from_toml(path) as pool:
+        conn = pool.getconn("g")
+        [endpoint] = run("check", path, "--json", PGAPPNAME="the shop").json["endpoints"]
+        assert endpoint["others"] == 0
+        assert 1 <= endpoint["ours"] <= 4
+        pool.putconn(conn)
+
+
 @pytest.mark.parametrize("what", ["role", "database"])
 def test_the_limit_of_a_role_or_database_counts(small: Node, tmp_path: Path, what: str) -> None:
     path = toml(tmp_path, small, groups="[groups.g]\nconnection_count = 5")

@@ -60,13 +60,13 @@ class Caller(Waiter):
     __slots__ = ("deadline", "group", "on_wake", "woken")
 
     def __init__(self, since: float = 0.0, deadline: float = float("inf")) -> None:
-        super().__init__(since)
+        super().__init__(since, self._count)
         self.deadline = deadline
         self.group: Group | None = None
         self.on_wake: Callable[[Caller], None] = lambda caller: None
         self.woken = 0
 
-    def wake(self) -> None:
+    def _count(self) -> None:
         self.woken += 1
         self.on_wake(self)
 

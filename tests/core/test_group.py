@@ -233,7 +233,7 @@ def test_nobody_waits_for_a_closed_group():
 
 
 def test_a_waiter_is_claimed_once():
-    waiter = Waiter(0.0)
+    waiter = Waiter(0.0, lambda: None)
     assert [waiter.claim(), waiter.claim()] == [True, False]
 
 

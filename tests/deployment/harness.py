@@ -172,13 +172,14 @@ def at_work(
     groups: Mapping[str, int] | None = None,
     environment: Mapping[str, str] | None = None,
     command: str = "",
+    root: str = "",
 ) -> Iterator[Work]:
     """The server of a row, with clients that ask it, for the length of a ``with`` block; then it is stopped.
 
     Stopping it sees that no process and no connection is left.
     """
     assert backends(cluster) == {}, "somebody else is at work"
-    server = Server(row, cluster, folder, groups=groups, environment=environment, command=command)
+    server = Server(row, cluster, folder, groups=groups, environment=environment, command=command, root=root)
     with Watch(cluster) as watch, server, Load(server, clients) as load:
         load.wait_for_each(2, "first answers")
         yield Work(server, cluster, load, watch)

@@ -38,7 +38,8 @@ PLAIN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); o
 class Server:
     """One server at work: ``with Server(row, cluster, tmp_path) as server: ...``
 
-    `groups` and `environment` are put in the place of the row's, or added; `command` too.
+    `groups` and `environment` are put in the place of the row's, or added; `command` too. `root` is where the
+    application is found.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Server:
         environment: Mapping[str, str] | None = None,
         command: str = "",
         model: str = "",
+        root: str = "",
     ) -> None:
         if problem := missing(row):
             pytest.skip(problem)
         self.row = replace(row, groups=groups or row.groups, command=command or row.command, model=model or row.model)
         self._environment = dict(environment or {})
         self._cluster = cluster
+        self._root = root
         self.folder = folder / "examples"
         self._log = folder / "server.log"
         self._port = ReservedPort()
@@ -201,7 +204,7 @@ class Server:
         """One request on a connection of its own: status and JSON. Raises OSError and HTTPException."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_LIMIT)
         try:
-            connection.request(method, path, headers={"Connection": "close"})
+            connection.request(method, self._root + path, headers={"Connection": "close"})
             answer = connection.getresponse()
             body = answer.read()
             if "Content-Type" not in answer.headers:  # which looks like an answer to http.client

@@ -43,12 +43,12 @@ class Parked(Waiter):
     __slots__ = ("bell", "book", "enqueued", "first", "group", "rank", "who")
 
     def __init__(self, book: Book, group: Group, since: float, first: bool) -> None:
-        super().__init__(since)
+        self.bell = Bell()
+        super().__init__(since, self.bell.ring)
         self.book = book
         self.group = group
         self.first = first
         self.who = book.who()
-        self.bell = Bell()
         self.enqueued = False
         self.rank = 0  # its place in the queue, set by the queue
 
@@ -70,9 +70,6 @@ class Parked(Waiter):
         if book.clock.trace:
             book.say(f"hands {slot.conn} of {slot.lane.group.name} to {self.who}")
         super().receive(slot)
-
-    def wake(self) -> None:
-        self.bell.ring()
 
 
 class Threaded:

@@ -130,7 +130,8 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     acquire_timeout: float = 30.0
     """Seconds a checkout may take. 0: do not wait."""
     max_waiting: int = 0
-    """The most callers that may wait. 0: no limit."""
+    """The most callers that may wait. One that had its turn and got a connection that was no good is never turned away.
+    0: no limit."""
     max_lifetime: float = 3600.0
     """Seconds after which a connection is replaced, up to 10 % earlier at random. 0: no limit."""
     max_idle: float = 600.0

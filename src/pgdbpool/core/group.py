@@ -38,12 +38,13 @@ Lock = AbstractContextManager[Any]
 
 
 class Waiter:
-    """A caller waiting for a slot. A shell gives `wake` a body: release a lock, set a future's result."""
+    """A caller waiting for a slot. Its shell says what wakes it: to release a lock, say, to set a future's result."""
 
-    __slots__ = ("_unclaimed", "error", "since", "slot")
+    __slots__ = ("_unclaimed", "error", "since", "slot", "wake")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, since: float, wake: Callable[[], object]) -> None:
         self._unclaimed = [None]
+        self.wake = wake
         self.slot: Slot | None = None
         self.error: Exception | None = None
         self.since = since
@@ -73,9 +74,6 @@ class Waiter:
             self.error = error
         finally:
             self.wake()
-
-    def wake(self) -> None:
-        raise NotImplementedError  # pragma: no cover
 
 
 class Tier:
@@ -283,6 +281,7 @@ class Group:
     def enqueue(self, waiter: Waiter, *, first: bool = False) -> None:
         """Join the waiters, in front if the caller already had its turn and drew a dead connection.
 
+        Such a one is not turned away by `max_waiting`: it was let in before, and the fault is ours.
         Raises PoolClosed, TooManyWaiting, or DBOfflineError where every endpoint refuses us for good.
         """
         with self.lock:

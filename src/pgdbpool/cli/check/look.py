@@ -22,6 +22,7 @@ from pgdbpool.drivers.blocking import drive
 
 ANSWER = 5.0  # s: how long a question may take
 ROUND_TRIPS = 10
+_AS = "check"  # what takes the place of a group's name in ours
 
 # An ordinary role may ask all of this. What it may not see of other users' sessions (backend_type) is null: those count
 # as clients, unless they belong to nobody or to no database, as the server's own workers and WAL senders do.
@@ -43,11 +44,17 @@ select pg_catalog.current_setting('server_version'),
 from pg_catalog.pg_roles r, pg_catalog.pg_database d
 where r.rolname = current_user and d.datname = pg_catalog.current_database()
 """
+# The server shows names in its own way, cut off and with other characters: it is asked how. Up to the end of the
+# statement we bear them ourselves.
 _ACTIVITY = """
-with activity as (
+with ours as (
+  select pg_catalog.left(pg_catalog.set_config('application_name', name, true),
+    pg_catalog.current_setting('max_identifier_length')::int) as name
+  from pg_catalog.unnest({names}) as name
+), activity as (
   select usesysid, datid,
     coalesce(usename = current_user and datname = pg_catalog.current_database()
-             and application_name = any({names}), false) as ours
+             and application_name in (select name from ours), false) as ours
   from pg_catalog.pg_stat_activity
   where pid <> pg_catalog.pg_backend_pid() and datid is not null and usesysid is not null
     and coalesce(backend_type, 'client backend') = 'client backend')
@@ -115,7 +122,7 @@ def look(where: EndpointSettings, groups: list[GroupSettings]) -> Look:
 
 def _look(where: EndpointSettings, groups: list[GroupSettings], password: Any) -> Look:
     began = monotonic()
-    session = _connect(where, GroupSettings(name="check"), password, options=False)
+    session = _connect(where, GroupSettings(name=_AS), password, options=False)
     connect_time = monotonic() - began
     try:
         sighting = drive(steps.sighting(session), monotonic() + ANSWER)
@@ -142,8 +149,7 @@ def _connect(where: EndpointSettings, group: GroupSettings, password: Any, *, op
 
 
 def _facts(session: pq.abc.PGconn, where: EndpointSettings, groups: list[GroupSettings]) -> Facts | None:
-    named = where.params.get("application_name")
-    names = [named] if named else [f"pgdbpool:{name}" for name in ("monitor", *(group.name for group in groups))]
+    names = _names(session, where, groups)
     activity = _ACTIVITY.format(names=f"array[{', '.join(map(_literal, names))}]")
     row = _row(session, activity + _FACTS)
     if row is None:
@@ -174,6 +180,17 @@ def _facts(session: pq.abc.PGconn, where: EndpointSettings, groups: list[GroupSe
         temp_buffers=int(row[13]),
         work_mem=int(row[14]),
     )
+
+
+def _names(session: pq.abc.PGconn, where: EndpointSettings, groups: list[GroupSettings]) -> list[str]:
+    """By what names the server knows the connections of a pool of this configuration."""
+    names = [f"pgdbpool:{name}" for name in ("monitor", *(group.name for group in groups))]
+    said = session.parameter_status(b"application_name")
+    if said is None or said == f"pgdbpool:{_AS}".encode():
+        return names
+    named = said.decode("utf-8", "replace")
+    # By the environment or a service file: a process of the application may have another.
+    return [named] if "application_name" in where.params else [named, *names]
 
 
 def _enter(where: EndpointSettings, group: GroupSettings, password: Any) -> Entry:
