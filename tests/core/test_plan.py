@@ -180,6 +180,34 @@ def test_a_lane_without_room_is_not_wished_for():
     assert world.wishes == []
 
 
+def test_with_spill_a_preferred_endpoint_that_came_back_does_not_stay_empty():
+    world = proven(World([Place("a"), Place("b", priority=1)], [Rules(spill=True)]))
+    lane_a, lane_b = world.group.lanes
+    (spare,) = world.grow(lane_b)
+    assert world.take() is spare
+    assert world.wishes == ["g"]
+    assert world.places_of(world.plan()) == ["a"]
+    world.give(spare)
+    world.grow(lane_a)
+    assert world.lease().lane is lane_a
+
+
+def test_with_spill_a_preferred_endpoint_without_room_is_not_wished_for():
+    world = proven(World([Place("a"), Place("b", priority=1)], [Rules(connection_count=1, spill=True)]))
+    lane_a, lane_b = world.group.lanes
+    world.grow(lane_a)
+    world.lease()
+    (spare,) = world.grow(lane_b)
+    assert world.take() is spare
+    assert world.wishes == []
+
+
+def test_with_spill_an_endpoint_is_not_wished_for_where_nothing_is_idle():
+    world = proven(World([Place("a"), Place("b", priority=1)], [Rules(spill=True)]))
+    assert world.take() is None
+    assert world.wishes == []
+
+
 # -- keeping warm -----------------------------------------------------------------------------------------------
 
 

@@ -10,17 +10,18 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pgdbpool.core.endpoint import Endpoint
+from pgdbpool.core.endpoint import URGENT, Endpoint
 from pgdbpool.core.evidence import Fault, Health, Identity, Report, Role, Sighting
-from pgdbpool.core.group import Group
+from pgdbpool.core.group import Group, Route
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.plan import Order
 from pgdbpool.core.topology import Topology
 
-from .clock import Clock
+from .clock import FOREVER, Clock
 from .servers import Session
 from .shared import Lock, Queue, Shared, Slots, Violation
 
+LEAST_PAUSE = 0.1 * URGENT  # s between two connects to one endpoint for callers who are in a hurry, see `backoff`
 IN_VAIN = ("role", "resized", "displaced")  # closed for reasons of our own, which must not lead to new connects
 
 
@@ -36,6 +37,7 @@ class Book:
         self.orders: list[Order] = []
         self.attempts: dict[Endpoint, deque[float]] = {}
         self.ended: dict[Endpoint, deque[float]] = {}
+        self.hurried: dict[Lane, float] = {}  # when its last caller in a hurry gave up, and nothing has changed since
         self.giving: tuple[Slot | None, int] = (None, 0)  # the slot that comes back, and since which step
         self.failed_probes: dict[Endpoint, int] = {}  # in a row
         self.outages: set[tuple[str, str]] = set()  # groups that were told of it, and endpoints
@@ -113,19 +115,26 @@ class BookedGroup(Group):
         self.waiters = Queue(book.others_run, self.settings.max_waiting)
         self.closing = Closing(book)
 
+    def lead(self, route: Route) -> None:
+        if route:  # found again, by another way: whoever gave up before may have been too early
+            for lane in self.lanes:
+                self.book.hurried.pop(lane, None)
+        super().lead(route)
+
     def take(self, now: float) -> Slot | None:
         book = self.book
-        steps, waiting = book.clock.steps, len(self.waiters)
+        steps, waiting = book.clock.steps, tuple(self.waiters)
         slot = super().take(now)
         if slot is None:
             return None
         book.hold(slot, book.who())
         if book.clock.trace:
             book.say(f"takes {slot.conn} of {self.name}")
+        for waiter in waiting:
+            if waiter in self.waiters and not waiter.claimed:
+                raise Violation(f"{book.who()} came and was served before {waiter.who}, who waits: no overtaking")
         if book.clock.steps == steps:  # nobody came in between
             lane = slot.lane
-            if waiting:
-                raise Violation("a newcomer was served before those who wait")
             if not lane.live or lane not in [lane for tier in self.route for lane in tier.lanes]:
                 raise Violation(f"{slot.conn} was taken off the route of {self.name}")
             if slot.generation != lane.generation:
@@ -223,6 +232,9 @@ class BookedTopology(Topology):
         orders = super().plan(now, only, demand)
         for order in orders:
             endpoint = order.lane.endpoint
+            since = now - self.book.hurried.get(order.lane, -FOREVER)
+            if since < LEAST_PAUSE:
+                raise Violation(f"{name(order.lane)}: dialled again {since:.4f} s after a caller in a hurry gave up")
             self.book.orders.append(order)
             self.book.counts["connects"] += 1
             self.book.attempts[endpoint].append(self.book.clock.now)
@@ -267,6 +279,11 @@ class BookedTopology(Topology):
     def cancelled(self, order: Order) -> None:
         self._ended(order, "given up")
         super().cancelled(order)
+
+    def put_off(self, lane: Lane, now: float) -> None:
+        super().put_off(lane, now)
+        self.book.counts["put off"] += 1
+        self.book.hurried[lane] = now
 
     def _ended(self, order: Order, how: str) -> None:
         book = self.book

@@ -6,6 +6,8 @@ interrupted at any moment; what it held then goes back.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from math import ceil
 from random import Random
 
@@ -30,6 +32,7 @@ from .scenario import CallerPlan
 from .shared import Violation
 from .watch import Watch
 
+VISITS = 100  # at most, that are untimely
 LATE = 0.1  # s that a checkout may take beyond its deadline: a few turns of losing the processor
 
 
@@ -113,22 +116,31 @@ class Caller:
         self.plan = plan
         self.random = random
         self.working = True
-        self._closing_time = Bell()
+        self._call = Bell()
         self._visits = 0
 
     def go_home(self) -> None:
         """As soon as what is under way is done."""
         self.working = False
-        self._closing_time.ring()
+        self._call.ring()
+
+    def come(self) -> bool:
+        """Do not wait for the next visit. False: it is under way."""
+        resting = self._call.task is not None
+        if resting:
+            self._call.ring()
+        return resting
 
     async def run(self) -> None:
         clock = self.pool.clock
         while self.working:
-            await hear(self._closing_time, self._next_visit())
+            await hear(self._call, self._next_visit())
             if not self.working:
                 return
             try:
-                await self.visit(self.plan.nested)
+                for _ in range(1 + self.plan.insists):
+                    if await self.visit(self.plan.nested) or not self.working:
+                        break
             except Interrupted:
                 self.pool.book.counts["interrupted"] += 1
                 if clock.trace:
@@ -139,8 +151,8 @@ class Caller:
         wave = self.plan.wave
         return wave * ceil(at / wave) if wave else at
 
-    async def visit(self, nested: int) -> None:
-        """One checkout, and perhaps others within it."""
+    async def visit(self, nested: int) -> bool:
+        """One checkout, and perhaps others within it. False: it took too long."""
         random, counts = self.random, self.pool.book.counts
         group = self.pool.groups[random.choice(self.plan.groups)]
         patience = random.choice(self.plan.patience)
@@ -150,7 +162,7 @@ class Caller:
             slot = await self.pool.checkout(group, patience)
         except (PoolTimeout, DBOfflineError, PoolClosed) as refusal:
             self._refused(group, refusal)
-            return
+            return not isinstance(refusal, PoolTimeout)
         counts["served"] += 1
         error: BaseException | None = None
         try:
@@ -170,6 +182,7 @@ class Caller:
                 counts["OutcomeUnknown"] += 1
             except DBConnectionError:
                 counts["DBConnectionError"] += 1
+        return True
 
     def _plan_interrupt(self, seconds: float) -> None:
         task = self.pool.clock.running
@@ -205,6 +218,27 @@ class Caller:
             await driver.execute(session, work - spent, writes=writes)
         if random.random() < 0.3:  # its server may end the session while nobody looks
             await sleep(seconds * random.random())
+
+
+class Crowd:
+    """The callers that come when it is least convenient: while another has lost the processor inside core.
+
+    Left to chance that would hardly ever be so, since there a thread stands for microseconds.
+    """
+
+    def __init__(self, callers: Sequence[Caller]) -> None:
+        self._untimely = deque(caller for caller in callers if caller.plan.untimely)
+        self._left = VISITS
+
+    def come(self) -> None:
+        """One of them, the one that has come least often first."""
+        if self._left:
+            for caller in self._untimely:
+                if caller.come():
+                    self._untimely.remove(caller)
+                    self._untimely.append(caller)
+                    self._left -= 1
+                    break
 
 
 class Owner:

@@ -86,6 +86,7 @@ class Clock:
         self._events: list[tuple[float, int, Timer]] = []
         self._numbers = count()
         self._depth = 0
+        self.on_preempt: Callable[[], None] = lambda: None
         self.running: Task | None = None
         self.tasks: list[Task] = []
 
@@ -138,6 +139,7 @@ class Clock:
         until = self.now + _AWAY * self._random()
         outer = self.running
         self._depth += 1
+        self.on_preempt()
         try:
             for _ in range(1 + int(_OTHERS * self._random())):
                 if not self.step(until):

@@ -23,7 +23,7 @@ from pgdbpool.errors import PoolClosed
 from pgdbpool.session import Sessions
 
 from .book import Book, BookedGroup, BookedTopology
-from .callers import Caller, Owner, Pool
+from .callers import Caller, Crowd, Owner, Pool
 from .clock import Clock
 from .driver import SimulatedDriver
 from .keepers import Inline, Keeper, Threaded
@@ -136,6 +136,7 @@ class World:
         self.weather.schedule(scenario.strikes, end)
         for number, caller in enumerate(self.callers):
             clock.spawn(f"caller {number + 1}", caller.run())
+        clock.on_preempt = Crowd(self.callers).come
         if scenario.owner and scenario.threaded:
             clock.spawn("owner", self.owner.run(end, 6))
         self._until(lambda: False, end)

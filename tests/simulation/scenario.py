@@ -57,6 +57,8 @@ class CallerPlan:
     use: float
     cancelled: float  # share of checkouts
     leaves_open: float  # share of checkouts that come back within a transaction
+    insists: int  # times that it comes again at once when it got nothing in time
+    untimely: bool  # comes, if it rests, when another loses the processor inside core
     nested: int = 1  # checkouts at a time
 
 
@@ -184,6 +186,8 @@ def _callers(random: Random, groups: int, threaded: bool, trouble: float) -> tup
                 use=use,
                 cancelled=choice([0.0, 0.0, 0.1, 0.3]),
                 leaves_open=choice([0.0, 0.1, 0.5]),
+                insists=choice([0, 0, 1, 3]),
+                untimely=threaded and random.random() < 0.5,
                 nested=1 if threaded else choice([1, 1, 2, 3]),
             )
         )

@@ -81,7 +81,7 @@ def test_everything_that_can_happen_has_happened() -> None:
 EXPECTED = """
     served; waits; handed over; PoolTimeout; TooManyWaiting; PoolExhausted; DBOfflineError; OutcomeUnknown
     DBConnectionError; Lost; Refused; interrupted; interrupted with a slot; resets; aborts; outages told
-    session lost; goodbyes; silent; reported; write refused; opened; probes
+    session lost; goodbyes; put off; silent; reported; write refused; opened; probes
     connect: refused; connect: timeout; connect: starting; connect: full; connect: misconfigured
     connect: not made ready; connect: given up
     probe: refused; probe: timeout; probe: starting; probe: full; probe: misconfigured

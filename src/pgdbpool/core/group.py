@@ -208,11 +208,17 @@ class Group:
         """Another lane of the tier with something idle; the one asked first gets a connection opened there."""
         for other in tier.lanes:
             if other.idle:
-                if not lane.wished and lane.room:
-                    lane.wished = True
-                    self.wish()
+                self._wish_for(lane)
                 return other
+        # So does the best one if all that is idle is in a tier less preferred.
+        if any(other.idle for each in self.route[1:] if each is not tier for other in each.lanes):
+            self._wish_for(lane)
         return None
+
+    def _wish_for(self, lane: Lane) -> None:
+        if not lane.wished and lane.room:
+            lane.wished = True
+            self.wish()
 
     def give(self, slot: Slot, now: float) -> None:
         """Take back a slot whose session is idle and clean."""
