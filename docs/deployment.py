@@ -9,7 +9,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class Deployment(SphinxDirective):
-    """``.. deployment:: gunicorn-threads``: command, model, sizes, how to reload."""
+    """``.. deployment:: gunicorn-threads``: command, model, sizes, how to reload and to end."""
 
     required_arguments = 1  # the row's name
 
@@ -27,6 +27,7 @@ class Deployment(SphinxDirective):
         groups = ", ".join(f"{name} {count}" for name, count in row.groups.items())
         how, what = row.reload.split(maxsplit=1)
         reload = {"signal": f"``kill -{what}`` to the first process", "run": f"``{what}``"}.get(how, f"edit ``{what}``")
+        end = "Ctrl-C" if row.stop == "ctrl-c" else f"``kill -{row.stop.split()[1]}`` to the first process"
         text = f"""
 .. code-block:: shell
 
@@ -45,6 +46,8 @@ class Deployment(SphinxDirective):
      - {row.connections} connections
    * - New workers
      - {reload}
+   * - To end it
+     - {end}
    * - By hand
      - ``make examples ROW={row.name}``
 """

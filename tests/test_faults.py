@@ -17,7 +17,17 @@ from conftest import LIMIT, backends, config, output, python, wait_for
 from support import Wire, grow, hold, in_turn, one, pid, put, start, stats
 from support import tidy as tidy
 
-from pgdbpool import DBConnectionError, DBOfflineError, DBQueryError, Error, Handler, OutcomeUnknown, Pool, PoolTimeout
+from pgdbpool import (
+    DBConnectionError,
+    DBOfflineError,
+    DBQueryError,
+    Error,
+    Handler,
+    OutcomeUnknown,
+    Pool,
+    PoolTimeout,
+    habitat,
+)
 from pgdbpool import pool as dbpool
 from pgdbpool.drivers.psycopg3 import quiet
 from pgdbpool.testing import Cluster, Impostor
@@ -281,6 +291,19 @@ print("fine")
 """
     settings = config(pg_node, connection_count=2)
     assert output(python(program, json.dumps(settings))) == "fine\n"
+
+
+def test_a_server_that_has_no_room_is_said_once_in_the_log_with_what_tells_how_much_it_takes(
+    open_pool, caplog, monkeypatch
+):
+    monkeypatch.setattr(habitat, "_said", {})  # as in a new process
+    with Impostor("53300") as full:
+        pool = open_pool(config(full.endpoint()))
+        with caplog.at_level(logging.WARNING, "pgdbpool"), pytest.raises(PoolTimeout):
+            pool.getconn(timeout=1.0)
+    [said] = [text for text in caplog.messages if "takes no more connections" in text]
+    assert "sorry, too many clients already" in said
+    assert "pgdbpool check CONFIG --processes N" in said
 
 
 def test_a_server_that_was_full_from_the_start_lets_the_pool_in_when_there_is_room(guarded, open_pool):

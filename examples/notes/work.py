@@ -6,12 +6,15 @@ with what is to be sent as JSON. `failure` says what a client is told when the d
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import psycopg
 
 from pgdbpool import Error, OutcomeUnknown, Pool
+
+logger = logging.getLogger("notes")
 
 MOST_ROWS = 100_000
 
@@ -90,6 +93,7 @@ FAILURES = (Error, psycopg.Error)
 
 def failure(error: Exception) -> tuple[int, Answer]:
     """The status and the answer for one of FAILURES. What the database said is for the log, not for the client."""
+    logger.warning("%s: %s", type(error).__name__, error)
     if isinstance(error, OutcomeUnknown):  # the connection was lost during COMMIT: the client has to look
         return 500, {"error": "outcome-unknown"}
     if isinstance(error, psycopg.Error):  # lost in the middle of a statement, or refused

@@ -23,6 +23,7 @@ from .core.plan import Order
 from .core.topology import Topology
 from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status
 from .errors import DBConnectionError, OutcomeUnknown
+from .habitat import say_once
 
 logger = logging.getLogger("pgdbpool")
 
@@ -74,6 +75,13 @@ class Sessions:
             self.topology.cancelled(order)
             return
         except ConnectFailed as error:
+            if error.sqlstate == "53300":
+                say_once(
+                    logging.WARNING,
+                    f"{endpoint.label} takes no more connections: {error}; how many this configuration may open says "
+                    "pgdbpool check CONFIG --processes N",
+                    of=f"{endpoint.label} is full",
+                )
             if error.fault is Fault.TIMEOUT and hurried:
                 self.topology.given_up(order, monotonic())
             else:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from examples.rows import Row
 from pgdbpool.base import POLL_AFTER
-from pgdbpool.testing import Cluster
+from pgdbpool.testing import Cluster, Node
 
 from .load import Load, Operation
 from .server import LIMIT, Server, backends
@@ -51,15 +51,20 @@ class Work:
     # -- what happens to it ---------------------------------------------------------------------------------------
 
     def lose_a_standby(self) -> None:
-        """kill -9 a standby; requests of all kinds are answered; it comes back."""
-        node = self.cluster.standbys[0]
+        """kill -9 a standby; requests of all kinds are answered, reads by the other; it comes back and serves again."""
+        node, other = self.cluster.standbys
+        self.load.wait_for(1, "a read on the standby that is to be lost", by(node))
         began = time.monotonic()
         node.kill()
         self.load.wait_for_each(3, "answers without one standby")
         self._lost(began)
+        self.load.wait_for(3, "reads on the standby that is left", by(other))
         node.start()
         node.wait_ready(LIMIT)
         self.load.wait_for_each(1, "answers with the standby back")
+        self.load.wait_for(1, "a read on the standby that is back", by(node))
+        reads = [op for op in self.load.operations if op.kind == "read" and op.good and op.began > began]
+        assert {op.answer["server"] for op in reads} == {address(node), address(other)}
 
     def lose_the_primary(self) -> None:
         """kill -9 the primary and promote a standby; requests of all kinds are answered."""
@@ -68,7 +73,7 @@ class Work:
         self.load.wait_for_each(3, "answers after the failover")
         self._lost(began)
         writes = [op for op in self.load.operations if op.kind != "read" and op.good and op.began > began]
-        assert writes[-1].answer["server"] == f"{new.host}:{new.port}"
+        assert writes[-1].answer["server"] == address(new)
 
     def _lost(self, began: float) -> None:
         """All is well again, but for connections that were used a moment ago: the next step is not to be blamed."""
@@ -155,6 +160,7 @@ class Work:
     def _check_connections(self, others: int) -> None:
         one = self.row.connections // self.row.processes
         most = self.row.connections + others * one
+        assert any(look.seen for look in self.watch.looks), "nobody has looked"
         edges = [0.0, *(moment for reload in self._reloads for moment in reload), float("inf")]
         for since, until in zip(edges[::2], edges[1::2], strict=True):
             assert self.watch.most(since, until) <= most, f"more connections than {most}"
@@ -183,6 +189,16 @@ def at_work(
     with Watch(cluster) as watch, server, Load(server, clients) as load:
         load.wait_for_each(2, "first answers")
         yield Work(server, cluster, load, watch)
+
+
+def address(node: Node) -> str:
+    """A server as the application names it."""
+    return f"{node.host}:{node.port}"
+
+
+def by(node: Node) -> Callable[[Operation], bool]:
+    """Whether a read was answered by this server."""
+    return lambda op: op.kind == "read" and bool(op.answer["server"] == address(node))
 
 
 def check_rows(cluster: Cluster, operations: Collection[Operation]) -> None:

@@ -118,14 +118,18 @@ class Server:
     def stop(self) -> None:
         """End it as one does, and see that nothing of it is left: no process, no connection."""
         process = self._running()
-        how, *name = self.row.stop.split()
-        if how == "ctrl-c":
-            os.killpg(process.pid, signal.SIGINT)
-        else:
-            process.send_signal(getattr(signal, f"SIG{name[0]}"))
+        self.tell_to_end()
         self.wait(lambda: process.poll() is not None, "its end", alive=False)
         self.wait(lambda: not self.processes(), "the end of all its processes", alive=False)
         self.wait(lambda: not backends(self._cluster), "the end of its connections", alive=False)
+
+    def tell_to_end(self) -> None:
+        """As one does; does not wait for it."""
+        how, *name = self.row.stop.split()
+        if how == "ctrl-c":
+            os.killpg(self._running().pid, signal.SIGINT)
+        else:
+            self._running().send_signal(getattr(signal, f"SIG{name[0]}"))
 
     def end(self) -> None:
         """End it by force, whatever state it is in."""

@@ -36,6 +36,19 @@ def test_a_graceful_restart_of_apache_ends_daemon_processes_and_their_connection
     work.check(excused=lambda op: not isinstance(op.answer, dict))
 
 
+def test_processes_of_apache_without_threads_each_have_connections_of_their_own(
+    cluster: Cluster, open_folder: Path
+) -> None:
+    one = {"read": 1, "write": 1, "transaction": 1, "batch": 1}
+    prefork = "apache2 -d $PWD -f apache/prefork.conf -DPREFORK"
+    row = replace(ROWS["apache-embedded"], processes=3, threads=1, groups=one, command=f"{prefork} -DFOREGROUND")
+    with at_work(row, cluster, open_folder) as work:
+        work.wait_for_workers(3)
+        work.lose_the_primary()
+        work.reload(f"run {prefork} -k graceful")
+    work.check()
+
+
 @pytest.mark.parametrize(
     "interpreters", [("", "/main", "/one", "/two"), ("/two", "/one", "/main", "")], ids=["main first", "main last"]
 )

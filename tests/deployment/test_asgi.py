@@ -1,20 +1,15 @@
 """ASGI servers, each with an `AsyncPool` in every worker process."""
 
-import http.client
-import os
-import signal
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from examples.rows import load
 from pgdbpool.testing import Cluster
 
 from .harness import at_work, check_rows
-from .server import LIMIT, Server
+from .server import Server
 
 ROWS = {name: row for name, row in load().items() if row.model == "asyncio"}
 
@@ -50,26 +45,40 @@ def test_starlette_in_one_process_of_uvicorn(cluster: Cluster, tmp_path: Path) -
     work.check()
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_worker_that_is_told_to_end_answers_the_requests_it_has_begun(
-    name: str, cluster: Cluster, tmp_path: Path
+AT_IMPORT = """
+import os
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from notes import work_async
+from pgdbpool import AsyncPool
+
+pool = AsyncPool.from_toml(os.environ["PGDBPOOL_CONFIG"])
+
+
+async def read(request):
+    async with pool.connection("read") as conn:
+        return JSONResponse(await work_async.read(conn))
+
+
+app = Starlette(routes=[Route("/read", read)])
+"""
+
+
+def test_a_pool_that_was_made_before_there_was_a_loop_or_a_worker_opens_in_each_worker(
+    cluster: Cluster, tmp_path: Path
 ) -> None:
-    row = ROWS[name]
-    paths = ["/write?key=a", "/transaction?key=b", "/batch?key=c&rows=50"]
-    with Server(row, cluster, tmp_path) as server, psycopg.connect(cluster.primary.conninfo()) as other:
-        server.wait(lambda: len(at_the_same_time(server)) == row.processes, "all workers")
-        other.execute("lock table notes in exclusive mode")
-        with ThreadPoolExecutor() as clients:
-            begun = [clients.submit(server.ask, "POST", path) for path in paths]
-            server.wait(lambda: held_up(cluster) == len(paths), "requests that wait for the table")
-            os.kill(server.pid, signal.SIGTERM)
-            server.wait(lambda: silent(server), "a server that begins no more requests")
-            assert held_up(cluster) == len(paths)
-            other.commit()
-            answers = [request.result(LIMIT) for request in begun]
-        assert [status for status, _ in answers] == [200] * len(paths)
-    found = dict(cluster.primary.execute("select key, count(*) from notes group by key"))
-    assert found == {"a": 1, "b": 2, "c": 50}
+    row = ROWS["gunicorn-uvicorn"]
+    command = row.command.replace("notes.fastapi:app", "--preload at_import:app")
+    server = Server(row, cluster, tmp_path, command=command, environment={"PYTHONPATH": str(tmp_path)})
+    (tmp_path / "at_import.py").write_text(AT_IMPORT)
+    with server:
+        workers = set[int]()
+        server.wait(lambda: workers.add(server.read()["worker"]) or len(workers) == row.processes, "all workers")
+        assert server.pid not in workers
+    assert "Traceback" not in server.log()
 
 
 def all_on_one_page(server: Server, cluster: Cluster) -> bool:
@@ -79,30 +88,3 @@ def all_on_one_page(server: Server, cluster: Cluster) -> bool:
     seen = {each["stats"]["endpoint"] for each in data["summary"]["endpoints"]}
     here = {f"{node.host}:{node.port}" for node in cluster.nodes}
     return here <= seen and data["summary"]["workers"] >= server.row.processes
-
-
-def at_the_same_time(server: Server) -> set[int]:
-    """The workers that answer some requests."""
-    with ThreadPoolExecutor(8) as clients:
-        return {answer["worker"] for answer in clients.map(lambda _: server.read(), range(8))}
-
-
-def held_up(cluster: Cluster) -> int:
-    """Sessions of pools that wait for a lock."""
-    waiting = (
-        "select count(*) from pg_stat_activity where application_name like 'pgdbpool:%' and wait_event_type = 'Lock'"
-    )
-    return int(cluster.primary.execute(waiting)[0][0])
-
-
-def silent(server: Server) -> bool:
-    """Whether it begins no more requests: it refuses a new connection, or leaves it where it is."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=1.0)
-    try:
-        connection.request("GET", "/read")
-        connection.getresponse().read()
-    except (OSError, http.client.HTTPException):
-        return True
-    finally:
-        connection.close()
-    return False

@@ -1,5 +1,6 @@
 """Gunicorn: threads in one process, or processes without threads, preloaded or not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_workers_forked_from_a_process_that_has_used_the_pool_leave_its_connecti
     work.check(others=1)
 
 
+def test_a_threaded_pool_that_was_used_before_the_fork_serves_each_worker(cluster: Cluster, tmp_path: Path) -> None:
+    row = replace(ROWS["gunicorn-preload"], model="threaded")
+    with at_work(row, cluster, tmp_path, environment={"NOTES_WAIT": "1"}) as work:
+        work.wait_for_workers(row.processes)
+        assert all(count > 1 for count in work.threads())
+        work.reload()
+    work.check(others=1)
+
+
 def test_a_non_threaded_pool_in_a_server_with_threads_refuses_the_second_thread_and_says_so_once(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -74,5 +84,6 @@ def test_a_non_threaded_pool_in_a_server_with_threads_refuses_the_second_thread_
         with Load(server) as load:
             server.wait(lambda: any(op.answer == {"error": "WrongModelError"} for op in load.operations), "the refusal")
             load.wait_for(5, "answers of the pool's own thread")
-        assert server.log().count("two threads use this pool") == 1
+        lines = [line for line in server.log().splitlines() if "two threads use this pool" in line]
+        assert len([line for line in lines if line.startswith("pgdbpool-1: ")]) == 1, "beside what the application says"
     check_rows(cluster, load.operations)

@@ -23,6 +23,7 @@ def test_each_process_has_connections_of_its_own_and_one_thread(cluster: Cluster
         work.lose_the_primary()
         work.reload()
         assert work.threads() == {1}
+        work.wait_for_workers(2 * work.row.processes)  # one that still loads does not hear that it is to end
     work.check()
 
 
@@ -33,6 +34,7 @@ def test_workers_forked_from_a_process_that_has_used_the_pool_leave_its_connecti
         inherited = work.connections_of(work.server.pid)
         assert len(inherited) >= 4, "one of each group"
         work.lose_the_primary()
+        work.wait_for_workers(work.row.processes)
         assert work.connections_of(work.server.pid) <= inherited
     work.check(others=1)
 
@@ -51,6 +53,7 @@ def test_the_second_application_of_one_uwsgi_too_leaves_the_connections_of_the_f
         assert len(inherited) >= 2 * 4, "one of each group of each application"
         work.reload()  # the new workers have requests to answer from their first moment
         work.lose_the_primary()
+        work.wait_for_workers(2 * work.row.processes)
     work.check(others=2)
 
 

@@ -30,9 +30,10 @@ class Status(Enum):
 class ConnectFailed(Exception):
     """A connection could not be opened; `fault` says of what kind the reason is."""
 
-    def __init__(self, message: str, fault: Fault, *, options_refused: bool = False) -> None:
+    def __init__(self, message: str, fault: Fault, *, sqlstate: str = "", options_refused: bool = False) -> None:
         super().__init__(message)
         self.fault = fault
+        self.sqlstate = sqlstate  # as far as the server's words tell
         self.options_refused = options_refused  # a pooler in between takes no startup options
 
 

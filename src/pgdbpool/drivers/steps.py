@@ -106,7 +106,7 @@ def _connect_failed(pgconn: pq.abc.PGconn) -> ConnectFailed:
         return ConnectFailed(_no_socket(), Fault.FULL)
     for pattern, code in _SAID:
         if re.search(pattern, message):
-            return ConnectFailed(message, connect_fault(code))
+            return ConnectFailed(message, connect_fault(code), sqlstate=code)
     if "unsupported startup parameter" in message:
         return ConnectFailed(message, Fault.MISCONFIGURED, options_refused=True)
     if "could not translate host name" in message:
