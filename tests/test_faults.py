@@ -29,6 +29,7 @@ from pgdbpool import (
     habitat,
 )
 from pgdbpool import pool as dbpool
+from pgdbpool.drivers.psycopg3 import quiet
 from pgdbpool.testing import Cluster, Impostor
 
 SECRET = "s3cr3t'\\ w0rd"
@@ -162,11 +163,12 @@ def test_a_callable_password_is_asked_at_each_connect(guarded, open_pool):
     assert len(calls) >= 4
 
 
-def test_a_callable_password_that_raises_fails_callers_without_telling_what_it_said(guarded, open_pool):
+@pytest.mark.parametrize("how", [{}, {"monitor": False}, {"type": "non-threaded"}], ids=str)
+def test_a_callable_password_that_raises_fails_callers_without_telling_what_it_said(how, guarded, open_pool):
     def token():
         raise RuntimeError(f"vault refuses {TOKEN}")
 
-    pool = open_pool(config(guarded.endpoint(ssl="disable", **{"pass": token})))
+    pool = open_pool(config(guarded.endpoint(ssl="disable", **{"pass": token}), **how))
     with pytest.raises(DBOfflineError, match="the callable given as pass raised RuntimeError") as caught:
         pool.getconn(timeout=LIMIT)
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
@@ -338,6 +340,20 @@ def test_a_server_that_does_not_answer_is_given_up_within_connect_timeout(open_p
 # -- statements and sessions that fail ------------------------------------------------------------------------------
 
 
+def test_silence_for_the_little_time_of_a_caller_in_a_hurry_is_no_evidence(open_pool):
+    with Impostor() as server:
+        server.hang()
+        pool = open_pool(config(server, type="non-threaded"))
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.2)
+        (endpoint,) = pool.endpoints()
+        assert (endpoint.health, endpoint.fault, endpoint.last_error) == ("suspect", None, None)
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=1.0)
+        (endpoint,) = pool.endpoints()
+        assert (endpoint.health, endpoint.fault) == ("down", "timeout")
+
+
 @pytest.mark.parametrize("sql", ["select 1/0", "nonsense", "select * from nowhere", "select pg_sleep(9)"])
 def test_a_users_sql_error_is_no_evidence(sql, pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=3, query_timeout=50))
@@ -387,6 +403,25 @@ def test_an_idle_session_that_is_terminated_is_not_handed_out(pg_node, open_pool
     wait_for(lambda: stats(pool).counters.closed == {"broken": 1})
     held = hold(pool, 3)
     assert {one(conn, "select pg_backend_pid()") for conn in held} & pids == pids - {dead}
+
+
+def test_an_idle_session_that_hears_something_else_than_goodbye_stays(pg_node, open_pool):
+    pool = open_pool(config(pg_node, type="non-threaded", connection_count=2))
+    conns = hold(pool, 2)
+    pids = {pid(conn) for conn in conns}
+    for conn in conns:
+        conn.execute("listen faults")
+    put(pool, *conns)
+    pg_node.execute("notify faults")
+    wait_for(lambda: not any(map(quiet, conns)))
+
+    def looked_at():  # on the way back from a checkout, once in a second
+        with pool.connection():
+            pass
+        return all(map(quiet, conns))
+
+    wait_for(looked_at)
+    assert grow(pool, 2) == pids
 
 
 def test_a_session_ended_by_a_timeout_of_the_server_is_no_evidence(pg_node, open_pool):
@@ -458,6 +493,32 @@ def test_a_refused_write_is_confirmed_and_then_the_primary_is_left(pg_node, open
     assert table() == 1
 
 
+def as_its_cause(error):
+    raise RuntimeError("the order could not be saved") from error
+
+
+def in_a_group(error):
+    raise ExceptionGroup("some orders could not be saved", [ValueError(), error])
+
+
+@pytest.mark.parametrize("wrap", [as_its_cause, in_a_group])
+def test_a_refused_write_is_recognised_in_what_the_application_makes_of_it(wrap, pg_node, open_pool, table):
+    def save(conn):
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction) as refused:
+            insert(conn)
+        wrap(refused.value)  # outside, or each would be the other's context as well
+
+    with Wire(pg_node, hide=("in_hot_standby", "default_transaction_read_only")) as wire:
+        pool = open_pool(config(wire, connection_count=1, target_session_attrs="primary", monitor=False))
+        grow(pool, 1)
+        pg_node.refuse_writes()
+        with pytest.raises((RuntimeError, ExceptionGroup), match="could not be saved"), pool.connection() as conn:
+            save(conn)
+        with pytest.raises(PoolTimeout, match="takes no writes, not primary"):
+            pool.getconn(timeout=0.2)
+        pg_node.refuse_writes(False)
+
+
 def test_a_refused_write_is_confirmed_by_a_question_where_a_pooler_hides_the_parameters(pg_node, open_pool, table):
     with Wire(pg_node, hide=("in_hot_standby", "default_transaction_read_only")) as wire:
         pool = open_pool(config(wire, connection_count=1, target_session_attrs="read-write"))
@@ -503,12 +564,12 @@ def insert(conn):
     conn.execute("insert into faults_t values (null, 'x')")
 
 
-def interrupt_when(condition):
-    """Ctrl-C for the main thread, as soon as the condition holds."""
+def interrupt_when(condition, by=signal.SIGINT):
+    """Ctrl-C or another signal for the main thread, as soon as the condition holds."""
 
     def run():
         wait_for(condition)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, by)
 
     start(run)
 
@@ -562,6 +623,30 @@ def test_a_commit_of_a_handler_that_is_cut_off_is_an_unknown_outcome(cut, rows, 
         wait_for(lambda: table() == rows)
         with Handler() as db:
             assert db.query("select 1").fetchone() == (1,)
+
+
+class TimeIsUp(Exception):
+    """As task queues raise it."""
+
+
+def test_a_commit_cut_off_by_a_signal_handler_is_an_unknown_outcome(pg_node, open_pool, table):
+    def handler(number, frame):
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pg_node.proxy() as proxy:
+            pool = open_pool(config(proxy, connection_count=1, autocommit=False, monitor=False))
+            with pytest.raises(OutcomeUnknown) as caught, pool.connection() as conn:
+                in_turn(
+                    lambda: insert(conn),
+                    proxy.stall,
+                    lambda: interrupt_when(lambda: conn.info.transaction_status.name == "ACTIVE", signal.SIGUSR1),
+                )
+            assert isinstance(caught.value.__cause__, TimeIsUp)
+            wait_for(lambda: stats(pool).open == 0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_connection_lost_before_the_commit_is_an_unknown_outcome_too(pg_node, open_pool, table):

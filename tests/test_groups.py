@@ -12,7 +12,6 @@ from support import Wire, grow, hold, one, pid, put, stats
 from support import tidy as tidy
 
 from pgdbpool import DBOfflineError, PoolTimeout
-from pgdbpool.core.endpoint import URGENT
 from pgdbpool.testing import Impostor
 
 BOTH = pytest.mark.parametrize("autocommit", [True, False])
@@ -521,16 +520,18 @@ def test_a_connection_that_fails_the_check_is_replaced_unseen(pg_node, open_pool
 
 
 @pytest.mark.parametrize("model", ["threaded", "non-threaded"])
-def test_a_check_that_likes_no_connection_makes_no_storm_of_them(model, pg_node, open_pool):
+def test_a_check_that_likes_no_connection_makes_no_storm_of_them(model, pg_node, open_pool, monkeypatch):
     def check(conn):
         raise ValueError("do not like it")
 
+    longest = 1.0  # far more than a connect takes
+    monkeypatch.setattr("pgdbpool.core.topology.URGENT", longest)
     pool = open_pool(config(pg_node, type=model, connection_count=1, check=check))
     began = monotonic()
-    with pytest.raises(PoolTimeout, match="do not like it"), pool.connection(timeout=1):
+    with pytest.raises(PoolTimeout, match="do not like it"), pool.connection(timeout=2):
         pass
     tried = stats(pool).counters.connects
-    assert 2 <= tried <= 2 + (monotonic() - began) / (0.1 * URGENT), "the shortest pause between two of them"
+    assert 2 <= tried <= 2 + (monotonic() - began) / (0.1 * longest), "the shortest pause between two of them"
 
 
 @BOTH
@@ -565,6 +566,20 @@ def test_check_auto_does_not_ask_a_server_that_was_just_used(pg_node, open_pool)
             with pool.connection():
                 pass
         assert wire.statements == []
+
+
+@pytest.mark.parametrize(("rest", "asked"), [(25.0, []), (31.0, [""])])
+def test_check_auto_asks_a_server_that_has_rested_for_half_a_minute(rest, asked, pg_node, open_pool, monkeypatch):
+    with Wire(pg_node) as wire:
+        pool = open_pool(config(wire, type="non-threaded", check="auto"))
+        with pool.connection():
+            pass
+        wire.statements.clear()
+        for module in ("sync", "base", "session"):
+            monkeypatch.setattr(f"pgdbpool.{module}.monotonic", lambda: monotonic() + rest)
+        with pool.connection():
+            pass
+        assert wire.statements == asked
 
 
 def test_check_off_does_not_look(pg_node, open_pool):

@@ -18,7 +18,17 @@ from pgdbpool import DBConnectionError, Pool, PoolTimeout
 from pgdbpool.drivers import blocking, steps
 from pgdbpool.testing import Node
 
-DRIVER = {"connect", "call", "ping", "statement", "report", "sight", "says_read_only_itself", "commit", "rollback"}
+DRIVER = {
+    "connect",
+    "password_by_thread",
+    "ping",
+    "statement",
+    "report",
+    "sight",
+    "says_read_only_itself",
+    "commit",
+    "rollback",
+}
 DRIVER |= {"within", "close", "abort", "quiet", "adopt", "restore"}
 MUST_BE_SEEN = {"connect", "close", "quiet", "ping", "report", "restore", "commit", "rollback", "sighting"}
 OF_THE_USER = {"configure", "check", "reset", "pass"}

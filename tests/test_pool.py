@@ -1,7 +1,9 @@
 """One group on one server: sizes, waiting, lifetimes, and everything one can ask a running pool for."""
 
+import gc
 import threading
 import time
+import weakref
 
 import psycopg
 import pytest
@@ -10,6 +12,7 @@ from support import Wire, grow, hold, one, pid, put, start, stats
 from support import tidy as tidy
 
 from pgdbpool import DBOfflineError, Pool, PoolClosed, PoolTimeout, TooManyWaiting, UnconfiguredGroupError
+from pgdbpool.core.group import Waiter
 from pgdbpool.testing import Impostor
 
 # -- how many -------------------------------------------------------------------------------------------------------
@@ -107,6 +110,20 @@ def test_who_waits_gets_what_comes_back(pg_node, open_pool):
     wait_for(lambda: stats(pool).waiting == 1)
     pool.putconn(held)
     assert waiting.result(LIMIT) is held
+
+
+@pytest.mark.parametrize("way", ["connection", "getconn"])
+def test_a_newcomer_does_not_take_what_is_idle_before_those_who_wait(way, pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    grow(pool, 1)
+    group = pool._group("default")
+    waiter = Waiter(time.monotonic(), lambda: None)
+    group.waiters.append(waiter)  # and in the next moment it would see that something is idle
+    with pytest.raises(PoolTimeout):
+        getattr(pool, way)(timeout=0).__enter__()
+    assert waiter.slot is not None
+    group.give(waiter.slot, time.monotonic())
+    assert grow(pool, 1)
 
 
 def test_more_than_max_waiting_callers_are_turned_away_at_once(pg_node, open_pool):
@@ -370,6 +387,14 @@ def test_drain_replaces_leased_connections_when_they_come_back(pg_node, open_poo
         assert one(conn, "select pg_backend_pid()") == old
     with pool.connection() as conn:
         assert pid(conn) != old
+
+
+def test_a_connection_that_was_closed_is_kept_by_nobody(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    closed = weakref.ref(hold(pool, 1)[0])
+    put(pool, closed())
+    pool.drain()
+    wait_for(lambda: gc.collect() >= 0 and closed() is None)
 
 
 def test_drain_of_one_group_leaves_the_others_alone(pg_node, open_pool):

@@ -36,10 +36,10 @@ from psycopg import pq
 from . import forks
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
-from .core.evidence import Fault, Sighting
+from .core.evidence import Fault, Sighting, connect_fault
 from .drivers import ConnectFailed, DriverTimeout, steps
-from .drivers.asynchronous import Allowance, drive
-from .probe import Asked, asking, key_of, password_of, request
+from .drivers.asynchronous import Allowance, drive, password
+from .probe import Asked, asking, key_of, request
 
 logger = logging.getLogger("pgdbpool")
 
@@ -199,12 +199,15 @@ class Watch:
             except Exception:  # a bug in one pool must not blind the others
                 logger.exception("what a probe of %s has found out could not be told to a pool", self._where.label)
 
-    async def _attempt(self, *, fresh: bool) -> Asked:
-        """Ask the question: on the connection that is kept, else on a new one. Raises ConnectFailed."""
+    def _allowance(self) -> Allowance:
         # To be connected takes many words of the server's. Where each takes its time, from the other end of the world,
         # all of them may take long; a server that is dead says none.
-        began = monotonic()
-        allowance = Allowance(began + self._timeout, until=began + max(self._timeout, self._where.connect_timeout))
+        now = monotonic()
+        return Allowance(now + self._timeout, until=now + max(self._timeout, self._where.connect_timeout))
+
+    async def _attempt(self, *, fresh: bool) -> Asked:
+        """Ask the question: on the connection that is kept, else on a new one. Raises ConnectFailed."""
+        allowance = self._allowance()
         session = None if fresh else self.session
         try:
             if session is not None:
@@ -212,7 +215,11 @@ class Watch:
                     return await drive(asking(session), allowance)
                 except psycopg.Error:  # the server has ended it
                     self.drop_session()
-            conninfo = await request(self._where, await password_of(self._where), allowance)
+            secret = self._where.password
+            if callable(secret):
+                secret = await password(secret, monotonic() + self._where.connect_timeout)
+                allowance = self._allowance()  # for the time that this took nobody can blame the server
+            conninfo = await request(self._where, secret, allowance)
             try:
                 return await drive(self._connecting(conninfo), allowance)
             except psycopg.Error:  # and this one, too: somebody ends sessions, or the server goes down at this moment
@@ -222,7 +229,7 @@ class Watch:
                 self.drop_session()
             raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
         except psycopg.Error as error:
-            raise ConnectFailed(str(error).strip(), Fault.REFUSED) from error
+            raise ConnectFailed(str(error).strip(), connect_fault(error.sqlstate)) from error
 
     def _connecting(self, conninfo: bytes) -> steps.Steps[Asked]:
         """Connect, and ask."""

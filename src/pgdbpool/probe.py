@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from .config import EndpointSettings, GroupSettings, MonitorSettings, conninfo
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Health, Role, Sighting
+from .core.evidence import Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
-from .drivers import ConnectFailed, DriverTimeout, steps
-from .drivers.asynchronous import Allowance, call, resolved
-from .drivers.blocking import drive
+from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
+from .drivers.asynchronous import Allowance, resolved
+from .drivers.blocking import drive, run
 from .drivers.blocking import resolved as resolved_here
+
+Password = Callable[[Callable[[], Any], float], Coroutine[Any, Any, Any]]  # as `Driver.password`
 
 _AS = GroupSettings(name="monitor")  # application_name is pgdbpool:monitor
 _PAUSE = 0.25  # s between two connects of `death_of` that are refused at once
@@ -45,17 +47,6 @@ def key_of(where: EndpointSettings) -> object:
     )
 
 
-async def password_of(where: EndpointSettings) -> str | None:
-    """The password, asked for in a thread of its own where it is a callable. Raises ConnectFailed."""
-    password = where.password
-    if not callable(password):
-        return password
-    try:
-        return await call(password, monotonic() + where.connect_timeout)  # type: ignore[no-any-return]
-    except Exception as error:
-        raise ConnectFailed(f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED) from error
-
-
 async def request(where: EndpointSettings, password: str | None, allowance: Allowance) -> bytes:
     """What libpq is told. Raises ConnectFailed."""
     # No startup options: a pooler in between may refuse them, and the question needs none.
@@ -64,13 +55,18 @@ async def request(where: EndpointSettings, password: str | None, allowance: Allo
 
 
 def asking(session: pq.abc.PGconn) -> steps.Steps[Asked]:
-    """The question."""
+    """The question. A server that answers by an error is there; what it is, is not known then."""
     began = monotonic()
-    sighting = yield from steps.sighting(session)
+    try:
+        sighting = yield from steps.sighting(session)
+    except Unanswered:
+        sighting = Sighting(Report(Role.UNKNOWN))
     return Asked(session, sighting, monotonic() - began)
 
 
-def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Callable[[], str | None]:
+def death_of(
+    topology: Topology, endpoint: Endpoint, how: MonitorSettings, password: Password
+) -> Callable[[], str | None]:
     """For pools without a monitor: asked by a call that gets no answer, says whether its server is dead, and how.
 
     Tries to connect, `fall` times, each bounded; so a frozen server is found out after at most
@@ -85,13 +81,13 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
             if fault is Fault.REFUSED:
                 sleep(_PAUSE)
             try:
-                _look(topology, endpoint, 0.75 * how.timeout)
+                _look(topology, endpoint, 0.75 * how.timeout, password)
                 break
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
                 if fault not in (Fault.TIMEOUT, Fault.REFUSED):
                     return None  # it speaks
-            except Exception:  # of the callable that gives the password: says nothing about the server
+            except Exception:  # it let us in, and then something went wrong: that is no silence
                 return None
         else:
             topology.silent(endpoint, words, monotonic())
@@ -100,18 +96,20 @@ def death_of(topology: Topology, endpoint: Endpoint, how: MonitorSettings) -> Ca
             for other in topology.endpoints:
                 if other is not endpoint and other.health is not Health.DOWN:
                     with suppress(Exception):
-                        _look(topology, other, 0.25 * how.timeout)
+                        _look(topology, other, 0.25 * how.timeout, password)
         return endpoint.fenced_by
 
     return ask
 
 
-def _look(topology: Topology, endpoint: Endpoint, limit: float) -> None:
+def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Password) -> None:
     """One probe on a connection of its own; the server has `limit` seconds for each word. Raises ConnectFailed."""
     where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
+    secret = where.password
+    if callable(secret):
+        secret = run(password(secret, monotonic() + where.connect_timeout))
     deadline = monotonic() + max(limit, where.connect_timeout)
-    password = where.password() if callable(where.password) else where.password
-    info = make_conninfo("", **resolved_here(conninfo(where, _AS, password, startup_options=False)))
+    info = make_conninfo("", **resolved_here(conninfo(where, _AS, secret, startup_options=False)))
     session = drive(steps.connecting(info.encode()), deadline, each=limit)
     try:
         asked = drive(asking(session), deadline, each=limit)

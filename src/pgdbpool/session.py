@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from .config import EndpointSettings, GroupSettings, conninfo, session_settings
 from .core.endpoint import Endpoint
-from .core.evidence import Fault
+from .core.evidence import Fault, Identity, Report, Role, connect_fault
 from .core.group import ABORTED, Group, outlived
 from .core.lane import Lane, Slot
 from .core.plan import Order
+from .core.routes import PARTICULAR
 from .core.topology import Topology
-from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status
+from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
 from .errors import DBConnectionError, OutcomeUnknown
 from .habitat import say_once
 
@@ -47,6 +48,8 @@ class Sessions:
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
         self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
+        # In the place of `Driver.password`, by a threaded pool: one that can be ended.
+        self.password: Callable[[Callable[[], Any], float], Coroutine[Any, Any, Any]] | None = None
 
     # -- opening ----------------------------------------------------------------------------------------------
 
@@ -66,11 +69,7 @@ class Sessions:
         try:
             conn = await self._connect(order, where, how, deadline)
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
-            identity = None
-            if len(self.topology.endpoints) > 1:
-                report, identity, _ = await self.driver.sight(conn, deadline)
-            else:
-                report = await self.driver.report(conn, deadline)
+            report, identity = await self._ask(conn, how, deadline)
         except NotWanted:
             self.topology.cancelled(order)
             return
@@ -95,9 +94,12 @@ class Sessions:
                 raise
             if hurried and isinstance(error, DriverTimeout):
                 self.topology.given_up(order, monotonic())
-                return
-            fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.REFUSED
-            self.topology.open_failed(order, fault, _words(error), monotonic())
+            elif isinstance(error, Unanswered):
+                self.topology.setup_failed(order, _words(error), monotonic())
+            else:
+                timed_out = isinstance(error, DriverTimeout)
+                fault = connect_fault(self.driver.sqlstate(error), timed_out=timed_out)
+                self.topology.open_failed(order, fault, _words(error), monotonic())
             return
         try:
             await self._make_ready(conn, how, deadline)
@@ -117,6 +119,21 @@ class Sessions:
         self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)
 
+    async def _ask(self, conn: Any, how: GroupSettings, deadline: float) -> tuple[Report, Identity | None]:
+        """The role of its server, and where there are others whose data it has.
+
+        Raises Unanswered for a group that must not have a server whose role nobody knows.
+        """
+        try:
+            if len(self.topology.endpoints) > 1:
+                report, identity, _ = await self.driver.sight(conn, deadline)
+                return report, identity
+            return await self.driver.report(conn, deadline), None
+        except Unanswered:
+            if how.target_session_attrs in PARTICULAR:
+                raise
+            return Report(Role.UNKNOWN), None
+
     async def _ask_neighbour(self, order: Order, deadline: float) -> bool:
         """In a search for a role: ask a session of another group what its server is now, in place of a connect.
 
@@ -134,6 +151,9 @@ class Sessions:
             began = monotonic()
             try:
                 sighting = await self.driver.sight(slot.conn, min(deadline, began + PING_LIMIT))
+            except Unanswered:
+                lane.group.give(slot, monotonic())
+                return False
             except BaseException as error:
                 try:
                     if not isinstance(error, Exception):
@@ -165,12 +185,7 @@ class Sessions:
     async def _connect(self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
         password = where.password
         if callable(password):
-            try:
-                password = await self.driver.call(password, deadline)
-            except Exception as error:
-                raise ConnectFailed(
-                    f"the callable given as pass raised {type(error).__name__}", Fault.MISCONFIGURED
-                ) from error
+            password = await (self.password or self.driver.password)(password, deadline)
         connect = partial(
             self.driver.connect,
             autocommit=how.autocommit,
@@ -287,6 +302,9 @@ class Sessions:
             elif refused:
                 self.topology.write_refused(slot.lane.endpoint, report, monotonic())
             slot.clean = self._watch(conn, group.settings)
+        except Unanswered:  # it refused a write, and does not say why: nothing against the server, but it must not stay
+            group.retire(slot, "role")
+            return False
         except Exception as error:
             try:
                 await self._lost(slot, error)

@@ -139,10 +139,12 @@ class Pool(Base):
             monitor = self._settings.monitor
             keeper = threaded = Threaded(self._name, self._topology, self._sessions, timed_out, self._herald, monitor)
             self._line = threaded.stand_in_line
+            self._sessions.password = blocking.password_by_thread
         else:
             words, door = timed_out.look_for_holders, Door(self._name)
             keeper = Inline(self._topology, self._sessions, timed_out, words, self._herald, door)
-        self._sessions.check = partial(death_of, self._topology, how=self._settings.monitor or MonitorSettings())
+        how, password = self._settings.monitor or MonitorSettings(), self._sessions.password or blocking.password
+        self._sessions.check = partial(death_of, self._topology, how=how, password=password)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
         keeper.reclaim = Lost(self._out, keeper.references, self._driver)

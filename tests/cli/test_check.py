@@ -226,6 +226,24 @@ def test_sessions_of_others_take_room_and_those_of_this_pool_do_not(small: Node,
             pool.putconn(conn)
 
 
+def test_a_server_that_does_not_tell_its_role_is_there_and_of_no_use_to_a_group_that_wants_one(
+    pg_node: Node, tmp_path: Path
+) -> None:
+    groups = "[groups.all]\n" + READ_WRITE
+    pg_node.execute("revoke execute on function pg_catalog.pg_is_in_recovery() from public")
+    try:
+        with Wire(pg_node, hide={"in_hot_standby"}) as wire:
+            done = run("check", toml(tmp_path, wire, groups=groups), "--json")
+    finally:
+        pg_node.execute("grant execute on function pg_catalog.pg_is_in_recovery() to public")
+    assert done.code == 1
+    [endpoint] = done.json["endpoints"]
+    assert (endpoint["role"], endpoint["error"]) == ("unknown", None)
+    assert [bool(group["problem"]) for group in done.json["groups"]] == [False, False, True]
+    words = "the server does not say whether it is a primary or a standby: permission denied for function"
+    assert done.json["groups"][2]["not_used"][f"127.0.0.1:{wire.port}"].startswith(words)
+
+
 @pytest.mark.parametrize(
     ("environment", "params", "group"),
     [

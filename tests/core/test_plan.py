@@ -157,6 +157,14 @@ def test_a_checkout_that_finds_the_named_lane_empty_takes_a_neighbours_slot_and_
     assert world.places_of(world.plan()) == ["b"]
 
 
+def test_a_wish_is_made_once():
+    world = proven(World(places("a", "b"), [Rules(connection_count=4, balance="round-robin")]))
+    world.grow(world.group.lanes[0], 4)
+    while world.take() is not None:
+        pass
+    assert world.wishes == ["g"]
+
+
 def test_a_wish_is_granted_once():
     world = two_lanes_one_empty()
     world.plan()
@@ -811,6 +819,20 @@ def test_no_more_connections_off_the_route_are_closed_than_are_wanted():
     assert world.plan() == []
     assert len(world.bury()) == 1
     assert world.wishes
+    assert world.places_of(world.plan()) == ["near"]
+
+
+def test_one_that_comes_back_off_the_route_gives_way_at_once_to_those_who_wait():
+    world = proven(World([Place("near"), Place("far", priority=1)], [Rules(connection_count=1, total_count=1)]))
+    world.grow(world.group.lanes[1])
+    slot = world.group.lanes[1].idle.pop()  # taken while "near" was away
+    world.wait()
+    assert world.plan() == []
+    world.wishes.clear()
+    world.give(slot)
+    assert world.wishes == ["g"]
+    world.plan()
+    assert world.bury() == [(slot, "displaced")]
     assert world.places_of(world.plan()) == ["near"]
 
 

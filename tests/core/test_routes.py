@@ -3,7 +3,7 @@
 import pytest
 
 from pgdbpool.core.endpoint import Endpoint
-from pgdbpool.core.evidence import Fault, Health, Report, Role, connect_fault, session_fault
+from pgdbpool.core.evidence import Fault, Health, Report, Role, connect_fault, session_fault, unusable
 from pgdbpool.core.routes import fit
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Caller, Place, Rules, World, places
@@ -79,6 +79,16 @@ def test_a_connect_that_timed_out_is_a_timeout_whatever_else_is_known():
 )
 def test_what_a_broken_session_means(sqlstate: str | None, fault: Fault | None):
     assert session_fault(sqlstate) is fault
+
+
+@pytest.mark.parametrize("sqlstate", [None, "08006", "08P01", "28000", "3D000", "53300", "57P01", "57P03", "58000"])
+def test_an_answer_by_which_nobody_can_use_the_server(sqlstate: str | None):
+    assert unusable(sqlstate)
+
+
+@pytest.mark.parametrize("sqlstate", ["57014", "42501", "42883", "0A000", "53200", "XX000", "25P02"])
+def test_an_answer_that_is_only_none_to_this_question(sqlstate: str):
+    assert not unusable(sqlstate)
 
 
 # -- health -----------------------------------------------------------------------------------------------------

@@ -89,6 +89,19 @@ def connect_fault(sqlstate: str | None, *, timed_out: bool = False) -> Fault:
     return Fault.REFUSED if fault in (Fault.ENDED, Fault.CRASHED) else fault
 
 
+# Errors that a session may outlive, and that say of its server all the same that it cannot be used: a pooler, say, has
+# lost the one behind it.
+_UNUSABLE = ("08", "28", "3D", "53300", "57P", "58")
+
+
+def unusable(sqlstate: str | None) -> bool:
+    """Whether an error in answer to a question of ours, on a session that goes on, says that nobody can use the server.
+
+    Else it only did not answer this one: the role has a statement_timeout that is too short, or lacks a privilege.
+    """
+    return sqlstate is None or sqlstate.startswith(_UNUSABLE)
+
+
 # A session that ended for its own sake: idle in transaction too long, idle too long, database dropped.
 _OWN_END = frozenset({"25P03", "57P05", "57P04"})
 

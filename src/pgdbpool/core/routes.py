@@ -22,6 +22,9 @@ from .evidence import Report, Role
 from .group import Group
 from .lane import Lane
 
+# What cannot do with a server of any role.
+PARTICULAR = frozenset({"primary", "standby", "read-write", "read-only"})
+
 
 def fit(target: str, report: Report) -> int | None:
     """How well a role suits a group: 0 as asked, 1 unknown yet, 2 second choice; None: not at all.

@@ -41,6 +41,10 @@ class DriverTimeout(Exception):
     """The server did not answer in time."""
 
 
+class Unanswered(Exception):
+    """The server is there and answers, and did not tell its role; the connection is as good as before."""
+
+
 class NotWanted(Exception):
     """The attempt was given up because nobody wants its result any more."""
 
@@ -76,10 +80,10 @@ class Driver(Protocol):
     ) -> Any:
         """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false."""
 
-    async def call(self, function: Callable[[], Any], deadline: float) -> Any:
-        """What a user's function that may block gives, a coroutine's result included; does not block an event loop.
+    async def password(self, ask: Callable[[], Any], deadline: float) -> Any:
+        """What a user's `pass` gives, which may block, a coroutine's result included; does not block an event loop.
 
-        Where it can be helped not after the deadline: raises DriverTimeout or TimeoutError.
+        Raises ConnectFailed, where it can be helped not after the deadline.
         """
 
     async def within(self, awaitable: Awaitable[Any], deadline: float) -> Any:
@@ -116,10 +120,10 @@ class Driver(Protocol):
         """What the session is doing."""
 
     async def report(self, conn: Any, deadline: float) -> Report:
-        """The role of its server: as reported by the session, else asked for."""
+        """The role of its server: as reported by the session, else asked for. Raises Unanswered."""
 
     async def sight(self, conn: Any, deadline: float) -> Sighting:
-        """The role of its server, whose data it has and how far it is, in one round trip."""
+        """The role of its server, whose data it has and how far it is, in one round trip. Raises Unanswered."""
 
     def watch(self, conn: Any, writes: bool) -> Callable[[float], bool]:
         """A cheap look, given the time: is it idle, as `adopt` left it, and says of its server what it says now?

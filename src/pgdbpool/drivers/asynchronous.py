@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import select
-import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from time import monotonic
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Fault, Report, Sighting
-from . import Conduct, ConnectFailed, DriverTimeout, Patience, names, steps
+from . import Conduct, ConnectFailed, DriverTimeout, Patience, names, passwords, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -48,7 +47,6 @@ __all__ = [
     "Allowance",
     "abort",
     "adopt",
-    "call",
     "close",
     "commit",
     "connect",
@@ -58,6 +56,7 @@ __all__ = [
     "drive",
     "heard_within",
     "last_words",
+    "password",
     "ping",
     "quiet",
     "report",
@@ -154,28 +153,30 @@ def _stop_waiting(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         loop.remove_writer(descriptor)
 
 
-async def in_thread(function: Callable[[], T], deadline: float) -> T:
-    """What a function returns that may block, called by a thread of its own. Raises DriverTimeout at the deadline.
+async def password(ask: Callable[[], Any], deadline: float) -> Any:
+    try:
+        found = ask() if inspect.iscoroutinefunction(ask) else await _elsewhere(ask, deadline)
+        return await within(found, deadline) if inspect.isawaitable(found) else found
+    except (Exception, SystemExit) as error:
+        raise passwords.failed(error) from error
+
+
+async def _elsewhere(ask: Callable[[], Any], deadline: float) -> Any:
+    """What a function returns that may block. Raises DriverTimeout at the deadline.
 
     Not by the loop's executor: that may be busy with the application's work, and a program does not end before it has.
     """
     loop = asyncio.get_running_loop()
+    # Not told what was found: a loop in debug mode logs futures with what they hold, and this may be a password, or an
+    # error that has one in its words.
     done: asyncio.Future[None] = loop.create_future()
     timer: asyncio.TimerHandle | None = None
-    # Not told to the future: a loop in debug mode logs futures with what they hold, and this may be a password, or an
-    # error that has one in its words.
-    found: list[T] = []
-    failed: list[BaseException] = []
 
     def end() -> None:
         if not done.done():
             done.set_result(None)
 
-    def work() -> None:
-        try:
-            found.append(function())
-        except BaseException as error:
-            failed.append(error)
+    def ended(call: passwords.Call) -> None:
         try:
             loop.call_soon_threadsafe(end)
         except RuntimeError:  # the loop was closed: nobody waits
@@ -191,15 +192,17 @@ async def in_thread(function: Callable[[], T], deadline: float) -> T:
 
     if deadline != float("inf"):
         timer = loop.call_later(max(deadline - monotonic(), 0.0), over, deadline)
-    threading.Thread(target=work, name="pgdbpool lookup", daemon=True).start()
     try:
-        await done
+        call = passwords.call(ask)
+        call.add_done_callback(ended)
+        try:
+            await done
+        finally:
+            call.cancel()
     finally:
         if timer is not None:
             timer.cancel()
-    if found:
-        return found.pop()
-    raise failed.pop() if failed else DriverTimeout("no answer in time")
+    return passwords.outcome(call)
 
 
 _psycopg_waits = psycopg.AsyncConnection.wait  # without the price of `super()`, in every call
@@ -344,14 +347,6 @@ async def connect(
         close(conn)
         raise
     return conn
-
-
-async def call(function: Callable[[], Any], deadline: float) -> Any:
-    if inspect.iscoroutinefunction(function):
-        found = function()
-    else:
-        found = await in_thread(function, deadline)
-    return await within(found, deadline) if inspect.isawaitable(found) else found
 
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import select
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..core.evidence import Report, Sighting
-from . import Conduct, DriverTimeout, NotWanted, Patience, names, steps
+from . import Conduct, DriverTimeout, NotWanted, Patience, names, passwords, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -45,7 +46,6 @@ from .psycopg3 import (
 __all__ = [
     "abort",
     "adopt",
-    "call",
     "close",
     "commit",
     "connect",
@@ -55,6 +55,8 @@ __all__ = [
     "heard_within",
     "keep_to",
     "last_words",
+    "password",
+    "password_by_thread",
     "ping",
     "quiet",
     "report",
@@ -227,9 +229,29 @@ async def connect(
     return conn
 
 
-async def call(function: Callable[[], Any], deadline: float) -> Any:
-    found = function()
-    return await within(found, deadline) if inspect.isawaitable(found) else found
+async def password(ask: Callable[[], Any], deadline: float) -> Any:
+    """In the caller's own thread: it cannot be ended at the deadline."""
+    try:
+        found = ask()
+        return await within(found, deadline) if inspect.isawaitable(found) else found
+    except Exception as error:
+        raise passwords.failed(error) from error
+
+
+async def password_by_thread(ask: Callable[[], Any], deadline: float) -> Any:
+    """The same where there may be threads: it ends at the deadline."""
+    try:
+        call = passwords.call(ask)
+    except RuntimeError:  # no more threads to be had
+        return await password(ask, deadline)
+    try:
+        wait([call], None if deadline == float("inf") else max(0.0, deadline - monotonic()))
+        found = passwords.outcome(call)
+        return await within(found, deadline) if inspect.isawaitable(found) else found
+    except (Exception, SystemExit) as error:
+        raise passwords.failed(error) from error
+    finally:
+        call.cancel()
 
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:

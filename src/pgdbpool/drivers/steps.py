@@ -22,8 +22,8 @@ import psycopg
 from psycopg import pq
 
 from .. import forks
-from ..core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
-from . import ConnectFailed, DriverTimeout
+from ..core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault, unusable
+from . import ConnectFailed, DriverTimeout, Unanswered
 
 T = TypeVar("T")
 Steps = Generator[tuple[int, int], None, T]
@@ -162,17 +162,38 @@ _ROLE_QUERY = (
 
 
 def reporting(pgconn: pq.abc.PGconn) -> Steps[Report]:
-    """The role of its server: as reported by the session, else asked for."""
+    """The role of its server: as reported by the session, else asked for. Raises Unanswered."""
+    return _reported(pgconn) or (yield from _asking_for_the_role(pgconn))
+
+
+def _reported(pgconn: pq.abc.PGconn) -> Report | None:
     standby = pgconn.parameter_status(b"in_hot_standby")
     read_only = pgconn.parameter_status(b"default_transaction_read_only")
     if standby is None or read_only is None:
-        # Before PostgreSQL 14, or behind a pooler that does not pass the parameters on.
-        result = yield from asking(pgconn, _ROLE_QUERY)
-        if result is None or result.ntuples != 1:
-            return Report(Role.UNKNOWN)
-        standby = b"on" if result.get_value(0, 0) == b"t" else b"off"
-        read_only = result.get_value(0, 1)
+        return None  # before PostgreSQL 14, or behind a pooler that does not pass the parameters on
     return Report(Role.STANDBY if standby == b"on" else Role.PRIMARY, read_only == b"on")
+
+
+def _asking_for_the_role(pgconn: pq.abc.PGconn) -> Steps[Report]:
+    answer = yield from _row(pgconn, _ROLE_QUERY)
+    if isinstance(answer, psycopg.Error):
+        reported = _reported(pgconn)  # that came with this answer, if it has changed
+        if reported is None:
+            words = str(answer).strip()
+            raise Unanswered(f"the server does not say whether it is a primary or a standby: {words}") from answer
+        return reported
+    return Report(Role.UNKNOWN) if answer is None else _report(answer)
+
+
+def _row(pgconn: pq.abc.PGconn, question: bytes) -> Steps[pq.abc.PGresult | psycopg.Error | None]:
+    """The one row; or the error that came in its place, where the server is there and the session goes on."""
+    try:
+        result = yield from asking(pgconn, question)
+    except psycopg.Error as error:
+        if unusable(error.sqlstate) or pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            raise
+        return error
+    return result if result is not None and result.ntuples == 1 else None
 
 
 def asking_who_is_read_only(pgconn: pq.abc.PGconn) -> Steps[bool]:
@@ -196,22 +217,13 @@ from (select pg_catalog.pg_is_in_recovery() as standby) r,
 
 
 def sighting(pgconn: pq.abc.PGconn) -> Steps[Sighting]:
-    """All that one question tells of a server; of one that does not answer it, at least the role."""
-    try:
-        result = yield from asking(pgconn, _SIGHT_QUERY)
-    except psycopg.errors.OperationalError as error:
-        if error.sqlstate is None:  # the connection
-            raise
-        result = None
-    except psycopg.Error:  # no such function, or no right to call it: a relative of PostgreSQL, perhaps
-        result = None
-    if result is None or result.ntuples != 1:
-        result = yield from asking(pgconn, _ROLE_QUERY)
-        if result is None or result.ntuples != 1:
-            return Sighting(Report(Role.UNKNOWN))
-        return Sighting(_report(result))
-    system, timeline, position = (_text(result, column) for column in (2, 3, 4))
-    report = _report(result)
+    """All that one question tells of a server; of one that does not answer it, at least the role. Raises Unanswered."""
+    answer = yield from _row(pgconn, _SIGHT_QUERY)
+    if answer is None or isinstance(answer, psycopg.Error):
+        # No such function, or no right to call it: a relative of PostgreSQL, perhaps.
+        return Sighting((yield from _asking_for_the_role(pgconn)))
+    system, timeline, position = (_text(answer, column) for column in (2, 3, 4))
+    report = _report(answer)
     number = int(timeline, 10 if report.role is Role.STANDBY else 16)
     return Sighting(report, Identity(system, number), int(position) if position else None)
 

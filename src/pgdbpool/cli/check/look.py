@@ -16,8 +16,9 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from pgdbpool.config import EndpointSettings, GroupSettings, conninfo, session_settings
-from pgdbpool.core.evidence import Fault, Sighting
-from pgdbpool.drivers import ConnectFailed, DriverTimeout, steps
+from pgdbpool.core.evidence import Fault, Report, Role, Sighting
+from pgdbpool.core.routes import PARTICULAR
+from pgdbpool.drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from pgdbpool.drivers.blocking import drive
 
 ANSWER = 5.0  # s: how long a question may take
@@ -124,8 +125,12 @@ def _look(where: EndpointSettings, groups: list[GroupSettings], password: Any) -
     began = monotonic()
     session = _connect(where, GroupSettings(name=_AS), password, options=False)
     connect_time = monotonic() - began
+    silent = None
     try:
-        sighting = drive(steps.sighting(session), monotonic() + ANSWER)
+        try:
+            sighting = drive(steps.sighting(session), monotonic() + ANSWER)
+        except Unanswered as error:
+            sighting, silent = Sighting(Report(Role.UNKNOWN)), _line(error, where)
         trips = []
         for _ in range(ROUND_TRIPS):
             began = monotonic()
@@ -139,7 +144,7 @@ def _look(where: EndpointSettings, groups: list[GroupSettings], password: Any) -
         round_trip=min(trips),
         sighting=sighting,
         facts=facts,
-        groups={group.name: _enter(where, group, password) for group in groups},
+        groups={group.name: _enter(where, group, password, silent) for group in groups},
     )
 
 
@@ -193,8 +198,8 @@ def _names(session: pq.abc.PGconn, where: EndpointSettings, groups: list[GroupSe
     return [named] if "application_name" in where.params else [named, *names]
 
 
-def _enter(where: EndpointSettings, group: GroupSettings, password: Any) -> Entry:
-    """Whether the group gets in, with its own session settings."""
+def _enter(where: EndpointSettings, group: GroupSettings, password: Any, silent: str | None) -> Entry:
+    """Whether the group gets in, with its own session settings. `silent`: why the server does not tell its role."""
     if group.tags and not group.tags & where.tags:
         return Entry()
     refused = False
@@ -216,7 +221,7 @@ def _enter(where: EndpointSettings, group: GroupSettings, password: Any) -> Entr
             session.finish()
     except (ConnectFailed, psycopg.Error, DriverTimeout) as error:
         return Entry(error=_line(error, where), options_refused=refused)
-    return Entry(options_refused=refused)
+    return Entry(error=silent if group.target_session_attrs in PARTICULAR else None, options_refused=refused)
 
 
 def _row(session: pq.abc.PGconn, question: str) -> list[str] | None:
