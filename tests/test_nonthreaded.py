@@ -205,7 +205,7 @@ def test_a_connect_that_nobody_asked_for_takes_one_part_in_twenty_of_the_time_at
         end = time.monotonic() + 3.0
         while time.monotonic() < end:
             query(pool)
-        assert frozen.attempts
+        wait_for(lambda: frozen.attempts)
         moments = [attempt.at for attempt in frozen.attempts]
         gaps = [after - before for before, after in itertools.pairwise(moments)]
         assert min(gaps, default=10.0) > 5.0, "each takes half a second, and ten must pass before the next"
