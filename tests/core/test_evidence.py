@@ -522,6 +522,16 @@ def test_an_endpoint_that_comes_back_is_told_with_the_length_of_its_outage():
     assert event.message == "db1:5432 is up again after 7.5 s"
 
 
+def test_an_outage_is_counted_from_its_first_failure():
+    world = up(World())
+    for _ in range(4):
+        world.failed(world.order(), Fault.REFUSED)
+        world.now += 5
+    world.events()
+    world.probed()
+    assert world.topology.events[0].seconds == 20
+
+
 def test_an_endpoint_that_was_only_suspect_had_no_outage():
     world = up(World())
     world.missed()

@@ -178,6 +178,18 @@ def test_a_wish_for_a_lane_that_left_the_route_is_dropped():
     assert not world.group.lanes[1].wished
 
 
+def test_a_wish_for_a_lane_whose_role_does_not_suit_any_more_is_dropped():
+    world = proven(World(places("a", "b"), [Rules(target_session_attrs="standby")]))
+    lane_a, lane_b = world.group.lanes
+    world.grow(lane_a, 2, STANDBY)
+    lane_b.endpoint.connected(world.now)
+    world.topology.reported(lane_b.endpoint, STANDBY, world.now)
+    while not lane_b.wished:
+        world.lease()
+    world.topology.reported(lane_b.endpoint, PRIMARY, world.now)
+    assert world.plan() == []
+
+
 def test_a_lane_without_room_is_not_wished_for():
     world = proven(World(places("a", "b"), [Rules(connection_count=1)]))
     lane_a, lane_b = world.group.lanes

@@ -158,14 +158,17 @@ class Work:
         assert rest == [], "failed though nothing was lost"
 
     def _check_connections(self, others: int) -> None:
-        one = self.row.connections // self.row.processes
-        most = self.row.connections + others * one
         assert any(look.seen for look in self.watch.looks), "nobody has looked"
+        processes = self.row.processes
+        limits = {"": self.row.connections // processes, **self.row.groups}  # of one process
         edges = [0.0, *(moment for reload in self._reloads for moment in reload), float("inf")]
-        for since, until in zip(edges[::2], edges[1::2], strict=True):
-            assert self.watch.most(since, until) <= most, f"more connections than {most}"
-        for since, until in self._reloads:  # old and new workers
-            assert self.watch.most(since, until) <= most + self.row.connections
+        for group, limit in limits.items():
+            most = limit * (processes + others)
+            for since, until in zip(edges[::2], edges[1::2], strict=True):
+                found = self.watch.most(group, since, until)
+                assert found <= most, f"{found} connections of {group or 'all'}, {most} allowed"
+            for since, until in self._reloads:  # old and new workers
+                assert self.watch.most(group, since, until) <= most + limit * processes
 
 
 @contextmanager

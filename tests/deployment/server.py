@@ -232,12 +232,22 @@ class Server:
             return False
 
 
-def backends(cluster: Cluster) -> dict[str, set[int]]:
-    """The server processes that serve pools now, by the name of the node; nodes without any are left out."""
+def backends(cluster: Cluster) -> dict[str, dict[int, str]]:
+    """The server processes that serve pools now, and whom, by the name of the node; nodes without any are left out."""
     found = {}
     for node in cluster.nodes:
         if node.is_running and not node.is_frozen:
-            rows = node.execute("select pid from pg_stat_activity where application_name like 'pgdbpool:%'")
+            rows = node.execute(
+                "select pid, application_name from pg_stat_activity where application_name like 'pgdbpool:%'"
+            )
             if rows:
-                found[node.name] = {pid for (pid,) in rows}
+                found[node.name] = {pid: name.removeprefix("pgdbpool:") for pid, name in rows}
     return found
+
+
+def held_up(cluster: Cluster) -> int:
+    """Sessions of pools that wait for a lock."""
+    waiting = (
+        "select count(*) from pg_stat_activity where application_name like 'pgdbpool:%' and wait_event_type = 'Lock'"
+    )
+    return int(cluster.primary.execute(waiting)[0][0])

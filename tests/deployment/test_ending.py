@@ -13,7 +13,7 @@ import pytest
 from examples.rows import load
 from pgdbpool.testing import Cluster
 
-from .server import LIMIT, Server
+from .server import LIMIT, Server, held_up
 
 ROWS = {name: row for name, row in load().items() if row.stop != "ctrl-c"}
 
@@ -65,14 +65,6 @@ def at_the_same_time(server: Server) -> set[int]:
     """The workers that answer some requests."""
     with ThreadPoolExecutor(8) as clients:
         return {answer["worker"] for answer in clients.map(lambda _: server.read(), range(8))}
-
-
-def held_up(cluster: Cluster) -> int:
-    """Sessions of pools that wait for a lock."""
-    waiting = (
-        "select count(*) from pg_stat_activity where application_name like 'pgdbpool:%' and wait_event_type = 'Lock'"
-    )
-    return int(cluster.primary.execute(waiting)[0][0])
 
 
 def silent(server: Server) -> bool:

@@ -1,8 +1,10 @@
 """Gunicorn: threads in one process, or processes without threads, preloaded or not."""
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from examples.rows import load
@@ -10,7 +12,7 @@ from pgdbpool.testing import Cluster
 
 from .harness import at_work, check_rows
 from .load import Load
-from .server import Server
+from .server import LIMIT, Server, held_up
 
 ROWS = load()
 
@@ -24,6 +26,27 @@ def test_threads_share_a_pool_sized_below_at_or_above_their_number(cluster: Clus
         work.lose_the_primary()
         work.reload()
     work.check()
+
+
+@pytest.mark.parametrize("size", [4, 8, 12], ids=["below", "at", "above"])
+def test_of_threads_that_all_want_the_database_so_many_get_it_as_there_are_connections_and_the_rest_waits(
+    cluster: Cluster, tmp_path: Path, size: int
+) -> None:
+    row = ROWS["gunicorn-threads"]
+    groups = {"read": 1, "write": size, "transaction": 1, "batch": 1}
+    most = min(size, row.threads)
+    with (
+        Server(row, cluster, tmp_path, groups=groups) as server,
+        psycopg.connect(cluster.primary.conninfo()) as other,
+        ThreadPoolExecutor(row.threads) as clients,
+    ):
+        other.execute("lock table notes in exclusive mode")
+        begun = [clients.submit(server.ask, "POST", f"/write?key={number}") for number in range(row.threads)]
+        server.wait(lambda: held_up(cluster) == most, "those that have a connection")
+        wait(begun, timeout=0.5)
+        assert held_up(cluster) == most, "and nobody has got one more"
+        other.commit()
+        assert [request.result(LIMIT)[0] for request in begun] == [200] * row.threads
 
 
 def test_processes_without_threads_each_have_connections_of_their_own(cluster: Cluster, tmp_path: Path) -> None:

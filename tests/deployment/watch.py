@@ -24,7 +24,7 @@ class Look(NamedTuple):
     """What one look saw, by the name of the node."""
 
     at: float
-    seen: dict[str, set[int]]
+    seen: dict[str, dict[int, str]]
 
 
 class Watch:
@@ -52,8 +52,8 @@ class Watch:
             except psycopg.Error:  # a server that is just going down, or coming up
                 pass
 
-    def most(self, since: float = 0.0, until: float = float("inf")) -> int:
-        """The most connections that were open to one server at the same time, and stayed."""
+    def most(self, group: str = "", since: float = 0.0, until: float = float("inf")) -> int:
+        """The most connections that were open to one server at the same time, and stayed; perhaps of one group only."""
         most = 0
         looks = [look for look in self.looks if since <= look.at <= until]
         later = 0
@@ -63,5 +63,6 @@ class Watch:
             if later == len(looks):
                 break
             for node, pids in look.seen.items():
-                most = max(most, len(pids & looks[later].seen.get(node, set())))
+                stayed = pids.items() & looks[later].seen.get(node, {}).items()
+                most = max(most, sum(not group or name == group for _, name in stayed))
         return most
