@@ -30,6 +30,7 @@ from pgdbpool import (
 )
 from pgdbpool import pool as dbpool
 from pgdbpool.drivers.psycopg3 import quiet
+from pgdbpool.keeper import Parked
 from pgdbpool.testing import Cluster, Impostor
 
 SECRET = "s3cr3t'\\ w0rd"
@@ -558,6 +559,25 @@ def test_an_interrupt_while_waiting_for_a_connection_loses_none(pg_node, open_po
     assert stats(pool).waiting == 0
     pool.putconn(held)
     assert pool.getconn(timeout=LIMIT) is held
+
+
+def test_an_interrupt_at_the_moment_of_the_hand_over_passes_the_connection_on(pg_node, open_pool, monkeypatch):
+    park = Parked.park
+
+    def interrupted(waiter, seconds):
+        assert park(waiter, LIMIT)
+        raise KeyboardInterrupt
+
+    pool = open_pool(config(pg_node, connection_count=1))
+    (conn,) = hold(pool, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Parked, "park", interrupted)
+        waiting = start(pool.getconn, timeout=LIMIT)
+        wait_for(lambda: stats(pool).waiting == 1)
+        pool.putconn(conn)
+        with pytest.raises(KeyboardInterrupt):
+            waiting.result(LIMIT)
+    assert pool.getconn(timeout=LIMIT) is conn
 
 
 def insert(conn):

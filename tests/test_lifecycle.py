@@ -407,6 +407,22 @@ def test_where_no_more_threads_are_to_be_had_connections_are_opened_all_the_same
     assert len(said) == 2
 
 
+def test_a_keeper_thread_that_could_not_be_started_is_started_by_the_next_caller(pg_node, open_pool, monkeypatch):
+    begin = threading.Thread.start
+
+    def start_another(thread):
+        if thread.name.endswith(" keeper"):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    pool = open_pool(config(pg_node), open=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_another)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool.open()
+    assert query(pool, timeout=LIMIT) == (1,)
+
+
 @pytest.mark.parametrize("trouble", ["stopped", "frozen"])
 def test_the_end_of_the_interpreter_is_quick_when_the_server_is_gone(pg_node, model, trouble):
     program = """

@@ -1,5 +1,6 @@
 """The non-threaded model: everything happens in the caller's own time, and it never starts a thread."""
 
+import itertools
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from conftest import LIMIT, SOON, backends, output, python, wait_for
 from conftest import config as threaded_config
 
 from pgdbpool import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from pgdbpool.testing import Impostor
 
 
 def config(*places, **group):
@@ -194,6 +196,19 @@ def test_a_frozen_endpoint_of_two_does_not_hold_callers_up_for_long(pg_cluster, 
         with pool.connection(timeout=LIMIT) as conn:
             assert conn.execute("select 1").fetchone() == (1,)
     assert time.monotonic() - began < SOON
+
+
+def test_a_connect_that_nobody_asked_for_takes_one_part_in_twenty_of_the_time_at_most(pg_node, open_pool):
+    with Impostor() as frozen:
+        frozen.hang()
+        pool = open_pool(config(pg_node, frozen, min_count=1))
+        end = time.monotonic() + 3.0
+        while time.monotonic() < end:
+            query(pool)
+        wait_for(lambda: frozen.attempts)
+        moments = [attempt.at for attempt in frozen.attempts]
+        gaps = [after - before for before, after in itertools.pairwise(moments)]
+        assert min(gaps, default=10.0) > 5.0, "each takes half a second, and ten must pass before the next"
 
 
 def test_it_works_again_when_the_server_has_come_back(pg_node, open_pool):

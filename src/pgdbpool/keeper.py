@@ -463,7 +463,7 @@ class Inline:
             order = orders.pop(0)
             began = monotonic()
             try:
-                run(self._sessions.open(order, began + _INLINE_LIMIT))
+                run(self._sessions.open(order, limit=_INLINE_LIMIT))
             except BaseException:  # interrupted: the others will not be opened
                 for other in orders:
                     self._topology.cancelled(other)

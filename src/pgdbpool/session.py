@@ -53,8 +53,11 @@ class Sessions:
 
     # -- opening ----------------------------------------------------------------------------------------------
 
-    async def open(self, order: Order, deadline: float = float("inf")) -> None:
-        """Carry out one order of the plan, and report how it went. Never raises an `Exception`."""
+    async def open(self, order: Order, deadline: float = float("inf"), *, limit: float = float("inf")) -> None:
+        """Carry out one order of the plan, before the deadline and within `limit` seconds, and report how it went.
+
+        Never raises an `Exception`. Silence for the whole of a `limit` is evidence if that is not very short.
+        """
         group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
@@ -62,6 +65,7 @@ class Sessions:
             self.topology.cancelled(order)
             return
         began = monotonic()
+        deadline = min(deadline, began + limit)
         patience = min(where.connect_timeout, LEAST_PATIENCE)
         hurried = deadline < began + patience
         deadline = min(deadline, began + min(where.connect_timeout, endpoint.patience(began)))

@@ -522,6 +522,16 @@ def test_an_endpoint_that_comes_back_is_told_with_the_length_of_its_outage():
     assert event.message == "db1:5432 is up again after 7.5 s"
 
 
+def test_an_outage_is_counted_from_its_first_failure():
+    world = up(World())
+    for _ in range(4):
+        world.failed(world.order(), Fault.REFUSED)
+        world.now += 5
+    world.events()
+    world.probed()
+    assert world.topology.events[0].seconds == 20
+
+
 def test_an_endpoint_that_was_only_suspect_had_no_outage():
     world = up(World())
     world.missed()
@@ -661,6 +671,17 @@ def test_probes_hurry_no_more_after_a_minute_in_which_nobody_waited():
     assert not world.topology.searching(world.now)
     world.wait()
     assert world.topology.searching(world.now)
+
+
+def test_that_minute_begins_when_the_route_is_lost_whatever_happens_meanwhile():
+    world = World(places("a", "b"), [Rules(target_session_attrs="primary")])
+    world.probed(world.endpoints[1], STANDBY)
+    world.probed(report=STANDBY)
+    world.now += 50
+    world.missed(fault=Fault.REFUSED)
+    assert world.topology.searching(world.now)
+    world.now += 11
+    assert not world.topology.searching(world.now)
 
 
 def test_probes_do_not_hurry_for_a_paused_group():

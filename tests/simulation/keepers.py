@@ -306,7 +306,7 @@ class Inline:
             order = orders.pop(0)
             began = clock.now
             try:
-                await sessions.open(order, began + INLINE_LIMIT)
+                await sessions.open(order, limit=INLINE_LIMIT)
             except BaseException:
                 for other in orders:
                     topology.cancelled(other)
