@@ -69,6 +69,32 @@ def test_other_events_and_other_servers_are_not_left_out_for_that(clock, caplog)
     assert lines(caplog) == [*["pool: db1:5432 is down"] * 3, "pool: db1:5432 is fenced", "pool: db2:5432 is down"]
 
 
+def test_leases_of_other_groups_are_not_left_out_for_that(clock, caplog):
+    teller = herald.Herald("pool")
+    for group in ["read"] * 50 + ["write"]:
+        words = f"group {group!r}: held too long"
+        teller.deliver(deque([Event(kind=EventKind.LEAK_SUSPECTED, endpoint="db1:5432", message=words, group=group)]))
+    assert lines(caplog) == [*["pool: group 'read': held too long"] * 3, "pool: group 'write': held too long"]
+
+
+def test_good_news_are_no_warnings(clock, caplog):
+    teller = herald.Herald("pool")
+    with caplog.at_level(logging.INFO, "pgdbpool"):
+        for kind in EventKind:
+            teller.deliver(deque([event(kind, message=kind.value)]))
+    levels = {record.getMessage().removeprefix("pool: "): record.levelname for record in caplog.records}
+    quiet = {"endpoint-up", "endpoint-suspect", "role-changed", "recovered", "leak-ended"}
+    assert levels == {kind.value: "INFO" if kind.value in quiet else "WARNING" for kind in EventKind}
+
+
+def test_details_are_more_lines_of_the_log(clock, caplog):
+    details = "taken at:\n  app.py:7"
+    herald.Herald("pool").deliver(
+        deque([Event(kind=EventKind.LEAK_SUSPECTED, endpoint="db1:5432", message="held too long", details=details)])
+    )
+    assert lines(caplog) == ["pool: held too long\ntaken at:\n  app.py:7"]
+
+
 def test_callables_are_told_of_every_event_until_they_are_not_to_be_told_any_more(clock):
     teller = herald.Herald("pool")
     told = []

@@ -673,6 +673,17 @@ def test_probes_hurry_no_more_after_a_minute_in_which_nobody_waited():
     assert world.topology.searching(world.now)
 
 
+def test_that_minute_begins_when_the_route_is_lost_whatever_happens_meanwhile():
+    world = World(places("a", "b"), [Rules(target_session_attrs="primary")])
+    world.probed(world.endpoints[1], STANDBY)
+    world.probed(report=STANDBY)
+    world.now += 50
+    world.missed(fault=Fault.REFUSED)
+    assert world.topology.searching(world.now)
+    world.now += 11
+    assert not world.topology.searching(world.now)
+
+
 def test_probes_do_not_hurry_for_a_paused_group():
     world = World(rules=[Rules(target_session_attrs="primary")])
     world.probed(report=STANDBY)

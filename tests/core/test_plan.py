@@ -648,6 +648,19 @@ def test_a_look_is_not_taken_where_another_group_has_a_connection():
     assert looks(world, 600) == {"db1:5432": []}
 
 
+# -- when to look again -----------------------------------------------------------------------------------------
+
+
+def test_while_the_only_connect_there_may_be_is_under_way_nothing_is_due():
+    world = World(rules=[Rules(connection_count=2)])
+    world.wait()
+    world.wait()
+    assert len(world.plan()) == 1
+    world.now += 5
+    assert world.plan() == []
+    assert world.topology.due(world.now) == float("inf")
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------
 
 
@@ -720,6 +733,28 @@ def test_a_paused_group_refuses_nobody():
     assert caller.error is None
 
 
+def test_who_waits_for_a_paused_group_is_refused_nothing():
+    world = World()
+    caller = world.wait()
+    world.group.paused = True
+    world.topology.reroute(world.now)
+    world.failed(world.order(), Fault.MISCONFIGURED, "wrong password")
+    assert caller.error is None
+    world.group.paused = False
+    world.topology.reroute(world.now)
+    assert isinstance(caller.error, DBOfflineError)
+
+
+def test_a_setup_that_succeeds_makes_the_next_failure_a_first_one():
+    world = World(rules=[Rules(min_count=1)], random=lambda: 1.0)
+    for _ in range(5):
+        world.topology.setup_failed(world.order(), "configure raised", world.now)
+    world.now += 60
+    world.grow()
+    world.topology.setup_failed(world.order(), "configure raised", world.now)
+    assert world.lane.next_try == world.now + 2
+
+
 def test_a_failed_setup_is_repeated_though_nothing_is_kept_warm():
     world = World()
     world.topology.setup_failed(world.order(), "configure raised", world.now)
@@ -753,6 +788,15 @@ def test_keeping_warm_a_second_choice_does_not_use_up_total_count():
         world.bury()
         world.now += 1
     assert caller.slot is not None
+
+
+def test_where_total_count_is_scarce_the_preferred_endpoint_is_kept_warm():
+    for rules in (
+        Rules(min_count=1, total_count=1),
+        Rules(min_count=1, total_count=1, target_session_attrs="prefer-standby"),
+    ):
+        world = World([Place("far", priority=1), Place("near")], [rules])
+        assert world.places_of(world.plan()) == ["near"]
 
 
 def test_connections_left_behind_by_a_failback_make_room_under_total_count():
