@@ -14,6 +14,7 @@ help: ## list the targets
 # One stamp per extra: installed again only when pyproject.toml changes.
 $(VENV)/.stamp-%: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing pgdbpool[$*] into $(VENV); this may take a minute" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
