@@ -1,0 +1,157 @@
+"""No secret is in a repr or message, whatever is given; and whatever is given, it is an answer or a ConfigError."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pgdbpool.config import EndpointSettings, Settings, load, load_toml, load_url
+from pgdbpool.errors import ConfigError
+
+from .support import SECRET, config, problems
+
+# -- secrets --
+
+
+def rotating() -> str:
+    """A callable password, whose name must not be shown either."""
+    return SECRET
+
+
+@pytest.mark.parametrize("password", [SECRET, rotating], ids=["text", "callable"])
+def test_no_secret_in_any_repr(password: Any) -> None:
+    settings = load(
+        config(
+            {
+                "pass": password,
+                "params": {"sslpassword": SECRET, "oauth_client_secret": SECRET, "passfile": "/shown"},
+            }
+        )
+    )
+    endpoint = settings.db[0]
+    for text in (
+        repr(settings),
+        str(settings),
+        f"{endpoint}",
+        repr(endpoint),
+        str(list(endpoint.__rich_repr__())),
+    ):
+        assert SECRET not in text
+        assert "rotating" not in text
+        assert "password='***'" in text or "('password', '***')" in text
+        assert "/shown" in text
+
+
+def test_an_absent_password_is_shown_as_absent() -> None:
+    assert "password=None" in repr(EndpointSettings(host="h"))
+
+
+def test_no_secret_through_rich() -> None:
+    pretty = pytest.importorskip("rich.pretty")
+    settings = load(config({"pass": SECRET, "params": {"sslpassword": SECRET}}))
+    assert SECRET not in pretty.pretty_repr(settings)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        config({"pass": SECRET, "port": 0}),
+        config({"pass": [SECRET]}),
+        config({"pass": {SECRET: SECRET}}),
+        config({"pass": SECRET.encode()}),
+        config({"password": SECRET}),
+        config({"port": SECRET, "name": [SECRET], "query_timeout": SECRET}),
+        config({"host": f"postgresql://u:{SECRET}@h"}),
+        config({"host": f"u:{SECRET}@h"}),
+        config({"params": {"sslpassword": [SECRET], "password": SECRET, "foo": SECRET}}),
+        config({"params": SECRET}),
+        {"db": f"postgresql://u:{SECRET}@h", "groups": {}},
+        {"db": {f"postgresql://u:{SECRET}@h": 1}, "groups": {}},
+        {f"postgresql://u:{SECRET}@h": 1, "groups": {}, "db": [SECRET]},
+        f"postgresql://u:{SECRET}@h",
+    ],
+)
+def test_no_secret_in_any_message(given: Any) -> None:
+    assert SECRET not in "".join(problems(load, given))
+
+
+# -- whatever is given, it is an answer or a ConfigError --
+
+KEYS = st.sampled_from(
+    [
+        *("type", "db", "groups", "host", "port", "name", "user", "ssl", "weight", "tags", "params", "g"),
+        *("connection_count", "min_count", "total_count", "check", "balance", "max_idle", "query_timeout"),
+        *("connect_timeout", "autocommit", "options", "application_name", "target_session_attrs", ""),
+    ]
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["h", "any", "threaded", "on", "prefer", "5"])
+)
+
+
+def nested(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(children, max_size=4) | st.dictionaries(KEYS | st.text(max_size=8), children, max_size=5)
+
+
+ANYTHING = st.recursive(SCALARS, nested, max_leaves=12)
+
+
+def with_password(entry: dict[str, Any]) -> dict[str, Any]:
+    return {**entry, "pass": SECRET}
+
+
+ENTRIES = st.dictionaries(KEYS, ANYTHING, max_size=5).map(with_password)
+NEARLY = st.fixed_dictionaries(
+    {"db": ENTRIES | st.lists(ENTRIES, max_size=3) | ANYTHING},
+    optional={
+        "groups": st.dictionaries(st.text(max_size=4), st.dictionaries(KEYS, ANYTHING, max_size=5), max_size=3),
+        "type": ANYTHING,
+    },
+)
+
+
+def answer(call: Callable[[Any], Settings], argument: Any) -> Settings | ConfigError:
+    """Settings or the error. Whatever else is raised fails the test, and so does the password in a text."""
+    try:
+        result: Settings | ConfigError = call(argument)
+    except ConfigError as error:
+        result = error
+    if isinstance(result, ConfigError):
+        assert result.problems
+        assert all(re.match(r"[^\n]+: .", line) for line in result.problems)
+    assert SECRET not in str(result) + repr(result)
+    return result
+
+
+@given(ANYTHING | NEARLY)
+@example(json.loads('{"db": {"host": "h"}, "groups": {"g": {}}}'))
+def test_anything_given_to_load_is_answered(given: Any) -> None:
+    result = answer(load, given)
+    if isinstance(result, Settings):
+        assert load(result) == result
+        assert isinstance(given, Mapping)
+
+
+@given(st.text(alphabet=f"postgresql:/@[]?&=,.%20h1{SECRET}\0", max_size=30))
+def test_any_text_given_to_load_url_is_answered(text: str) -> None:
+    answer(load_url, text)
+    answer(load_url, f"postgresql://u:{SECRET}@{text}")
+    answer(load_url, f"postgresql://u:{text}{SECRET}@h/db")
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_in_a_toml_file_are_answered(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.toml"
+    file.write_bytes(content)
+    answer(load_toml, file)
