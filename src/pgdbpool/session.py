@@ -106,8 +106,9 @@ class Sessions:
                 fault = connect_fault(self.driver.sqlstate(error), timed_out=timed_out)
                 self.topology.open_failed(order, fault, _words(error), monotonic())
             return
-        self._unready[id(conn)] = order, conn
+        key = id(conn)  # now: no call may be interrupted between what is put in and what is taken out
         try:
+            self._unready[key] = order, conn
             await self._make_ready(conn, how, deadline)
             clean = self._watch(conn, how)
         except BaseException as error:
@@ -126,7 +127,7 @@ class Sessions:
             failed(order, _words(error), monotonic())
             return
         finally:
-            del self._unready[id(conn)]
+            self._unready.pop(key, None)
         self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)
 
