@@ -118,6 +118,26 @@ def test_close_waits_for_tasks_that_hold_a_connection(pg_node: Node, run: Stage)
     run(story)
 
 
+def test_a_close_that_is_cancelled_has_closed_the_pool_and_what_comes_back_later_is_closed(
+    pg_node: Node, run: Stage
+) -> None:
+    async def story(open_pool: OpenPool) -> None:
+        pool = open_pool(config(pg_node, connection_count=2))
+        conn = await pool.getconn(timeout=LIMIT)
+        closing = start(pool.close(timeout=LIMIT))
+        await until(lambda: pool._keeper.loop is None)
+        await passes()
+        closing.cancel()
+        await asyncio.wait({closing})
+        assert closing.cancelled()
+        assert not pool._seen  # by others on this host
+        await pool.putconn(conn)
+        assert conn.closed
+        await until_seen(lambda: not backends(pg_node))
+
+    run(story)
+
+
 def test_close_ends_every_wait_and_waits_no_longer_than_told(pg_node: Node, run: Stage) -> None:
     async def story(open_pool: OpenPool) -> None:
         pool = open_pool(config(pg_node, connection_count=1))

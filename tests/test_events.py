@@ -147,6 +147,80 @@ def test_an_outage_through_which_callers_wait_is_told_in_a_few_lines(pg_node, op
     assert len(of_the_pool) <= 12, of_the_pool
 
 
+@pytest.fixture
+def hangs():
+    """A callable that does not return before the test has ended."""
+    called, over = threading.Event(), threading.Event()
+
+    def hang(*args):
+        called.set()
+        assert over.wait(2 * LIMIT)
+
+    hang.called = called
+    yield hang
+    over.set()
+    wait_for(lambda: not [thread for thread in threading.enumerate() if thread.name.endswith(" herald")])
+
+
+def test_a_listener_that_hangs_does_not_keep_the_pool_from_healing(pg_node, open_pool, hangs):
+    pool = open_pool(config(pg_node))
+    pool.on_event(hangs)
+    heals_after_a_kill(pool, pg_node, hangs.called)
+
+
+def test_a_reconnect_failed_that_hangs_does_not_keep_the_pool_from_healing(pg_node, open_pool, hangs):
+    heals_after_a_kill(open_pool(config(pg_node, reconnect_failed=hangs, reconnect_timeout=0)), pg_node, hangs.called)
+
+
+def heals_after_a_kill(pool, node, told):
+    pool.wait(LIMIT)
+    node.kill()
+    assert told.wait(LIMIT)
+    node.start()
+    with pool.connection(timeout=LIMIT) as conn:
+        assert one(conn, "select 1") == 1
+
+
+def test_a_listener_that_wants_to_end_the_program_ends_neither_the_pool_nor_what_it_is_told(pg_node, open_pool, caplog):
+    told = []
+
+    def leave(event):
+        told.append(event.kind)
+        raise SystemExit(1)
+
+    pool = open_pool(config(pg_node))
+    pool.on_event(leave)
+    for _ in range(2):
+        with pool.connection(timeout=LIMIT) as conn:
+            assert one(conn, "select 1") == 1
+        wait_for(lambda: pool.endpoints()[0].health == "up")
+        before = len(told)
+        pg_node.kill()
+        wait_for(lambda before=before: "endpoint-down" in told[before:])
+        pg_node.start()
+    assert "a callable that was told of an event raised SystemExit" in caplog.text
+
+
+def test_events_are_told_in_the_order_in_which_they_happened_one_after_the_other(pg_node, open_pool):
+    told, within = [], []
+
+    def listen(event):
+        within.append(event)
+        assert len(within) == 1
+        told.append(event.kind)
+        within.clear()
+
+    pool = open_pool(config(pg_node))
+    pool.wait(LIMIT)
+    wait_for(lambda: pool.endpoints()[0].health == "up" and not pool._topology.events)
+    pool.on_event(listen)
+    pg_node.kill()
+    wait_for(lambda: "endpoint-down" in told)
+    pg_node.start()
+    wait_for(lambda: "endpoint-up" in told)
+    assert [kind for kind in told if kind in ("endpoint-down", "endpoint-up")] == ["endpoint-down", "endpoint-up"]
+
+
 def test_a_failover_is_told_with_the_time_that_it_took(pg_cluster, open_pool):
     told = []
     pool = open_pool(config(*pg_cluster.nodes, target_session_attrs="primary"))

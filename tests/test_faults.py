@@ -551,6 +551,30 @@ def test_an_interrupt_in_the_middle_of_a_statement_costs_at_most_the_connection(
     wait_for(lambda: len(backends(pg_node)) == 1)
 
 
+def test_a_configure_that_waits_for_a_frozen_server_is_ended_with_the_other_calls(pg_node, open_pool):
+    froze = threading.Event()
+
+    def configure(conn):
+        if not froze.is_set():
+            pg_node.freeze()
+            froze.set()
+        conn.execute("select 1")
+
+    def openers():
+        return [thread for thread in threading.enumerate() if thread.name == f"{pool.name} opener"]
+
+    pool = open_pool(config(pg_node, configure=configure))
+    try:
+        assert froze.wait(LIMIT)
+        wait_for(lambda: pool.endpoints()[0].health == "down")
+        wait_for(lambda: not openers())
+        assert stats(pool).opening == 0
+    finally:
+        pg_node.thaw()
+    with pool.connection(timeout=LIMIT) as conn:
+        assert one(conn, "select 1") == 1
+
+
 def test_an_interrupt_while_waiting_for_a_connection_loses_none(pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=1))
     held = pool.getconn()

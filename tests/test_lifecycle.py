@@ -206,6 +206,27 @@ def test_close_waits_for_leased_connections_and_no_longer_than_told(pg_node, ope
     assert conn.closed
 
 
+def test_a_close_that_is_interrupted_has_closed_the_pool_and_what_comes_back_later_is_closed(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=2))
+    conn = pool.getconn()
+
+    def interrupt():
+        wait_for(lambda: pool.closed)
+        wait_for(lambda: not any(thread.name == f"{pool.name} keeper" for thread in threading.enumerate()))
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        pool.close(timeout=LIMIT)
+    interrupter.join()
+    assert not pool._seen  # by others on this host
+    assert len(backends(pg_node)) == 1
+    pool.putconn(conn)
+    assert conn.closed
+    wait_for(lambda: not backends(pg_node))
+
+
 def test_a_pool_can_be_opened_and_closed_again_and_again(pg_node, open_pool, model):
     pool = open_pool(config(pg_node, type=model, min_count=2), open=False)
     for _ in range(20):

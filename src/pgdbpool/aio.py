@@ -226,14 +226,16 @@ class AsyncPool(Base):
         for group in self._topology.groups:
             group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
             group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
-        await self._keeper.stop(timeout)
-        while monotonic() < deadline and self._closed and any(group.total for group in self._topology.groups):
-            for group in self._topology.groups:
-                self._keeper.reclaim(group)
-            await asyncio.sleep(0.002)
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
-        self._disappear()
+        try:  # it may be cancelled
+            await self._keeper.stop(timeout)
+            while monotonic() < deadline and self._closed and any(group.total for group in self._topology.groups):
+                for group in self._topology.groups:
+                    self._keeper.reclaim(group)
+                await asyncio.sleep(0.002)
+            if self._settling:
+                await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
+        finally:
+            self._disappear()
 
     async def __aenter__(self) -> Self:
         await self.open()

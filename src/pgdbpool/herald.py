@@ -49,6 +49,11 @@ class Herald:
 
         return end
 
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody but the log is told."""
+        return bool(self._listeners)
+
     def deliver(self, events: deque[Event]) -> None:
         """Log and tell all that has been noted. Never raises an `Exception`."""
         while events:

@@ -130,6 +130,7 @@ class Threaded:
         self._running = False
         self._stopped = False  # for good: a caller that waits may come to `start` after `stop`
         self._abandoned = False
+        self._telling = False  # some thread tells what has happened; written by the keeper and by that one
         self._short_of_threads = False
         self._starting = threading.RLock()  # as that of the pool, see `Pool._new_lock`
 
@@ -293,9 +294,8 @@ class Threaded:
 
     def _round(self) -> float:
         self._sessions.abort()
-        run(self._sessions.tell_outages())
         next_look = self.look_for_leaks(monotonic())
-        self._herald.deliver(self._topology.events)
+        self._tell()
         if self._subscriptions and not may_monitor(self._name):
             self._unsubscribe()
         self._bury()
@@ -306,6 +306,35 @@ class Threaded:
         due = min(group.tend(now) for group in self._topology.groups)
         self._bury()
         return min(due, next_look, self._topology.tend(now), self._topology.due(now))
+
+    def _tell(self) -> None:
+        """Tell what has happened; where callables of the user's are told, by a thread of its own.
+
+        They may hang, as a mail does while the network is down, and must not keep us from opening connections then.
+        """
+        events, outages = self._topology.events, self._topology.outages
+        if self._telling or not (events or outages):
+            return
+        if not (outages or self._herald.has_listeners):
+            self._herald.deliver(events)
+            return
+        self._telling = True
+        try:
+            threading.Thread(target=self._tell_all, name=f"{self._name} herald", daemon=True).start()
+        except RuntimeError:  # no more threads to be had
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        try:
+            while self._topology.events or self._topology.outages:
+                try:
+                    run(self._sessions.tell_outages())
+                    self._herald.deliver(self._topology.events)
+                except SystemExit:  # of the user's: here nobody would hear of it
+                    logger.exception("%s: a callable that was told of an event raised SystemExit", self._name)
+        finally:
+            self._telling = False
+            self._listener.wake()  # something may have happened in this moment
 
     def _bury(self) -> None:
         for group in self._topology.groups:

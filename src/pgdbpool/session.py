@@ -48,6 +48,7 @@ class Sessions:
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
         self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
+        self._unready: dict[int, tuple[Order, Any]] = {}  # being made ready; whoever opens one puts it in and out
         # In the place of `Driver.password`, by a threaded pool: one that can be ended.
         self.password: Callable[[Callable[[], Any], float], Coroutine[Any, Any, Any]] | None = None
 
@@ -105,6 +106,7 @@ class Sessions:
                 fault = connect_fault(self.driver.sqlstate(error), timed_out=timed_out)
                 self.topology.open_failed(order, fault, _words(error), monotonic())
             return
+        self._unready[id(conn)] = order, conn
         try:
             await self._make_ready(conn, how, deadline)
             clean = self._watch(conn, how)
@@ -114,12 +116,17 @@ class Sessions:
             if not isinstance(error, Exception):
                 self.topology.cancelled(order)
                 raise
+            if lost and not order.wanted:  # most likely by ourselves, see `abort`
+                self.topology.cancelled(order)
+                return
             if hurried and isinstance(error, DriverTimeout):
                 self.topology.given_up(order, monotonic())
                 return
             failed = self.topology.lost_in_setup if lost else self.topology.setup_failed
             failed(order, _words(error), monotonic())
             return
+        finally:
+            del self._unready[id(conn)]
         self.topology.opened(order, conn, clean, report, monotonic(), identity)
         self.bury(group)
 
@@ -483,6 +490,9 @@ class Sessions:
             if slot.generation != slot.lane.generation and slot in slot.lane.slots:
                 slot.expires = ABORTED
                 self.driver.abort(slot.conn)
+        for order, conn in tuple(self._unready.values()):  # a callable of the user's may be waiting for the server
+            if not order.wanted:
+                self.driver.abort(conn)
 
     def bury(self, group: Group) -> None:
         """Close what core has taken out of the pool."""

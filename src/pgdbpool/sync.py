@@ -202,18 +202,20 @@ class Pool(Base):
         self._topology.close()
         for group in self._topology.groups:
             group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
+            group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
         self._keeper.stop()
         deadline = monotonic() + timeout
         pause = threading.Event()
-        while self._threaded and monotonic() < deadline and any(group.total for group in self._topology.groups):
+        try:  # it may be interrupted: Ctrl-C, since it takes long
+            while self._threaded and monotonic() < deadline and any(group.total for group in self._topology.groups):
+                for group in self._topology.groups:
+                    self._keeper.reclaim(group)
+                    self._sessions.bury(group)
+                pause.wait(0.002)
             for group in self._topology.groups:
-                self._keeper.reclaim(group)
                 self._sessions.bury(group)
-            pause.wait(0.002)
-        for group in self._topology.groups:
-            group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
-            self._sessions.bury(group)
-        self._disappear()
+        finally:
+            self._disappear()
 
     def __enter__(self) -> Pool:
         self.open()

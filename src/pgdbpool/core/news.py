@@ -12,12 +12,14 @@ from .endpoint import Endpoint
 from .events import Event, EventKind
 from .evidence import Role
 
+_MOST = 10_000  # events kept for those who are told late; of more the oldest are forgotten
+
 
 class News:
     """The news of one pool."""
 
     def __init__(self) -> None:
-        self.events: deque[Event] = deque()
+        self.events: deque[Event] = deque(maxlen=_MOST)
         self.noted: Counter[EventKind] = Counter()
         self._primaries: dict[Endpoint, None] = {}  # those that take writes; a dictionary for its order
         self._failing_over: tuple[float, tuple[Endpoint, ...]] | None = None  # since when, who is missing
