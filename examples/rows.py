@@ -19,8 +19,8 @@ PORT = "8000"  # in the commands
 
 GROUPS: dict[str, dict[str, Any]] = {
     "read": {"autocommit": True, "target_session_attrs": "prefer-standby", "query_timeout": 10_000},
-    "write": {"autocommit": True, "target_session_attrs": "primary", "query_timeout": 10_000},
-    "transaction": {"autocommit": False, "target_session_attrs": "primary", "query_timeout": 10_000},
+    "write": {"autocommit": True, "target_session_attrs": "primary", "query_timeout": 30_000},
+    "transaction": {"autocommit": False, "target_session_attrs": "primary", "query_timeout": 30_000},
     "batch": {"autocommit": False, "target_session_attrs": "primary", "query_timeout": 60_000},
 }
 

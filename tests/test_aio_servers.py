@@ -5,6 +5,8 @@ calls in flight and the timers come to in an event loop.
 """
 
 import asyncio
+import errno
+import os
 import random
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import psycopg
+import pytest
 from aio_support import OpenPool, Stage, hold, one, outcome, pid, put, run, run_plain, start, until, until_seen
 from conftest import LIMIT, backends, config
 from support import stats
@@ -214,6 +217,22 @@ def test_writes_find_a_promoted_primary_and_lose_only_what_was_in_flight(pg_clus
         await elsewhere(old.rejoin, new)
         assert await write(8) == new.port
         assert backends(old, "write") == set()
+
+    run(story)
+
+
+def test_a_pool_that_opens_when_no_descriptor_is_left_for_a_monitor_goes_without(
+    pg_node: Node, run: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def story(open_pool: OpenPool) -> None:
+        monkeypatch.setattr(asyncio, "SelectorEventLoop", none_left)
+        pool = open_pool(config(pg_node, connection_count=2))
+        async with pool.connection(timeout=LIMIT) as conn:
+            assert await one(conn, "select 1") == 1
+        assert "cannot start the monitor" in caplog.text
 
     run(story)
 

@@ -1,6 +1,9 @@
 """The monitor, on real servers: what it finds out, what it leaves alone, and that it leaves nothing behind."""
 
+import asyncio
+import errno
 import gc
+import os
 import threading
 from collections import Counter
 
@@ -229,6 +232,20 @@ def test_errors_of_a_users_sql_are_no_evidence(pg_node, open_pool):
             conn.execute(wrong)
     assert health(pool, pg_node) == "up"
     assert bad(pool, events) == []
+
+
+def test_a_pool_that_opens_when_no_descriptor_is_left_for_a_monitor_goes_without(
+    pg_node, open_pool, monkeypatch, caplog
+):
+    def none_left():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(asyncio, "SelectorEventLoop", none_left)
+    pool = open_pool(config(pg_node, connection_count=2))
+    with pool.connection(timeout=LIMIT) as conn:
+        assert conn.execute("select 1").fetchone() == (1,)
+    assert "cannot start the monitor" in caplog.text
+    assert threads() == []
 
 
 def test_a_wrong_password_is_tried_seldom(pg_node, open_pool):

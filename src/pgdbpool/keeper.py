@@ -255,7 +255,7 @@ class Threaded:
                 subscribe(endpoint.settings, how, Told(self._sessions, endpoint, how, self.wake))  # type: ignore[arg-type]
                 for endpoint in topology.endpoints
             ]
-        except RuntimeError as error:  # no more threads to be had: as without a monitor
+        except (RuntimeError, OSError) as error:  # no more threads or descriptors to be had: as without a monitor
             if not is_ending(error):
                 logger.exception("%s: cannot start the monitor", self._name)
             return

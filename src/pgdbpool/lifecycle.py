@@ -48,7 +48,7 @@ def pools() -> list[Living]:
             continue
 
 
-def is_ending(error: RuntimeError) -> bool:
+def is_ending(error: Exception) -> bool:
     """Whether a thread could not be started because the main thread has ended, which is no news (Python 3.12)."""
     return "interpreter shutdown" in str(error)
 

@@ -345,7 +345,7 @@ class Monitor:
             watch.disown()
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # as that of the pools
 _monitor: Monitor | None = None
 
 
@@ -371,7 +371,7 @@ def _at_exit() -> None:
 
 def _after_fork() -> None:
     global _lock, _monitor
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     monitor, _monitor = _monitor, None
     if monitor is not None:
         _inherited.append(monitor)  # its destructor would complain of a loop that runs

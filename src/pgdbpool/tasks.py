@@ -181,7 +181,7 @@ class Tasks:
             for endpoint in topology.endpoints:
                 told = Told(loop, self._sessions, endpoint, self._monitor, self.wake)
                 self._subscriptions.append(subscribe(endpoint.settings, self._monitor, told))  # type: ignore[arg-type]
-        except RuntimeError as error:  # no threads to be had: as without a monitor
+        except (RuntimeError, OSError) as error:  # no threads or descriptors to be had: as without a monitor
             if not is_ending(error):
                 logger.exception("%s: cannot start the monitor", self._name)
             return

@@ -48,7 +48,7 @@ def test_a_process_of_mod_wsgi_that_is_replaced_has_more_than_five_seconds_for_a
         server.wait(lambda: len(at_the_same_time(server)) == row.processes, "all workers")
         other.execute("lock table notes in exclusive mode")
         with ThreadPoolExecutor() as clients:
-            begun = clients.submit(server.ask, "POST", "/transaction?key=b")
+            begun = clients.submit(server.ask, "POST", "/batch?key=b&rows=2")
             server.wait(lambda: held_up(cluster) == 1, "a request that waits for the table")
             old = at_the_same_time(server)
             server.reload()

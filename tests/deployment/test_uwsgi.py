@@ -17,13 +17,14 @@ ROWS = load()
 @pytest.mark.parametrize("name", ["uwsgi", "uwsgi-lazy-apps"])
 def test_each_process_has_connections_of_its_own_and_one_thread(cluster: Cluster, tmp_path: Path, name: str) -> None:
     with at_work(ROWS[name], cluster, tmp_path) as work:
+        work.wait_for_workers(work.row.processes)  # one that still loads does not hear that it is to end
         assert work.threads() == {1}
         work.check_status_page()
         work.lose_a_standby()
         work.lose_the_primary()
         work.reload()
         assert work.threads() == {1}
-        work.wait_for_workers(2 * work.row.processes)  # one that still loads does not hear that it is to end
+        work.wait_for_workers(2 * work.row.processes)
     work.check()
 
 
