@@ -350,10 +350,14 @@ def test_silence_for_the_little_time_of_a_caller_in_a_hurry_is_no_evidence(open_
             pool.getconn(timeout=0.2)
         (endpoint,) = pool.endpoints()
         assert (endpoint.health, endpoint.fault, endpoint.last_error) == ("suspect", None, None)
-        with pytest.raises(PoolTimeout):
-            pool.getconn(timeout=1.0)
-        (endpoint,) = pool.endpoints()
-        assert (endpoint.health, endpoint.fault) == ("down", "timeout")
+
+        def believed_after_a_second():
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=1.0)
+            (endpoint,) = pool.endpoints()
+            return (endpoint.health, endpoint.fault)
+
+        wait_for(lambda: believed_after_a_second() == ("down", "timeout"))
 
 
 @pytest.mark.parametrize("sql", ["select 1/0", "nonsense", "select * from nowhere", "select pg_sleep(9)"])
