@@ -9,12 +9,13 @@ import socket
 import threading
 import traceback
 from contextlib import ExitStack, suppress
+from time import monotonic
 
 import psutil
 import psycopg
 import pytest
 from conftest import LIMIT, backends, config, output, python, wait_for
-from support import Wire, grow, hold, in_turn, one, pid, put, start, stats
+from support import Wire, grow, hold, in_turn, one, pid, port, put, start, stats
 from support import tidy as tidy
 
 from pgdbpool import (
@@ -349,10 +350,14 @@ def test_silence_for_the_little_time_of_a_caller_in_a_hurry_is_no_evidence(open_
             pool.getconn(timeout=0.2)
         (endpoint,) = pool.endpoints()
         assert (endpoint.health, endpoint.fault, endpoint.last_error) == ("suspect", None, None)
-        with pytest.raises(PoolTimeout):
-            pool.getconn(timeout=1.0)
-        (endpoint,) = pool.endpoints()
-        assert (endpoint.health, endpoint.fault) == ("down", "timeout")
+
+        def believed_after_a_second():
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=1.0)
+            (endpoint,) = pool.endpoints()
+            return (endpoint.health, endpoint.fault)
+
+        wait_for(lambda: believed_after_a_second() == ("down", "timeout"))
 
 
 @pytest.mark.parametrize("sql", ["select 1/0", "nonsense", "select * from nowhere", "select pg_sleep(9)"])
@@ -693,6 +698,24 @@ def test_a_commit_cut_off_by_a_signal_handler_is_an_unknown_outcome(pg_node, ope
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_a_commit_that_is_interrupted_costs_the_connection_and_none_is_lost(pg_node, open_pool, table, caplog):
+    pg_node.execute("""
+        create or replace function faults_sleep() returns trigger language plpgsql
+            as $$ begin perform pg_sleep(60); return null; end $$;
+        create constraint trigger sleeps after insert on faults_t deferrable initially deferred
+            for each row execute function faults_sleep()
+    """)
+    pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
+    with pytest.raises(KeyboardInterrupt), pool.connection() as conn:
+        in_turn(
+            lambda: insert(conn),
+            lambda: interrupt_when(lambda: pg_node.backends("pgdbpool:default")[0]["wait_event"] == "PgSleep"),
+        )
+    assert (stats(pool).leased, stats(pool).counters.closed) == (0, {"busy": 1})
+    assert table() == 0
+    assert not caplog.records
+
+
 def test_a_connection_lost_before_the_commit_is_an_unknown_outcome_too(pg_node, open_pool, table):
     # Nothing tells the client that its COMMIT has not arrived.
     with Wire(pg_node) as wire:
@@ -761,6 +784,39 @@ def test_a_checkout_on_a_frozen_server_ends_in_time(pg_node, open_pool):
     pg_node.thaw()
     with pool.connection() as conn:
         assert one(conn, "select 1") == 1
+
+
+def test_a_call_that_is_never_answered_ends_a_second_after_its_query_timeout(pg_node, open_pool):
+    with pg_node.proxy() as proxy:
+        pool = open_pool(config(proxy, connection_count=1, query_timeout=200, monitor=False))
+        grow(pool, 1)
+        proxy.stall()
+        began = monotonic()
+        with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
+            conn.execute("select 1")
+        assert monotonic() - began >= 1.2, "the server had its time, and a second to say so"
+
+
+def test_a_ping_that_a_caller_in_a_hurry_did_not_wait_for_is_no_evidence(pg_node, open_pool):
+    with pg_node.proxy() as proxy:
+        pool = open_pool(config(proxy, type="non-threaded", connection_count=1, check="ping"))
+        grow(pool, 1)
+        proxy.stall()
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0.1)
+        (endpoint,) = pool.endpoints()
+        assert (endpoint.health, endpoint.fault, endpoint.last_error) == ("up", None, None)
+
+
+def test_a_ping_without_an_answer_is_given_up_early_enough_to_try_another_server(pg_cluster, open_pool):
+    frozen, other = pg_cluster.standbys
+    with frozen.proxy() as proxy:
+        places = (proxy.endpoint(ssl="disable"), other.endpoint(ssl="disable", priority=1))
+        pool = open_pool(config(*places, type="non-threaded", check="ping"))
+        grow(pool, 1)
+        proxy.stall()
+        with pool.connection(timeout=LIMIT) as conn:
+            assert port(conn) == other.port
 
 
 def test_a_frozen_endpoint_does_not_stop_checkouts_elsewhere(pg_node, pg_cluster, open_pool):

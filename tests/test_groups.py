@@ -524,7 +524,7 @@ def test_a_check_that_likes_no_connection_makes_no_storm_of_them(model, pg_node,
     def check(conn):
         raise ValueError("do not like it")
 
-    longest = 1.0  # far more than a connect takes
+    longest = 0.5  # far more than a connect takes
     monkeypatch.setattr("pgdbpool.core.topology.URGENT", longest)
     pool = open_pool(config(pg_node, type=model, connection_count=1, check=check))
     began = monotonic()
@@ -568,7 +568,7 @@ def test_check_auto_does_not_ask_a_server_that_was_just_used(pg_node, open_pool)
         assert wire.statements == []
 
 
-@pytest.mark.parametrize(("rest", "asked"), [(25.0, []), (31.0, [""])])
+@pytest.mark.parametrize(("rest", "asked"), [(15.0, []), (31.0, [""])])
 def test_check_auto_asks_a_server_that_has_rested_for_half_a_minute(rest, asked, pg_node, open_pool, monkeypatch):
     with Wire(pg_node) as wire:
         pool = open_pool(config(wire, type="non-threaded", check="auto"))

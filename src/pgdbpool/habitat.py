@@ -170,7 +170,8 @@ def sub_interpreter() -> str:
     if "uwsgi" in sys.modules:
         interpreters = _interpreters()
         current = interpreters.get_current()
-        return "" if current == interpreters.get_main() else str(current)
+        number = current[0] if isinstance(current, tuple) else current  # since 3.13 there is more in it
+        return "" if current == interpreters.get_main() else str(number)
     return str(getattr(sys.modules.get("mod_wsgi"), "application_group", ""))
 
 

@@ -356,7 +356,8 @@ class Sessions:
             await self._put_away(slot, failure, commit=False)
             raise
         except BaseException as interrupt:
-            await self._close(slot, self.driver.status(slot.conn), interrupt)
+            status = self.driver.status(slot.conn)
+            await self._close(slot, Status.BUSY if status is Status.IDLE else status, interrupt)
             raise
         await self._put_away(slot, None, commit=True)
 
