@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Compare pgdbpool with other pools, side by side, on a real cluster. A full run takes"
-        " about nine minutes and writes bench/results.json and the tables of the documentation.",
+        " about a quarter of an hour and writes bench/results.json and the tables of the documentation.",
     )
     parser.add_argument("--quick", action="store_true", help="less exact, in about a minute")
     parser.add_argument(

@@ -22,10 +22,12 @@ class Query:
     name: str
     sql: str
     longer: int
-    """So many times longer storms, and fewer of them: slow queries need time to be counted."""
+    """So many times longer storms: slow queries need time to be counted."""
+    fewer: int
+    """So many times fewer of them."""
 
 
-QUERIES = (Query("select 1", "select 1", 1), Query("2 ms query", "select pg_sleep(0.002)", 3))
+QUERIES = (Query("select 1", "select 1", 1, 1), Query("2 ms query", "select pg_sleep(0.002)", 3, 5))
 TABLE_COLUMNS = [*COLUMNS, CPU, Column("switches", "switches/op", "{:.1f}")]
 
 
@@ -89,7 +91,7 @@ def measure(setting: Setting) -> list[Table]:
     limits = Limits(CONNECTIONS, CONNECTIONS)
     with setting.pools(setting.cluster.nodes[:1], limits, list(tables.values()), (NoPool,)) as pools:
         for (threads, query), table in tables.items():
-            rounds = max(1, setting.effort.storm_rounds // query.longer**2)
+            rounds = max(1, setting.effort.storm_rounds // query.fewer)
             seconds = setting.effort.storm * query.longer
             table.notes = [
                 f"{rounds} rounds of {seconds:g} s in turn, the median of them; one endpoint for all.",
