@@ -18,6 +18,10 @@ import pytest
 
 from pgdbpool import Pool
 
+# What libpq reads from there is meant for other servers than those of the tests.
+for _name in [name for name in os.environ if name.startswith("PG") and not name.startswith("PGDBPOOL")]:
+    del os.environ[_name]
+
 T = TypeVar("T")
 LIMIT = 30.0  # s: generous, since it is only ever reached when something is wrong
 SOON = 12.0  # s: far longer than it takes even on a busy machine, and far shorter than to wait for the `LIMIT`

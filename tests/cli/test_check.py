@@ -399,6 +399,18 @@ def test_the_configuration_can_be_named_by_the_environment(pg_node: Node, tmp_pa
     assert run("check", PGDBPOOL_CONFIG=str(toml(tmp_path, pg_node))).code == 0
 
 
+def test_it_says_where_the_environment_decided_which_servers_there_are(pg_node: Node, tmp_path: Path) -> None:
+    entry = pg_node.endpoint(ssl="disable")
+    more = {"PGHOST": entry.pop("host"), "PGPORT": str(entry.pop("port")), "PGTARGETSESSIONATTRS": "primary"}
+    path = toml(tmp_path, entry)
+    done = run("check", path, **more)
+    assert done.code == 0
+    assert f"{label(pg_node)}: host by PGHOST, port by PGPORT" in done.out
+    assert "target_session_attrs is by PGTARGETSESSIONATTRS" in done.out
+    found = run("check", path, "--json", **more).json
+    assert found["endpoints"][0]["chosen"] == {"host": "PGHOST", "port": "PGPORT"}
+
+
 # How it looks
 
 

@@ -39,7 +39,7 @@ def test_defaults_of_an_endpoint() -> None:
         "name": None,
         "user": None,
         "password": None,
-        "ssl": "prefer",
+        "ssl": None,
         "connect_timeout": 10.0,
         "query_timeout": None,
         "session_tmp_buffer": None,
@@ -52,6 +52,7 @@ def test_defaults_of_an_endpoint() -> None:
         "weight": 1.0,
         "tags": frozenset(),
         "params": {},
+        "chosen": {},
     }
 
 
@@ -81,6 +82,7 @@ def test_defaults_of_a_group() -> None:
         "tags": frozenset(),
         "spill": False,
         "sqlprepare": False,
+        "chosen": {},
     }
 
 
@@ -274,8 +276,8 @@ def keys_of_the_manual(section: str, page: str = "configuration") -> list[str]:
 
 
 def test_the_manual_has_every_key() -> None:
-    endpoint = ["pass" if key == "password" else key for key in EndpointSettings.__struct_fields__]
-    group = [key for key in GroupSettings.__struct_fields__ if key != "name"]
+    endpoint = ["pass" if key == "password" else key for key in EndpointSettings.__struct_fields__ if key != "chosen"]
+    group = [key for key in GroupSettings.__struct_fields__ if key not in ("name", "chosen")]
     assert keys_of_the_manual("The whole") == list(Settings.__struct_fields__)
     assert keys_of_the_manual("Endpoints") == endpoint
     assert keys_of_the_manual("Groups") == group

@@ -24,7 +24,6 @@ def test_conninfo_of_a_bare_endpoint() -> None:
     assert conninfo(*both(), None) == {
         "host": "h",
         "port": 5432,
-        "sslmode": "prefer",
         "target_session_attrs": "any",
         "hostaddr": "",
         "fallback_application_name": "pgdbpool:g",
@@ -69,7 +68,7 @@ def test_conninfo_of_a_full_endpoint() -> None:
 @pytest.mark.parametrize("host", ["/run/postgresql", "@abstract"])
 def test_conninfo_of_a_unix_socket_has_nothing_of_tcp(host: str) -> None:
     info = conninfo(*both({"host": host}), None)
-    assert info.keys() == {"host", "port", "sslmode", "target_session_attrs", "hostaddr", "fallback_application_name"}
+    assert info.keys() == {"host", "port", "target_session_attrs", "hostaddr", "fallback_application_name"}
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,16 @@ WHOLE_MISTAKES: list[tuple[Any, list[str]]] = [
     ({**config(), "db": None}, ["db: expected a dict or a list of dicts, got None"]),
     ({**config(), "db": ["h"]}, ["db[0]: expected a dict, got a string"]),
     (
-        {**config(), "db": {}},
-        ["db.host: missing; a host name, an address, or the directory of a Unix socket"],
+        {**config(), "db": {"params": {"service": "no such"}}},
+        ['db.host: missing, and libpq cannot choose one: definition of service "no such" not found'],
     ),
     (
-        {**config(), "db": [{"host": "h"}, {"port": 1}]},
-        ["db[1].host: missing; a host name, an address, or the directory of a Unix socket"],
+        {**config(), "db": [{}, {"host": "h"}, {}]},
+        ["db[2]: the same host, port, name and user as db[0]; remove one of them"],
+    ),
+    (
+        config({"ssl": "require", "params": {"sslrootcert": "system"}}),
+        ["db[0].ssl: expected verify-full beside sslrootcert = system; or leave ssl out"],
     ),
     (
         {**config(), "db": [{"host": "h"}, {"host": "i"}, {"host": "H", "port": 5432}]},
@@ -318,7 +322,6 @@ def test_all_mistakes_are_told_at_once() -> None:
         "type: expected one of threaded, non-threaded, got 'x'",
         f"db[0].ssl: expected one of {SSL}, got 'on'",
         "db[1].port: expected 1 or more, got 0",
-        "db[1].host: missing; a host name, an address, or the directory of a Unix socket",
         "groups.read.connection_count: expected 1 or more, got 0",
         "groups.read.connectioncount: unknown key, did you mean connection_count?",
         "groups.write.check: expected one of auto, off, ping or a callable, got 1",

@@ -15,9 +15,11 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from pgdbpool.config import keys
+from pgdbpool.config.environment import Unclear, filled, libpq_parameters, target_session_attrs
 from pgdbpool.config.keys import Kind, Unfit, nature
-from pgdbpool.config.libpq import libpq_parameters
 from pgdbpool.config.settings import (
     EndpointSettings,
     FrozenMap,
@@ -54,6 +56,7 @@ class _Check:
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.retired: list[str] = []
+        self.with_role: set[str] = set()  # groups with a `target_session_attrs` of their own
 
     def note(self, path: str, problem: str) -> None:
         self.problems.append(f"{path}: {problem}")
@@ -70,6 +73,8 @@ class _Check:
             self.note("groups", 'missing; it names at least one group, such as {"default": {}}')
         endpoints = self.endpoints(fields["db"]) if "db" in fields else {}
         groups = self.groups(fields["groups"]) if "groups" in fields else {}
+        if not self.problems:
+            groups = self.chosen_by_role(groups, endpoints)
         monitor = self.monitor(fields.get("monitor", True))
         status = self.status(fields.get("status", False))
         if not self.problems:  # else the tags of an endpoint with another mistake would be missed
@@ -128,30 +133,39 @@ class _Check:
             entries = {f"db[{index}]": entry for index, entry in enumerate(db)}
         if not entries:
             self.note("db", "expected at least one endpoint, got an empty list")
-        made = {path: self.endpoint(path, entry) for path, entry in entries.items()}
-        endpoints = {path: endpoint for path, endpoint in made.items() if endpoint is not None}
+        endpoints = {}
+        for path, entry in entries.items():
+            several = self.endpoint(path, entry)
+            for number, endpoint in enumerate(several):
+                # The environment or a service may name several hosts.
+                endpoints[path if len(several) == 1 else f"{path} (host {number + 1})"] = endpoint
         self.duplicates(endpoints)
         return endpoints
 
-    def endpoint(self, path: str, entry: Any) -> EndpointSettings | None:
+    def endpoint(self, path: str, entry: Any) -> list[EndpointSettings]:
         before = len(self.problems)
         if not isinstance(entry, Mapping):
             self.note(path, f"expected a dict, got {nature(entry)}")
-            return None
+            return []
         fields = self.fields(entry, path, keys.ENDPOINT, _others_in_endpoint())
-        if "host" not in entry:
-            self.note(f"{path}.host", "missing; a host name, an address, or the directory of a Unix socket")
-        elif problem := _host_problem(fields.get("host", "")):
+        if problem := _host_problem(fields.get("host") or ""):
             self.note(f"{path}.host", problem)
         if "://" in (fields.get("name") or ""):
             self.note(f"{path}.name", "expected the name of a database, got a URL; for a URL there is load_url")
         if "params" in fields:
             fields["params"] = self.params(f"{path}.params", fields["params"])
+            weak = fields.get("ssl") not in (None, "verify-full")
+            if weak and fields["params"].get("sslrootcert") == "system":
+                self.note(f"{path}.ssl", "expected verify-full beside sslrootcert = system; or leave ssl out")
         if len(self.problems) > before:
-            return None
+            return []
         if "pass" in fields:
             fields["password"] = fields.pop("pass")
-        return EndpointSettings(**fields)
+        try:
+            return [EndpointSettings(**each) for each in filled(fields)]
+        except Unclear as unclear:
+            self.note(f"{path}.{unclear.key}", str(unclear))
+            return []
 
     def params(self, path: str, params: Mapping[Any, Any]) -> FrozenMap[str]:
         texts = {}
@@ -199,12 +213,34 @@ class _Check:
         fields = self.fields(entry, path, keys.GROUP, _OTHERS_IN_GROUP)
         if len(self.problems) > before:
             return None
+        if "target_session_attrs" in fields:
+            self.with_role.add(name)
         group = GroupSettings(name=str.__str__(name), **fields)
         for key in ("connection_count", "total_count"):
             most = getattr(group, key)
             if most is not None and group.min_count > most:
                 self.note(f"{path}.min_count", f"expected {key} ({most}) or less, got {group.min_count}")
         return group
+
+    def chosen_by_role(
+        self, groups: Mapping[str, GroupSettings], endpoints: Mapping[str, EndpointSettings]
+    ) -> dict[str, GroupSettings]:
+        """The groups, with libpq's `target_session_attrs` where they have none of their own."""
+        own = self.with_role
+        if own.issuperset(groups):
+            return dict(groups)
+        try:
+            attrs, source = target_session_attrs(endpoint.params for endpoint in endpoints.values())
+        except Unclear as unclear:
+            for name in groups.keys() - own:
+                self.note(f"{_join('groups', name)}.{unclear.key}", str(unclear))
+            return dict(groups)
+        if source is None:
+            return dict(groups)
+        given = {"target_session_attrs": attrs, "chosen": FrozenMap({"target_session_attrs": source})}
+        return {
+            name: group if name in own else msgspec.structs.replace(group, **given) for name, group in groups.items()
+        }
 
     def tags(self, endpoints: Iterable[EndpointSettings], groups: Iterable[GroupSettings]) -> None:
         known = sorted(frozenset().union(*(endpoint.tags for endpoint in endpoints)))

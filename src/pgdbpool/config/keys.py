@@ -180,7 +180,7 @@ _QUERY_TIMEOUT = _whole(ge=0, optional=True)  # ms
 _TMP_BUFFER = _whole(ge=1, le=8_388_607, optional=True)  # MB: temp_buffers counts blocks of 8 kB in an int
 
 ENDPOINT: dict[str, Kind] = {
-    "host": _TEXT,
+    "host": _TEXT,  # absent it is libpq's choice, but None may be a variable that is not set: that leads nowhere
     "port": _whole(ge=1, le=65535),
     "name": Kind(str, "a string", optional=True),
     "user": Kind(str, "a string", optional=True),

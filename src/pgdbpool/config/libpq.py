@@ -8,20 +8,11 @@ pool and the server refuse such options; for them there is `session_settings`, t
 from __future__ import annotations
 
 import re
-from functools import cache
 
+from pgdbpool.config.environment import Refused, libpq_choice
 from pgdbpool.config.settings import EndpointSettings, GroupSettings
 
-__all__ = ["conninfo", "libpq_parameters", "session_settings"]
-
-
-@cache
-def libpq_parameters() -> frozenset[str]:
-    """The names of all connection parameters that the installed libpq knows."""
-    # Here and not above: reading settings should not load a driver before one is needed.
-    from psycopg import pq
-
-    return frozenset(default.keyword.decode() for default in pq.Conninfo.get_defaults())
+__all__ = ["conninfo", "session_settings"]
 
 
 def session_settings(endpoint: EndpointSettings, group: GroupSettings) -> dict[str, str]:
@@ -55,7 +46,8 @@ def conninfo(
     info: dict[str, str | int] = {"host": endpoint.host, "port": endpoint.port}
     login = {"dbname": endpoint.name, "user": endpoint.user, "password": password}
     info.update({key: value for key, value in login.items() if value is not None})
-    info["sslmode"] = endpoint.ssl
+    if endpoint.ssl is not None:  # else libpq's choice counts, which may be stronger than any default of ours
+        info["sslmode"] = endpoint.ssl
     # The pool chooses by role. PGTARGETSESSIONATTRS in the environment must not choose as well.
     info["target_session_attrs"] = "any"
     info["hostaddr"] = ""  # nor must PGHOSTADDR lead to another server than `host`, and all endpoints to the same
@@ -64,8 +56,19 @@ def conninfo(
         info.update(_tcp(endpoint))
     info.update(endpoint.params)
     if startup_options and (own := session_settings(endpoint, group)):
-        info["options"] = _merge_options(endpoint.params.get("options", ""), own)
+        info["options"] = _merge_options(_users_options(endpoint), own)
     return info
+
+
+def _users_options(endpoint: EndpointSettings) -> str:
+    """Those that libpq would send without ours: of `params`, else of PGOPTIONS or a service."""
+    options = endpoint.params.get("options")
+    if options is not None:
+        return options
+    try:
+        return libpq_choice(endpoint.params).values.get("options", "")
+    except Refused:  # the connect will say so
+        return ""
 
 
 def _tcp(endpoint: EndpointSettings) -> dict[str, int]:

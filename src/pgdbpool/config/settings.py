@@ -56,14 +56,17 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     """One PostgreSQL server address with its settings: one entry of `db`."""
 
     host: str
-    """Host name, address, or the directory of a Unix socket (begins with `/`, or `@` for an abstract one)."""
+    """Host name, address, or the directory of a Unix socket (begins with `/`, or `@` for an abstract one). Where the
+    configuration names none, `load` has asked libpq, whose choice is `PGHOST`, a service's, or as it was built."""
     port: int = 5432
+    """As for `host`: `PGPORT`, ..."""
     name: str | None = None
     """The database. None: libpq's choice, which is `PGDATABASE` or the user's name."""
     user: str | None = None
     password: str | Callable[[], str] | None = None
     """Config key `pass`. A callable is asked at each connect. None: libpq's passfile and environment."""
-    ssl: SslMode = "prefer"
+    ssl: SslMode | None = None
+    """libpq's `sslmode`. None: libpq's choice, which is `PGSSLMODE`, a service's, or `prefer`."""
     connect_timeout: float = 10.0
     """Seconds one attempt to connect may take, TLS and login included. The system's name lookup has its own limit."""
     query_timeout: int | None = None
@@ -86,10 +89,13 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     tags: frozenset[str] = frozenset()
     params: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
     """Any other libpq parameters."""
+    chosen: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
+    """Which of the above the environment or a service has decided, and what did: `{"host": "PGHOST"}`."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "tags", frozenset(self.tags))
         force_setattr(self, "params", FrozenMap(self.params))
+        force_setattr(self, "chosen", FrozenMap(self.chosen))
 
     @property
     def is_socket(self) -> bool:
@@ -126,6 +132,7 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Connections kept warm."""
     autocommit: bool = True
     target_session_attrs: TargetSessionAttrs = "any"
+    """Where the configuration has none, `load` has asked libpq, whose choice is `PGTARGETSESSIONATTRS`, ..."""
     balance: Balance | Callable[..., Any] = "least-busy"
     acquire_timeout: float = 30.0
     """Seconds a checkout may take. 0: do not wait."""
@@ -154,9 +161,12 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Use the next tier when all connections of the preferred one are busy, instead of waiting."""
     sqlprepare: bool = False
     """Call `"SQLPrepare"."PrepareQueries"()` on each new connection."""
+    chosen: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
+    """As that of an endpoint: `{"target_session_attrs": "PGTARGETSESSIONATTRS"}`."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "tags", frozenset(self.tags))
+        force_setattr(self, "chosen", FrozenMap(self.chosen))
 
 
 class MonitorSettings(msgspec.Struct, kw_only=True, frozen=True):

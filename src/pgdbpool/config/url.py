@@ -1,8 +1,9 @@
 """The URL form: `postgresql://user:pw@h1:5432,h2:5432/db?target_session_attrs=primary&connect_timeout=3`.
 
-As libpq reads it, with two differences. The hosts become endpoints of the pool, so they share the load
-instead of being tried in order. And the query takes the pool's keys too: those of an endpoint apply to each
-host, those of a group to the group `default`, `type` to the whole; everything else is a libpq parameter.
+As libpq reads it, with two differences. The hosts (where there are none, libpq's choice) become endpoints of the
+pool, so they share the load instead of being tried in order. And the query takes the pool's keys too: those of an
+endpoint apply to each host, those of a group to the group `default`, `type` to the whole; everything else is a
+libpq parameter.
 
 A malformed URL is never quoted back: where the password is in it cannot be known.
 """
@@ -16,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from pgdbpool.config import keys
 from pgdbpool.config.check import did_you_mean, load
-from pgdbpool.config.libpq import libpq_parameters
+from pgdbpool.config.environment import libpq_parameters
 from pgdbpool.config.settings import Settings
 from pgdbpool.errors import ConfigError
 
@@ -184,33 +185,34 @@ def _hosts(authority: str, endpoint: dict[str, Any]) -> list[dict[str, Any]]:
     if authority and in_query is not None:
         raise _Malformed("host: given twice, after the // and after the ?")
     texts = (in_query if in_query is not None else authority).split(",")
-    if not any(texts):
-        raise _Malformed(
-            "names no host; write postgresql://localhost/database, or the directory of a Unix socket as "
-            "postgresql://%2Fvar%2Frun%2Fpostgresql/database"
-        )
-    each = [_address(text) for text in texts] if in_query is None else [{"host": text} for text in texts]
+    if in_query is None:
+        each = [_address(text, several=len(texts) > 1) for text in texts]
+    elif in_query:
+        each = [{"host": text} for text in texts]
+    else:
+        raise _Malformed("host: expected a host, got nothing; without it libpq chooses")
     for key in _PER_HOST:
         if key in endpoint:
             _spread(key, endpoint.pop(key), each)
     return each
 
 
-def _address(text: str) -> dict[str, Any]:
+def _address(text: str, *, several: bool) -> dict[str, Any]:
     bracketed = re.fullmatch(r"\[([^\[\]]+)\](?::(.*))?", text)
     host, port = bracketed.groups() if bracketed else (text.partition(":")[0], text.partition(":")[2])
     if not bracketed and ":" in (port or ""):
         raise _Malformed("a host with several colons; write an IPv6 address in brackets, as [::1]:5432")
-    if not host:
+    if not host and several:
         raise _Malformed("an empty host")
     if re.search(r"[\[\]]", host):
         raise _Malformed("a bracket without its counterpart around an IPv6 address")
+    place = {"host": _decode(host)} if host else {}
     if not port:
-        return {"host": _decode(host)}
+        return place
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         # Not shown: a password with a / that is not percent-encoded ends up here.
         raise _Malformed("expected ports from 1 to 65535; in a password write / as %2F, ? as %3F and @ as %40")
-    return {"host": _decode(host), "port": int(port)}
+    return {**place, "port": int(port)}
 
 
 def _spread(key: str, text: str, each: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def judge(
 ) -> CheckReport:
     """The whole report; `looks` are in the order of the endpoints, `memory` is what each server has, in bytes."""
     topology = _told(settings, looks)
-    endpoints = _endpoints(topology, looks)
+    endpoints = _endpoints(settings, topology, looks)
     groups = tuple(_group(group, settings.groups[group.name], topology, looks) for group in topology.groups)
     size: Sizing | None = None
     if (processes, threads, memory) != (None, None, None):
@@ -81,12 +81,17 @@ def _told(settings: Settings, looks: list[Look]) -> Topology:
     return topology
 
 
-def _endpoints(topology: Topology, looks: list[Look]) -> tuple[EndpointReport, ...]:
+def _endpoints(settings: Settings, topology: Topology, looks: list[Look]) -> tuple[EndpointReport, ...]:
     reports = []
-    for believed, look in zip(stats.endpoints(topology, monotonic()), looks, strict=True):
+    for where, believed, look in zip(settings.db, stats.endpoints(topology, monotonic()), looks, strict=True):
+        chosen = dict(where.chosen)
         if look.sighting is None:
             advice = ADVICE.get(look.fault) if look.fault else None
-            reports.append(EndpointReport(endpoint=believed.endpoint, reachable=False, error=look.error, advice=advice))
+            reports.append(
+                EndpointReport(
+                    endpoint=believed.endpoint, reachable=False, chosen=chosen, error=look.error, advice=advice
+                )
+            )
             continue
         facts = look.facts
         found = {name: getattr(facts, name) for name in facts.__struct_fields__} if facts else {}
@@ -94,6 +99,7 @@ def _endpoints(topology: Topology, looks: list[Look]) -> tuple[EndpointReport, .
             EndpointReport(
                 endpoint=believed.endpoint,
                 reachable=True,
+                chosen=chosen,
                 role=believed.role,
                 read_only=believed.read_only,
                 fenced=believed.fenced,
@@ -109,7 +115,8 @@ def _endpoints(topology: Topology, looks: list[Look]) -> tuple[EndpointReport, .
 def _group(group: Group, how: GroupSettings, topology: Topology, looks: list[Look]) -> GroupReport:
     tiers = tuple(tuple(lane.endpoint.label for lane in tier) for tier in routes.tiers(group))
     used = {label for tier in tiers for label in tier}
-    not_used, notes = {}, []
+    not_used: dict[str, str] = {}
+    notes = [f"{key} is by {source}" for key, source in how.chosen.items()]
     for endpoint, look in zip(topology.endpoints, looks, strict=True):
         lane = next((lane for lane in group.lanes if lane.endpoint is endpoint), None)
         entry = look.groups.get(group.name)

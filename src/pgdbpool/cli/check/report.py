@@ -10,6 +10,8 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: str
     reachable: bool
+    chosen: dict[str, str] = {}
+    """What the environment or a service has decided, and what did: `{"host": "PGHOST"}`."""
     error: str | None = None
     advice: str | None = None
     """What to do about the error."""

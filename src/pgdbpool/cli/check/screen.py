@@ -45,6 +45,10 @@ def _endpoints(endpoints: tuple[EndpointReport, ...], console: Console) -> None:
             "" if each.admits is None else str(each.admits),
         )
     console.print(shown)
+    for each in endpoints:
+        if each.chosen:
+            words = ", ".join(f"{key} by {source}" for key, source in each.chosen.items())
+            console.print(Text(f"{each.endpoint}: {words}", "dim"))
 
 
 def _groups(groups: tuple[GroupReport, ...], console: Console) -> None:
