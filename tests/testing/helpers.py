@@ -1,6 +1,7 @@
 """What several of these tests need."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,10 @@ DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 needs_debian = pytest.mark.skipif(
     not (DEBIAN / "postgres").exists(), reason="no PostgreSQL 15 of Debian's here: apt-get install postgresql-15"
+)
+needs_pgbouncer = pytest.mark.skipif(
+    shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin") is None,
+    reason="no PgBouncer here: apt-get install pgbouncer",
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run the tests as root, in a container say")
 

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     )
     from pgdbpool.testing.impostor import Attempt, Impostor
     from pgdbpool.testing.node import Node
+    from pgdbpool.testing.pgbouncer import PgBouncer
     from pgdbpool.testing.proxy import Proxy
 
 _HOMES = {
     "Cluster": "cluster",
     "Node": "node",
+    "PgBouncer": "pgbouncer",
     "Proxy": "proxy",
     "Impostor": "impostor",
     "Attempt": "impostor",
@@ -47,6 +49,7 @@ __all__ = [
     "ClusterTimeout",
     "Impostor",
     "Node",
+    "PgBouncer",
     "PortTaken",
     "Proxy",
     "ServerStartError",

@@ -22,7 +22,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-PROGRAMS = {"postgres", "initdb", "pg_basebackup"}
+PROGRAMS = {"postgres", "initdb", "pg_basebackup", "pgbouncer"}
 
 
 class Process(NamedTuple):
