@@ -62,9 +62,15 @@ class Sessions:
         group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
-        if order.search and order.lane.rank is None and await self._ask_neighbour(order, deadline):
-            self.topology.cancelled(order)
-            return
+        if order.search and order.lane.rank is None:
+            try:
+                answered = await self._ask_neighbour(order, deadline)
+            except BaseException:
+                self.topology.cancelled(order)
+                raise
+            if answered:
+                self.topology.cancelled(order)
+                return
         began = monotonic()
         deadline = min(deadline, began + limit)
         patience = min(where.connect_timeout, LEAST_PATIENCE)
@@ -169,7 +175,6 @@ class Sessions:
             except BaseException as error:
                 try:
                     if not isinstance(error, Exception):
-                        self.topology.cancelled(order)
                         raise
                     if not (isinstance(error, DriverTimeout) and deadline < began + LEAST_PATIENCE):
                         await self._lost(slot, error)
