@@ -392,15 +392,15 @@ def forget(monkeypatch: pytest.MonkeyPatch, how: Callable[[Group, Slot], Any]) -
 
 
 def takes_out(group: Group, slot: Slot) -> None:
-    group.waiters.popleft()
+    group.waiters.popitem(last=False)
 
 
 def claims(group: Group, slot: Slot) -> None:
-    assert group.waiters.popleft().claim()
+    assert group.waiters.popitem(last=False)[0].claim()
 
 
 def hands_over_and_does_not_wake(group: Group, slot: Slot) -> None:
-    waiter = group.waiters.popleft()
+    waiter, _ = group.waiters.popitem(last=False)
     assert waiter.claim()
     waiter.slot = slot
 

@@ -118,7 +118,7 @@ def test_a_newcomer_does_not_take_what_is_idle_before_those_who_wait(way, pg_nod
     grow(pool, 1)
     group = pool._group("default")
     waiter = Waiter(time.monotonic(), lambda: None)
-    group.waiters.append(waiter)  # and in the next moment it would see that something is idle
+    group.waiters[waiter] = None  # and in the next moment it would see that something is idle
     with pytest.raises(PoolTimeout):
         getattr(pool, way)(timeout=0).__enter__()
     assert waiter.slot is not None

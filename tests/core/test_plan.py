@@ -326,7 +326,7 @@ def test_nobody_waits_so_nobody_searches():
 
 def test_the_role_found_serves_the_waiter():
     world = searching()
-    caller = world.group.waiters[0]
+    caller = next(iter(world.group.waiters))
     (order,) = world.plan()
     assert world.opened(order, PRIMARY) is None
     assert caller.slot is not None

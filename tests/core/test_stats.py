@@ -204,7 +204,7 @@ def test_a_moment_of_a_pool() -> None:
     world.failed(world.order(b), Fault.REFUSED, "connection refused")
     world.order(a)
     world.groups[1].paused = True
-    world.groups[1].waiters.append(Caller(world.now - 4))
+    world.groups[1].waiters[Caller(world.now - 4)] = None
     moment = read(world)
     one, two = moment.groups["one"], moment.groups["two"]
     assert (one.limit, one.open, one.idle, one.leased, one.opening, one.closing) == (6, 2, 1, 1, 1, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import count
@@ -65,9 +65,24 @@ class Jumpy(deque[Any]):
         let_others_run()
         return item
 
-    def popleft(self) -> Any:
+
+class JumpyQueue(OrderedDict[Any, None]):
+    """The same for the waiters."""
+
+    def __bool__(self) -> bool:
         let_others_run()
-        item = super().popleft()
+        answer = len(self) > 0
+        let_others_run()
+        return answer
+
+    def __setitem__(self, waiter: Any, nothing: None) -> None:
+        let_others_run()
+        super().__setitem__(waiter, nothing)
+        let_others_run()
+
+    def popitem(self, last: bool = True) -> Any:
+        let_others_run()
+        item = super().popitem(last)
         let_others_run()
         return item
 
@@ -94,7 +109,7 @@ class Storm:
         labels = [f"db{i}" for i in range(endpoints)]
         self.world = World(places(*labels), [Rules(connection_count=slots)], lock=threading.Lock())
         self.group = self.world.group
-        self.group.waiters = Jumpy()
+        self.group.waiters = JumpyQueue()
         for lane in self.group.lanes:
             lane.idle = Jumpy()
         self.group.lead(self.group.route)

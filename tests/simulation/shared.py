@@ -6,7 +6,7 @@ lock held nobody else runs: who needs the lock would have to wait, and a step of
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -64,39 +64,47 @@ class Shared(deque[Any]):
         super().remove(item)
 
 
-class Queue(Shared):
+class Queue(OrderedDict[Any, None]):
     """The waiters of a group: first come, first served, but for those who had their turn and drew a dead connection."""
 
     def __init__(self, let_others_run: Callable[[], None], most: int) -> None:
-        super().__init__(let_others_run)
+        super().__init__()
+        self.let_others_run = let_others_run
         self._most = most
         self._last = self._first = 0
 
-    def append(self, item: Any) -> None:
-        if self._most and len(self) >= self._most:
-            raise Violation(f"{item.who} joins a queue of {len(self)}, and max_waiting is {self._most}")
-        if item.first:
-            raise Violation(f"{item.who} had its turn, and stands at the end of the queue again")
-        super().append(item)
-        self._last += 1
-        item.rank = self._last
-
-    def appendleft(self, item: Any) -> None:
-        if not item.first:
-            raise Violation(f"{item.who} has pushed in")
+    def __bool__(self) -> bool:
         self.let_others_run()
-        super().appendleft(item)
+        return len(self) > 0
+
+    def __setitem__(self, waiter: Any, nothing: None) -> None:
+        self.let_others_run()
+        if self._most and len(self) >= self._most and not waiter.first:
+            raise Violation(f"{waiter.who} joins a queue of {len(self)}, and max_waiting is {self._most}")
+        super().__setitem__(waiter, nothing)
+        self._last += 1
+        waiter.rank = self._last
+
+    def move_to_end(self, waiter: Any, last: bool = True) -> None:
+        if last or not waiter.first:
+            raise Violation(f"{waiter.who} has pushed in")
+        self.let_others_run()
+        super().move_to_end(waiter, last=False)
         self._first -= 1
-        item.rank = self._first
+        waiter.rank = self._first
 
-    def pop(self) -> Any:  # type: ignore[override]
-        raise Violation("the last of the queue is to be served")
+    def pop(self, waiter: Any, *default: Any) -> Any:
+        self.let_others_run()
+        return super().pop(waiter, *default)
 
-    def popleft(self) -> Any:
-        waiter = super().popleft()
+    def popitem(self, last: bool = True) -> Any:
+        if last:
+            raise Violation("the last of the queue is to be served")
+        self.let_others_run()
+        waiter = next(iter(self), None)
         if any(other.rank < waiter.rank for other in self):
             raise Violation(f"{waiter.who} is served before one that came first")
-        return waiter
+        return super().popitem(last=False)
 
 
 class Slots:
