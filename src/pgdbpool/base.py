@@ -31,12 +31,15 @@ from .errors import UnconfiguredGroupError
 from .habitat import forks_in_silence
 from .herald import Herald
 from .holders import Holder
+from .printable import make_log_printable
 from .publish import writer as publisher
 from .session import Sessions
 
 POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
 _POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
 _numbers = count(1)
+
+make_log_printable()  # here, since pools are what logs
 
 
 class Waits(Protocol):

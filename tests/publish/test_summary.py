@@ -1,10 +1,10 @@
 """Adding up what several processes have written."""
 
+from records import endpoint, group, lane, pool, worker
+
 from pgdbpool import Event, EventKind, Holder
 from pgdbpool.core.stats import Counters
 from pgdbpool.publish import GroupSample, Sample, merged
-
-from .helpers import endpoint, group, lane, pool, worker
 
 
 def down(at: float, label: str = "db1:5432") -> Event:

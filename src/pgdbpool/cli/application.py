@@ -6,7 +6,6 @@ What is read are the small files of `pgdbpool.publish`. Nothing is connected to.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 from pgdbpool.config.keys import STATUS_NAME
 
+from .output import complain
 from .source import WRONG
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def workers_of(name: str | None, directory: Path | None) -> dict[str, list[Worke
 
     if name is not None and not re.fullmatch(STATUS_NAME, name, re.ASCII):
         # Not repeated: it may be a URL.
-        print("pgdbpool: NAME: expected up to 60 letters, digits, - and _, as in status.name", file=sys.stderr)
+        complain("NAME: expected up to 60 letters, digits, - and _, as in status.name")
         raise typer.Exit(WRONG)
     try:
         found = read(name, directory)
     except PermissionError as error:
-        print(f"pgdbpool: {error}", file=sys.stderr)
+        complain(error)
         raise typer.Exit(WRONG) from None
     applications: dict[str, list[Worker]] = {}
     for worker in found:

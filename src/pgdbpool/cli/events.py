@@ -14,10 +14,11 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from pgdbpool.printable import one_line
 from pgdbpool.publish import Happening, merged
 
 from .application import nobody, workers_of
-from .output import console, event_mark
+from .output import console, event_mark, json_of
 
 LOOK_EVERY = 0.5  # s
 SETTLED = 2.0  # s after which all processes have noticed
@@ -119,10 +120,10 @@ def _line(application: str, happening: Happening, pools: int) -> Line:
 def _write(lines: list[Line], screen: Console, *, as_json: bool) -> None:
     for line in lines:
         if as_json:
-            print(msgspec.json.encode(line).decode(), flush=True)
+            print(json_of(line), flush=True)
             continue
         text = Text(strftime("%Y-%m-%d %H:%M:%S ", localtime(line.at)), "dim")
-        text.append_text(event_mark(line.kind)).append(f" {line.message}")
+        text.append_text(event_mark(line.kind)).append(f" {one_line(line.message)}")
         text.append(f"  {line.application}" + (f", {line.pools} of {line.of} pools" if line.of > 1 else ""), "dim")
         screen.print(text)
     sys.stdout.flush()

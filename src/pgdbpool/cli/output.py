@@ -1,6 +1,9 @@
 """How the commands write: tables for a terminal, the same as plain text for a file or a pipe, or JSON.
 
 Colours follow rich, which honours NO_COLOR. What is not a terminal has no width: nothing is folded or cut there.
+
+Servers, applications and files have a say in much of what is shown. So whatever way text takes to the output, no
+character in it that a terminal would act on gets there (`pgdbpool.printable`).
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from pgdbpool.printable import UNPRINTABLE, printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of tables.")]
 
@@ -44,12 +50,48 @@ def console(*, stderr: bool = False) -> Console:
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)  # [fe80::1]:5432 is no markup
     if not made.is_terminal:
         made.width = WIDE
+    made.push_render_hook(_PrintableHook())
     return made
+
+
+class _PrintableHook(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [Printable(each) for each in renderables]
+
+
+class Printable:
+    """Something to show, with one character in the place of each that a terminal would act on."""
+
+    def __init__(self, inside: RenderableType) -> None:
+        self._inside = inside
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._inside, options):
+            if segment.control or segment.text.isprintable():  # what rich itself tells the terminal to do
+                yield segment
+            else:
+                yield Segment(UNPRINTABLE.sub(_INSTEAD if _can_show(_INSTEAD) else "?", segment.text), segment.style)
+
+
+_INSTEAD = "\N{REPLACEMENT CHARACTER}"
+
+
+def json_of(value: Any, indent: int = 0) -> str:
+    """As JSON, with the names of the fields."""
+    encoded = msgspec.json.encode(value)
+    text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+    # JSON itself escapes the lower half of what a terminal acts on.
+    return text if text.isprintable() else UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def print_json(value: Any) -> None:
     """As JSON, indented, with the names of the fields."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(json_of(value, indent=2))
+
+
+def complain(words: object, command: str = "") -> None:
+    """Say on stderr what is wrong."""
+    print(f"pgdbpool{command and ' '}{command}: {printable(str(words))}", file=sys.stderr)
 
 
 def table(*names: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:

@@ -5,7 +5,6 @@ A URL may carry a password, so it is never repeated: neither in a message nor in
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Annotated
 
@@ -13,6 +12,8 @@ import typer
 
 from pgdbpool.config import Settings, load_toml, load_url
 from pgdbpool.errors import ConfigError
+
+from .output import complain
 
 WRONG = 2  # exit code: what was asked for makes no sense; nothing was connected to
 
@@ -43,9 +44,9 @@ def settings_of(source: str) -> Settings:
         else:
             problems = ()
     for warning in noted:
-        print(f"pgdbpool: {warning.message}", file=sys.stderr)
+        complain(warning.message)
     if problems:
         for line in problems:
-            print(f"pgdbpool: {line}", file=sys.stderr)
+            complain(line)
         raise typer.Exit(WRONG)
     return settings

@@ -12,7 +12,7 @@ import typer
 from ..publish import merged, names, read
 from ..web import serve
 from ..web.guard import is_loopback
-from .output import print_json
+from .output import complain, print_json
 from .source import WRONG
 
 TOKEN = "PGDBPOOL_STATUS_TOKEN"
@@ -28,7 +28,7 @@ def run(
             print_json({each: merged(read(each, directory)) for each in ([name] if name else there)})
             return 0
     except PermissionError as error:  # others may write there
-        typer.echo(f"pgdbpool status: {error}", err=True)
+        complain(error, "status")
         return WRONG
     try:
         token, made = _token(token_file, host)
@@ -37,7 +37,7 @@ def run(
         where = error.filename or f"port {port}"
         sys.exit(f"pgdbpool status: {where}: {error.strerror}; another one can be named by --port")
     except ValueError as error:
-        typer.echo(f"pgdbpool status: {error}", err=True)
+        complain(error, "status")
         return WRONG
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"The status page is at http://{shown}:{server.server_port}/")

@@ -6,7 +6,6 @@ manual's benchmarks do that. `load` is the work, `report` what was measured, and
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -16,10 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pgdbpool.cli.output import console, mark, milliseconds, print_json, table
+from pgdbpool.cli.output import complain, console, mark, milliseconds, print_json, table
 from pgdbpool.cli.source import WRONG
 from pgdbpool.config import Settings
 from pgdbpool.errors import Error
+from pgdbpool.printable import one_line
 from pgdbpool.sync import Pool
 
 from .load import Load
@@ -35,7 +35,7 @@ def run(settings: Settings, groups: Sequence[str], threads: int | None, seconds:
     """Put the servers under load, and say what came of it; the exit code."""
     wrong = _wrong(settings, groups, threads)
     if wrong:
-        print(f"pgdbpool bench: {wrong}", file=sys.stderr)
+        complain(wrong, "bench")
         return WRONG
     if threads is None:
         threads = 1 if settings.type == "non-threaded" else 4
@@ -52,7 +52,7 @@ def run(settings: Settings, groups: Sequence[str], threads: int | None, seconds:
             interrupted = True
         result = report(load, threads, pool.stats())
     except Error as error:
-        print(f"pgdbpool bench: {error}", file=sys.stderr)
+        complain(error, "bench")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -115,7 +115,7 @@ def show(result: BenchReport, screen: Console) -> None:
     screen.print(shares)
     for group in result.groups:
         for error, count in group.failures.items():
-            screen.print(mark(False), Text(f"{group.group}: {count} times {error}"))
+            screen.print(mark(False), Text(one_line(f"{group.group}: {count} times {error}")))
     screen.print(Text(f"{result.rate:,.0f} operations per second in all", "bold"))
 
 

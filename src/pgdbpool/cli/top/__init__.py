@@ -22,7 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pgdbpool.cli.application import nobody, workers_of
-from pgdbpool.cli.output import console, print_json
+from pgdbpool.cli.output import Printable, console, print_json
 from pgdbpool.publish import merged
 
 from .screen import picture
@@ -48,7 +48,8 @@ def run(name: str | None, directory: Path | None, interval: float, *, once: bool
         which = sorted(applications)[chosen % len(applications)]
         keys = "q quits" if len(applications) == 1 else "tab next, q quits"
         width, height = screen.size
-        return picture(which, merged(applications[which]), time(), width, height, len(applications) - 1, keys)
+        others = len(applications) - 1
+        return Printable(picture(which, merged(applications[which]), time(), width, height, others, keys))
 
     try:
         with _keys() as keys, ExitStack() as stack:

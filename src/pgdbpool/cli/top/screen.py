@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pgdbpool.cli.output import event_mark, milliseconds, size, table, word
 from pgdbpool.core.stats import EndpointStats, GroupStats
+from pgdbpool.printable import one_line
 from pgdbpool.publish import STEP, Held, Summary
 
 from . import figures
@@ -163,7 +164,7 @@ def _events(summary: Summary, room: int) -> list[Text]:
     for happening in summary.events[-room:]:
         event = happening.event
         line = Text(time.strftime("%H:%M:%S ", time.localtime(event.at)), "dim", no_wrap=True, overflow="ellipsis")
-        line.append_text(event_mark(event.kind)).append(f" {event.message}")
+        line.append_text(event_mark(event.kind)).append(f" {one_line(event.message)}")
         if summary.pools > 1:
             line.append(f" ({happening.pools} of {summary.pools} pools)", "dim")
         lines.append(line)
@@ -174,5 +175,6 @@ def _holder(held: Held) -> Text:
     holder = held.holder
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{holder.since:6.1f} s ", "yellow" if holder.since > 10 else "dim")
-    line.append(holder.group, "bold").append(f" {holder.where}, {holder.state}, {holder.thread} of process {held.pid}")
+    who = one_line(f"{holder.where}, {holder.state}, {holder.thread}")
+    line.append(holder.group, "bold").append(f" {who} of process {held.pid}")
     return line
