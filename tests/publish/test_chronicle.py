@@ -1,10 +1,10 @@
 """The last minutes of one pool, by a clock of its own."""
 
+from records import group, lane, stats
+
 from pgdbpool.core.stats import PoolStats
 from pgdbpool.publish import HISTORY, STEP, GroupSample, Sample
 from pgdbpool.publish.chronicle import Chronicle
-
-from .helpers import group, lane, stats
 
 
 class Pretended:

@@ -1,5 +1,6 @@
 """Where the files are, who may be believed, and whose process lives."""
 
+import json
 import os
 import stat
 import subprocess
@@ -9,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_for
+from records import group, pool, worker
 
-from pgdbpool.publish import alive, names, place, read
+from pgdbpool.publish import alive, merged, names, place, read
 from pgdbpool.publish.reader import sweep
 from pgdbpool.publish.record import Worker, decoded, encoded
-
-from .helpers import group, pool, worker
 
 
 @pytest.fixture
@@ -23,9 +23,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write(path: Path, data: bytes) -> None:
+    with place.opened(path.parent) as here:
+        here.replace(path.name, data)
+
+
 def put(folder: Path, record: Worker, token: str = "00000000") -> Path:
     path = folder / place.file_name(record.name, record.pid, token)
-    place.replace(path, encoded(record))
+    write(path, encoded(record))
     return path
 
 
@@ -61,9 +66,13 @@ def test_one_application_does_not_see_another(folder):
 def test_a_writing_that_fails_leaves_the_old_file_and_nothing_else(folder, monkeypatch):
     path = put(folder, mine())
     before = path.read_bytes()
-    monkeypatch.setattr(os, "replace", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        place.replace(path, b"new")
+        write(path, b"new")
     assert path.read_bytes() == before
     assert os.listdir(folder) == [path.name]
 
@@ -76,7 +85,7 @@ def test_a_writing_that_fails_leaves_the_old_file_and_nothing_else(folder, monke
     [b"", b"{", b"[]", b"\xff\xfe", b'{"version": 1}', b'{"version": "1"}', b"null"],
 )
 def test_what_is_no_record_is_left_out(folder, data):
-    place.replace(folder / place.file_name("shop", os.getpid(), "00000000"), data)
+    write(folder / place.file_name("shop", os.getpid(), "00000000"), data)
     assert read(directory=folder) == []
 
 
@@ -145,6 +154,120 @@ def test_a_file_of_another_user_in_it_is_left_out(folder, monkeypatch):
 def test_a_folder_that_is_not_there_has_no_files(folder):
     assert read(directory=folder / "none") == []
     assert not (folder / "none").exists(), "reading makes nothing"
+
+
+# -- nonsense in a file ---------------------------------------------------------------------------------------
+
+
+def mistaken(**more: object) -> bytes:
+    """A record with the right fields, and nonsense in some."""
+    data = json.loads(encoded(mine()))
+    return json.dumps(data | more).encode()
+
+
+NONSENSE = {
+    "nested": b'{"version": 1, "name": ' + b"[" * 100_000,
+    "cut off": mistaken()[:-20],
+    "the end of time": mistaken(at=1e300),
+    "before all time": mistaken(at=-1.0),
+    "not JSON": b"\x00" * 100,
+}
+
+
+@pytest.mark.parametrize("data", NONSENSE.values(), ids=NONSENSE.keys())
+def test_nonsense_in_one_file_is_left_out_and_said_once(folder, caplog, data):
+    put(folder, mine())
+    path = folder / place.file_name("shop", 1, "0000000f")
+    write(path, data)
+    for _ in range(3):
+        assert [each.pid for each in read(directory=folder)] == [os.getpid()]
+    (message,) = caplog.messages
+    assert message.startswith(f"{path} is left out, since it is no file of a process: ")
+
+
+def test_a_sample_that_is_nonsense_is_left_out_and_the_rest_is_read(folder):
+    data = json.loads(encoded(mine()))
+    data["pools"][0]["samples"] = [[100.0, {}, {}], {"no": "sample"}, [104.0, {}, {}]]
+    write(folder / place.file_name("shop", os.getpid(), "00000000"), json.dumps(data).encode())
+    [worker] = read(directory=folder)
+    assert [sample.at for sample in merged([worker]).samples] == [100.0, 104.0]
+
+
+def test_a_histogram_with_too_few_places_is_nonsense():
+    data = json.loads(encoded(mine()))
+    data["pools"][0]["stats"]["groups"]["read"]["counters"]["wait_times"] = [1, 2, 3]
+    with pytest.raises(ValueError, match="histogram"):
+        decoded(json.dumps(data).encode())
+
+
+# -- a folder that another user has made first ----------------------------------------------------------------
+
+
+def anothers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The usual folder under the one for temporary files, made by another user; we are root if we can be."""
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    usual = folder / f"pgdbpool-{os.geteuid()}"
+    usual.mkdir(mode=0o755)
+    monkeypatch.setattr(place, "candidates", lambda: [usual])
+    if os.geteuid() == 0:
+        os.chown(usual, 4_000_000, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
+    return usual
+
+
+def test_root_does_not_write_to_the_usual_folder_if_another_user_has_made_it(folder, monkeypatch):
+    usual = anothers(folder, monkeypatch)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        place.prepared(None)
+    assert list(usual.iterdir()) == []
+
+
+def test_root_believes_no_file_in_the_usual_folder_of_another_user(folder, monkeypatch):
+    usual = anothers(folder, monkeypatch)
+    path = usual / place.file_name("shop", os.getpid(), "00000000")
+    path.write_bytes(encoded(mine()))
+    if os.getuid() == 0:
+        os.chown(path, 4_000_000, -1)
+    assert read() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at what is another user's")
+def test_root_reads_a_folder_of_another_user_that_it_has_named(folder):
+    put(folder, mine())
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, 4_000_000, -1)
+    assert [each.pid for each in read(directory=folder)] == [os.getpid()]
+
+
+def test_a_folder_that_is_swapped_for_a_link_while_it_is_open_leads_nowhere_else(folder):
+    inside, outside = folder / "inside", folder / "outside"
+    inside.mkdir(mode=0o700)
+    outside.mkdir(mode=0o700)
+    with place.opened(inside) as here:
+        inside.rename(folder / "moved")
+        inside.symlink_to(outside)
+        here.replace("shop", b"{}")
+    assert list(outside.iterdir()) == []
+    assert os.listdir(folder / "moved") == ["shop"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/etc/passwd", path)], ids=["pipe", "link"])
+def test_what_stands_in_the_way_of_a_file_is_replaced_and_not_written_to(folder, make):
+    make(folder / ".shop.new")
+    make(folder / "shop")
+    with place.opened(folder) as here:
+        here.replace("shop", b"new")
+    assert (folder / "shop").read_bytes() == b"new"
+    assert stat.S_ISREG((folder / "shop").lstat().st_mode)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/etc/passwd", path)], ids=["pipe", "link"])
+def test_a_lock_is_a_plain_file(folder, make):
+    make(folder / "lock")
+    with place.opened(folder) as here, pytest.raises(OSError):
+        here.open_lock("lock")
 
 
 # -- where they are -------------------------------------------------------------------------------------------

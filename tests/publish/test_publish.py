@@ -97,8 +97,8 @@ def test_a_non_threaded_pool_is_published_on_the_way_and_starts_no_thread(pg_nod
 
 def test_a_non_threaded_pool_writes_at_most_once_a_second(pg_node, open_pool, folder, monkeypatch):
     written = []
-    replace = place.replace
-    monkeypatch.setattr(place, "replace", lambda *args: (written.append(time.monotonic()), replace(*args)))
+    replace = place.Place.replace
+    monkeypatch.setattr(place.Place, "replace", lambda *args: (written.append(time.monotonic()), replace(*args)))
     pool = open_pool(published(pg_node, folder=folder, type="non-threaded"))
     wait_for(lambda: (select(pool, 100), len(written) > 3)[1])
     assert all(later - earlier >= 0.99 for earlier, later in itertools.pairwise(written[1:]))
@@ -308,14 +308,14 @@ def test_a_disk_that_is_full_is_said_once_and_written_to_again_when_it_has_room(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    replace = place.replace
-    monkeypatch.setattr(place, "replace", full)
+    replace = place.Place.replace
+    monkeypatch.setattr(place.Place, "replace", full)
     monkeypatch.setattr(writer, "_AFTER_FAILURE", 0.05)
     with caplog.at_level(logging.WARNING, "pgdbpool"):
         pool = open_pool(published(pg_node, folder=folder))
         select(pool, 20)
         wait_for(lambda: caplog.messages)
-        monkeypatch.setattr(place, "replace", replace)
+        monkeypatch.setattr(place.Place, "replace", replace)
         wait_for(lambda: requests(folder) == 20)
     assert caplog.messages == ["cannot publish what the pools do: [Errno 28] No space left on device"]
 
@@ -327,7 +327,7 @@ def test_a_disk_that_hangs_holds_up_no_checkout(pg_node, open_pool, folder, monk
         hangs.set()
         go_on.wait(30)
 
-    monkeypatch.setattr(place, "replace", hang)
+    monkeypatch.setattr(place.Place, "replace", hang)
     pool = open_pool(published(pg_node, folder=folder))
     try:
         assert hangs.wait(30)

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 from conftest import config, wait_for
+from records import group, pool, worker
 
-from pgdbpool.publish import names, read
+from pgdbpool.publish import STEP, GroupSample, Sample, alive, names, place, read
+from pgdbpool.publish.record import encoded
 from pgdbpool.testing import Cluster
 
 from .conftest import TOKEN
@@ -171,6 +173,23 @@ def test_it_shows_all_processes_servers_and_groups_of_an_application_at_work(sho
     assert 95 <= sum(shares) <= 105
     says(page.locator("#verdict"), "All is well")
     says(page.locator("#holders"), "batch customer")
+
+
+def test_groups_may_have_the_names_of_what_every_object_has(visit, page, folder):
+    names = ["constructor", "__proto__", "toString", "hasOwnProperty"]
+    now = time.time() // STEP * STEP
+    busy = {name: GroupSample(requests=5) for name in names[:3]}
+    samples = [Sample(now - number * STEP, busy, {"db1:5432": 5}) for number in range(9, 0, -1)]
+    samples.append(Sample(now, {}, {}))
+    record = worker(
+        pool(*(group(name, 45) for name in names), samples=tuple(samples)), at=time.time(), identity=alive.myself()
+    )
+    with place.opened(folder) as here:
+        here.replace(place.file_name("shop", os.getpid(), "00000000"), encoded(record))
+    shown = visit(url=page(), ready=False)
+    says(shown.locator("#verdict"), "All is well")
+    playwright.expect(shown.locator("#groups h3")).to_have_text(names, timeout=LIMIT)
+    playwright.expect(shown.locator("#legend-use li")).to_have_count(len(names), timeout=LIMIT)
 
 
 def test_the_charts_draw_lines_and_say_in_words_what_they_show(visit):

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import io
 import json
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from conftest import output, wait_for
 
 from pgdbpool.web import asgi, wsgi
 from pgdbpool.web.guard import Guard, is_local
-from pgdbpool.web.serve import make
+from pgdbpool.web.serve import MOST_REQUESTS, make
 
 from .conftest import TOKEN
 
@@ -93,6 +94,54 @@ def test_nothing_else_is_served(page):
     url = page()
     for path in ["/login.html", "/nothing.js", "/../site.py", "/static/page.js", "/uPlot.LICENSE.txt"]:
         assert ask(url, path)[0] == 404, path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%00.html",
+        "/" + "x" * 5000 + ".css",
+        "/%ff.js",
+        "/..%2fguard.html",
+        "/.html",
+        "/%2e%2e/site.css",
+        "/\\.js",
+        "//.js",
+    ],
+)
+def test_a_path_of_any_kind_is_answered(page, path):
+    status, _, body = ask(page(), path)
+    assert (status, body) == (404, b"There is no such page.\n")
+
+
+def test_where_the_page_is_mounted_cannot_add_a_header(folder):
+    root = "/shop\r\nSet-Cookie: a=b; Domain=x"
+    app = wsgi(directory=str(folder), token=TOKEN)
+    form = {"wsgi.input": io.BytesIO(f"token={urllib.parse.quote(TOKEN)}".encode()), "CONTENT_LENGTH": "100"}
+    status, headers, _ = call(app, "/login", SCRIPT_NAME=root, REQUEST_METHOD="POST", **form)
+    assert status == 303
+    assert headers["location"] == "/shop%0D%0ASet-Cookie:%20a=b%3B%20Domain=x/"
+    assert "; Path=/shop%0D%0ASet-Cookie:%20a=b%3B%20Domain=x/; HttpOnly" in headers["set-cookie"]
+    status, headers, _ = call(app, "", SCRIPT_NAME="//elsewhere.example")
+    assert (status, headers["location"]) == (308, "/elsewhere.example/")
+
+
+def test_clients_that_say_nothing_neither_take_all_threads_nor_keep_others_out(page):
+    url = page()
+    address = urllib.parse.urlsplit(url)
+    before = threading.active_count()
+    silent = []
+    try:
+        for _ in range(3 * MOST_REQUESTS):
+            client = socket.create_connection((address.hostname, address.port), timeout=30)
+            client.sendall(b"GET / HTTP/1.1\r\n")
+            silent.append(client)
+        assert ask(url, "/style.css")[0] == 200
+        wait_for(lambda: threading.active_count() - before <= MOST_REQUESTS + 2)
+        assert silent[0].recv(1) == b"", "the oldest have made room"
+    finally:
+        for client in silent:
+            client.close()
 
 
 def test_the_page_asks_nobody_else(page):
@@ -212,6 +261,27 @@ def test_a_program_shows_its_token_in_a_header(page, shop):
     assert ask(url, "/data", authorization=f"bearer {TOKEN}", x_forwarded_for="10.0.0.7", host="shop.example")[0] == 200
     for wrong in [f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer", ""]:
         assert ask(url, "/data", authorization=wrong)[0] == 401
+
+
+@pytest.mark.parametrize(
+    "others",
+    ['prefs={"a":1}', "flag", "name=J\xf6rg", "=", ";;", "pgdbpool-status=old", "a=" + "x" * 8000, 'q="; b=\\'],
+)
+def test_cookies_of_other_applications_do_not_hide_ours(page, shop, others):
+    url = page(token=TOKEN)
+    cookie = ask(url, "/login", "POST", f"token={urllib.parse.quote(TOKEN)}")[1]["set-cookie"].partition(";")[0]
+    for header in (f"{others}; {cookie}", f"{cookie}; {others}"):
+        assert ask(url, "/data", cookie=header)[0] == 200, header
+
+
+def test_a_cookie_of_any_size_is_no_ticket(page):
+    guard = Guard(TOKEN)
+    for header in (
+        "a=" + "\\" * 2**16,
+        "pgdbpool-status=x;" * 2**12,
+        'a="' + "\\1" * 2**15,
+    ):  # half a minute each, once
+        assert not guard.admits("127.0.0.1", "1.1", {"cookie": header})
 
 
 def test_a_token_in_the_address_is_not_heeded(page):

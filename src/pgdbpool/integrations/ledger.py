@@ -133,28 +133,27 @@ def look(name: str, directory: Path, workers: Sequence[Worker]) -> Book:
 
     Where the ledger cannot be kept it is the sum of the living; OSError says why.
     """
-    path = directory / f"{name}.ledger.json"
-    with _locked(directory / f"{name}.ledger.lock"):
-        ledger = entered(_read(path), workers, time.time())
-        place.replace(path, msgspec.json.encode(ledger))
+    file = f"{name}.ledger.json"
+    with place.opened(directory) as here, _locked(here.open_lock(f"{name}.ledger.lock")):
+        ledger = entered(_read(here, file), workers, time.time())
+        here.replace(file, msgspec.json.encode(ledger))
     return total(ledger)
 
 
-def _read(path: Path) -> Ledger:
-    data = place.content(path, _LARGEST)
+def _read(here: place.Place, file: str) -> Ledger:
+    data = here.content(file, _LARGEST)
     if data is None:
         return Ledger()
     try:
         return msgspec.json.decode(data, type=Ledger)
-    except msgspec.MsgspecError as error:
-        logger.warning("%s cannot be read, and is begun anew: %s", path, error)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        logger.warning("%s cannot be read, and is begun anew: %s", here.path / file, error)
         return Ledger()
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone with the ledger. Raises OSError if that cannot be had in time."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _locked(descriptor: int) -> Iterator[None]:
+    """Alone with the ledger; the file is closed at the end. Raises OSError if that cannot be had in time."""
     try:
         deadline = time.monotonic() + _LOCK_LIMIT
         while True:

@@ -5,6 +5,7 @@ Reading changes nothing. A file whose process is dead is left out here, and remo
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from time import time
 
 from . import alive, heirs, place
 from .record import Worker, decoded
+
+logger = logging.getLogger("pgdbpool")
 
 _LARGEST = 8 * 2**20  # bytes: many times what a file ever has
 _MOST = 10_000  # files
@@ -23,10 +26,16 @@ def read(name: str | None = None, directory: str | os.PathLike[str] | None = Non
 
     `directory` is that of `status.directory`; without it all usual places are searched. What cannot be read, was not
     written by this user (or, read by root, by the owner of the directory), or is in the format of another version is
-    left out. Raises PermissionError if `directory` may be written to by others. Safe in any thread.
+    left out; of a file with nonsense in it the log says so once. Raises PermissionError if `directory` may be written
+    to by others. Safe in any thread.
     """
     now = time()
-    found = [worker for path in files(directory, name) if (worker := _living(path, now)) is not None]
+    found = [
+        worker
+        for folder in place.searched(directory)
+        for _, worker in _written(folder, name)
+        if worker is not None and is_alive(worker, now)
+    ]
     return sorted(found, key=lambda worker: (worker.name, worker.identity))
 
 
@@ -35,24 +44,36 @@ def names(directory: str | os.PathLike[str] | None = None) -> list[str]:
     return sorted({worker.name for worker in read(None, directory)})
 
 
-def files(directory: str | os.PathLike[str] | None, name: str | None) -> Iterator[Path]:
-    """The files of all processes, dead or alive."""
-    for folder in place.searched(directory):
-        try:
-            entries = sorted(os.listdir(folder))[:_MOST]
-        except OSError:
-            continue
-        for entry in entries:
-            whose = place.application(entry)
-            if whose is not None and name in (None, whose):
-                yield folder / entry
+def _written(folder: Path, name: str | None) -> Iterator[tuple[str, Worker | None]]:
+    """The files of all processes of that application or of all, dead or alive, and what is in them."""
+    try:
+        with place.opened(folder) as here:
+            for entry in here.names()[:_MOST]:
+                whose = place.application(entry)
+                if whose is not None and name in (None, whose):
+                    yield entry, _worker(folder / entry, whose, here.content(entry, _LARGEST))
+    except OSError:  # it is gone, or somebody has changed it at this moment
+        return
 
 
-def _living(path: Path, now: float) -> Worker | None:
-    worker = decoded(place.content(path, _LARGEST) or b"")
-    if worker is None or worker.name != place.application(path.name):
+def _worker(path: Path, whose: str, data: bytes | None) -> Worker | None:
+    if data is None:
         return None
-    return worker if is_alive(worker, now) else None
+    try:
+        worker = decoded(data)
+    except ValueError as error:
+        _say_once(path, str(error))
+        return None
+    return worker if worker is not None and worker.name == whose else None
+
+
+def _say_once(path: Path, words: str) -> None:
+    if path not in _said and len(_said) < _MOST:
+        _said.add(path)
+        logger.warning("%s is left out, since it is no file of a process: %s", path, words)
+
+
+_said: set[Path] = set()
 
 
 def is_alive(worker: Worker, now: float) -> bool:
@@ -63,9 +84,9 @@ def is_alive(worker: Worker, now: float) -> bool:
 def sweep(directory: Path, name: str) -> None:
     """Remove what dead processes of this application have left."""
     now = time()
-    for path in files(directory, name):
-        worker = decoded(place.content(path, _LARGEST) or b"")
-        if worker is not None and not is_alive(worker, now):
+    dead = [(entry, worker) for entry, worker in _written(directory, name) if worker and not is_alive(worker, now)]
+    with place.opened(directory) as here:
+        for entry, worker in dead:
             heirs.tell(worker, directory)
-            place.remove(path)
-    place.remove_unfinished(directory, now - _UNFINISHED)
+            here.remove(entry)
+        here.remove_unfinished(now - _UNFINISHED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from ..core.events import Event
-from ..core.stats import PoolStats
+from ..core.stats import NO_TIMES, PoolStats
 from ..holders import Holder
 from .alive import Identity
 
@@ -75,7 +75,10 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True):
         """
         found: list[Sample] = []
         for raw in reversed(self.raw_samples):
-            sample = _sample.decode(raw)
+            try:
+                sample = _sample.decode(raw)
+            except (msgspec.MsgspecError, RecursionError):  # nonsense: it is left out
+                continue
             if sample.at < since:
                 break
             found.append(sample)
@@ -102,6 +105,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         return self.identity.pid
 
 
+_END_OF_TIME = 253_402_300_800.0  # the year 10000: clocks and calendars show no later one
+
+
 class _Head(msgspec.Struct):
     version: int
 
@@ -121,8 +127,28 @@ def encoded(worker: Worker) -> bytes:
 
 
 def decoded(data: bytes) -> Worker | None:
-    """None if it is in another format, or no such thing at all."""
+    """None if it is in the format of another version. Raises ValueError if it is no such thing at all."""
     try:
-        return _worker.decode(data) if _head.decode(data).version == VERSION else None
-    except msgspec.MsgspecError:
-        return None
+        if _head.decode(data).version != VERSION:
+            return None
+        worker = _worker.decode(data)
+    except msgspec.MsgspecError as error:  # a ValueError, but its class says nothing to a reader
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if wrong := _nonsense(worker):
+        raise ValueError(wrong)
+    return worker
+
+
+def _nonsense(worker: Worker) -> str:
+    """What is wrong with a record whose types are right, or an empty string: a clock or a histogram that is none."""
+    moments = [worker.at, *(event.at for pool in worker.pools for event in pool.events)]
+    if not all(0 <= at < _END_OF_TIME for at in moments):
+        return "a time is none"
+    groups = [group for pool in worker.pools for group in pool.stats.groups.values()]
+    counters = [group.counters for group in groups] + [lane.counters for group in groups for lane in group.endpoints]
+    histograms = [times for each in counters for times in (each.wait_times, each.use_times, each.connect_times)]
+    if any(len(times) != len(NO_TIMES) for times in histograms):
+        return "a histogram has not as many places as it should"
+    return ""

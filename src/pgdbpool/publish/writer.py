@@ -19,6 +19,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, thread_time, time
 from typing import Protocol
@@ -103,7 +104,7 @@ class Publisher:
         self._active.clear()
         if self._path is not None and self._identity is not None and self._identity.pid == os.getpid():
             heirs.tell(self._worker(self._identity, time(), *self._pools), self._path.parent)
-            place.remove(self._path)
+            self._remove()
 
     # -- the thread -------------------------------------------------------------------------------------------
 
@@ -161,15 +162,15 @@ class Publisher:
         self._drop_closed()
         self._shown = self._active.copy()
         if not self._shown:
-            if self._path is not None:
-                place.remove(self._path)
+            self._remove()
             return
         if self._path is None or self._identity is None:
             self._identity = myself()
             name = place.file_name(self.settings.name, self._identity.pid, secrets.token_hex(4))
             self._path = place.prepared(self.settings.directory) / name
         try:
-            place.replace(self._path, encoded(self._worker(self._identity, now, *self._shown)))
+            with place.opened(self._path.parent) as here:
+                here.replace(self._path.name, encoded(self._worker(self._identity, now, *self._shown)))
         except FileNotFoundError:  # somebody has removed the directory
             self._path = None
             raise
@@ -178,6 +179,11 @@ class Publisher:
         if began >= self._sweep_at:
             self._sweep_at = began + _SWEEP_EVERY
             sweep(self._path.parent, self.settings.name)
+
+    def _remove(self) -> None:
+        if self._path is not None:
+            with suppress(OSError), place.opened(self._path.parent) as here:
+                here.remove(self._path.name)
 
     def _drop_closed(self) -> None:
         for key in list(self._pools):

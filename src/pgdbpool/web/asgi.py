@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from .site import Request, Site, longest_body, make_site
+from .site import Request, Site, as_root, longest_body, make_site
 from .wsgi import _prefix
 
 Message = MutableMapping[str, Any]
@@ -69,7 +69,7 @@ async def _request(scope: Scope, receive: Receive) -> Request:
         body = await _body(receive, longest_body(headers))
     return Request(
         method=scope["method"],
-        root=root,
+        root=as_root(root.encode(errors="replace")),
         path=path,
         query=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,

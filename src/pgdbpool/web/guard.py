@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 
 SHORTEST_TOKEN = 16
 
 _PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_MOST_COOKIES = 8  # of our name: a browser may have one for each path
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -57,7 +57,10 @@ class Guard:
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.accepts(shown.strip()):
             return True
-        return hmac.compare_digest(_cookie(headers.get("cookie", ""), self.COOKIE).encode(), self._ticket.encode())
+        return any(self._is_ticket(shown) for shown in _cookies(headers.get("cookie", ""), self.COOKIE))
+
+    def _is_ticket(self, shown: str) -> bool:
+        return hmac.compare_digest(shown.encode(errors="replace"), self._ticket.encode())
 
     def accepts(self, token: str) -> bool:
         """Whether it is the token. Takes the same time whatever is wrong with it."""
@@ -87,9 +90,10 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def _cookie(header: str, name: str) -> str:
-    try:
-        found = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    return found.value if found else ""
+def _cookies(header: str, name: str) -> list[str]:
+    """The values of the cookies of that name, a few at most: other applications of the same host set theirs beside it.
+
+    RFC 6265, 5.4: pairs with a semicolon between them. What a pair of another name looks like is no concern of ours.
+    """
+    pairs = (pair.partition("=") for pair in header.split(";"))
+    return [value.strip() for key, _, value in pairs if key.strip() == name][:_MOST_COOKIES]

@@ -17,7 +17,7 @@ from functools import cache
 from http import HTTPStatus
 from importlib.resources import files
 from typing import NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from ..publish import publish_all
 from .guard import Guard
@@ -26,6 +26,7 @@ from .view import View, ours
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _SHOWN_TO_ALL = ("style.css", "icon.svg")
 _LONGEST_FORM = 4096  # bytes
+_MOST_FIELDS = 10  # of a form or query
 
 # Nothing from elsewhere, nothing inline, nobody's frame.
 _POLICY = (
@@ -50,7 +51,7 @@ class Request(NamedTuple):
 
     method: str
     root: str
-    """Where the page is mounted, without the slash at the end."""
+    """Where the page is mounted, without the slash at the end; as in an address, so it may stand in a header."""
     path: str
     """Below that."""
     query: str
@@ -121,7 +122,7 @@ class Site:
         if guard is None or not guard.has_token:
             return _plain(HTTPStatus.NOT_FOUND, "There is nothing to log in to.\n")
         try:
-            token = parse_qs(request.body.decode(), max_num_fields=10).get("token", [""])[0]
+            token = parse_qs(request.body.decode(), max_num_fields=_MOST_FIELDS).get("token", [""])[0]
         except ValueError:
             token = ""
         if not guard.accepts(token.strip()):
@@ -132,8 +133,9 @@ class Site:
         )
 
     def _data(self, request: Request) -> Response:
-        asked = parse_qs(request.query)
+        asked: dict[str, list[str]] = {}
         try:
+            asked = parse_qs(request.query, max_num_fields=_MOST_FIELDS)
             since = float(asked.get("since", ["0"])[0])
         except ValueError:
             since = 0.0
@@ -147,13 +149,10 @@ class Site:
 
 
 def _file(name: str, request: Request) -> Response:
-    kind = _TYPES.get(name[name.rfind(".") :])
-    if kind is None or "/" in name or name == "login.html":
+    if name not in _shown() or name == "login.html":
         return _plain(HTTPStatus.NOT_FOUND, "There is no such page.\n")
-    try:
-        content, tag = _asset(name)
-    except FileNotFoundError:
-        return _plain(HTTPStatus.NOT_FOUND, "There is no such page.\n")
+    kind = _TYPES[name[name.rfind(".") :]]
+    content, tag = _asset(name)
     # A new version of the package has new files under the same names: always ask, and mostly be told "as before".
     headers = [("ETag", tag), ("Cache-Control", "no-cache")]
     if request.headers.get("if-none-match") == tag:
@@ -162,8 +161,15 @@ def _file(name: str, request: Request) -> Response:
 
 
 @cache
+def _shown() -> frozenset[str]:
+    """What there is to show. A name that comes with a request is looked up here, and never in the file system."""
+    names = (each.name for each in files(__package__).joinpath("static").iterdir())
+    return frozenset(name for name in names if name[name.rfind(".") :] in _TYPES)
+
+
+@cache
 def _asset(name: str) -> tuple[bytes, str]:
-    """A file and its tag. Raises FileNotFoundError."""
+    """A file and its tag."""
     content = files(__package__).joinpath("static", name).read_bytes()
     return content, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
@@ -187,6 +193,12 @@ def _answer(status: HTTPStatus, kind: str, body: bytes, *headers: tuple[str, str
         ],
         body,
     )
+
+
+def as_root(path: bytes) -> str:
+    """Where the page is mounted, as `Request.root` has it: nothing in it can end a header or a cookie's attribute."""
+    inside = path.strip(b"/")  # two slashes at the beginning would name another host
+    return "/" + quote(inside, safe="/!$&'()*+,:=@~") if inside else ""
 
 
 def longest_body(headers: Mapping[str, str]) -> int:

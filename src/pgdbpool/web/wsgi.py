@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .site import Request, Site, longest_body, make_site
+from .site import Request, Site, as_root, longest_body, make_site
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -52,7 +52,7 @@ def _request(environ: Environ) -> Request:
     length = longest_body(headers) if method == "POST" else 0
     return Request(
         method=method,
-        root=environ.get("SCRIPT_NAME", "").rstrip("/"),
+        root=as_root(environ.get("SCRIPT_NAME", "").encode("latin-1", "replace")),  # PEP 3333: bytes, as latin-1
         path=environ.get("PATH_INFO", ""),
         query=environ.get("QUERY_STRING", ""),
         headers=headers,

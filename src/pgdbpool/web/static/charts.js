@@ -98,7 +98,7 @@ class Chart {
     const { ctx, bbox } = plot;
     ctx.save();
     for (const { event } of this.events) {
-      const kind = MARKS[event.kind];
+      const kind = own(MARKS, event.kind);
       const x = Math.round(plot.valToPos(event.at, "x", true)) + 0.5;
       if (!kind || x < bbox.left || x > bbox.left + bbox.width) continue;
       ctx.strokeStyle = ctx.fillStyle = colour(kind);

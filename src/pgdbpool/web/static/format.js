@@ -46,6 +46,11 @@ const format = {
   },
 };
 
+// What an object has under a name that comes from outside. A group may be called "constructor".
+function own(object, name) {
+  return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 // An element: h("p.note", {id: "x"}, "text", child, ...).
 function h(kind, attributes, ...children) {
   const [tag, ...classes] = kind.split(".");

@@ -69,7 +69,7 @@ const QUIET = [0, 0, 0, 0, 0, [], []];
 function added(several, name) {
   const total = { requests: 0, waits: 0, timeouts: 0, waited: new Map(), used: new Map() };
   for (const sample of several) {
-    const [requests, waits, timeouts, , , waited, used] = sample.groups[name] || QUIET;
+    const [requests, waits, timeouts, , , waited, used] = own(sample.groups, name) || QUIET;
     total.requests += requests;
     total.waits += waits;
     total.timeouts += timeouts;
@@ -88,8 +88,8 @@ function draw(answer) {
   const names = Object.keys(groups);
   const known = at.map((time) => (time < first ? null : samples.get(time) || { groups: {}, endpoints: {} }));
   const series = (value) => known.map((sample) => sample && value(sample));
-  const rate = (label) => series((sample) => (sample.endpoints[label] || 0) / answer.step);
-  const group = (value) => (name) => series((sample) => value(sample.groups[name] || QUIET));
+  const rate = (label) => series((sample) => (own(sample.endpoints, label) || 0) / answer.step);
+  const group = (value) => (name) => series((sample) => value(own(sample.groups, name) || QUIET));
   const waited = group(([requests, waits, , , , counts]) => quantile(counts, 0.99, Math.max(0, requests - waits)));
   const used = group(([, , , , , , counts]) => quantile(counts, 0.99, 0));
   charts.rate.show(labels, [at, ...labels.map(rate)], events);
@@ -175,7 +175,7 @@ function judge(answer) {
 function showEndpoints(answer) {
   const recent = lately(answer, RECENT);
   const seconds = Math.max(1, recent.length) * answer.step;
-  const count = (label) => recent.reduce((sum, sample) => sum + (sample.endpoints[label] || 0), 0);
+  const count = (label) => recent.reduce((sum, sample) => sum + (own(sample.endpoints, label) || 0), 0);
   const total = answer.summary.endpoints.reduce((sum, each) => sum + count(each.stats.endpoint), 0);
   keep(element("endpoints"), answer.summary.endpoints, (each) => each.stats.endpoint, makeEndpoint, (card, each) => {
     const { stats, views } = each;
@@ -311,7 +311,7 @@ function showEvents(events) {
   const list = element("events");
   const key = ({ event }) => `${event.at} ${event.kind} ${event.endpoint}`;
   const make = ({ event }) => {
-    const [colour, word] = KINDS[event.kind] || ["warn", event.kind.replaceAll("-", " ")];
+    const [colour, word] = own(KINDS, event.kind) || ["warn", event.kind.replaceAll("-", " ")];
     const failover = event.kind.startsWith("failover-") ? ".failover" : "";
     return h(
       `li.${colour}${failover}`,
