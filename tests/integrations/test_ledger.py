@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from publish.helpers import group, lane, pool, worker
+from records import group, lane, pool, worker
 
 from pgdbpool.core import times
 from pgdbpool.core.stats import Counters
