@@ -164,8 +164,8 @@ class Group:
         self.lock = lock
         self._random = random
         self.lead(())
-        # A queue that each of them can leave in constant time. All that is done to it is one operation each, so it needs
-        # no lock.
+        # A queue that each of them can leave in constant time. All that is done to it is one operation each, so it
+        # needs no lock.
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.closing: deque[tuple[Slot, str]] = deque()  # for the shell to close
         self.refusal: str | None = None  # why waiting would not help, in the servers' words
