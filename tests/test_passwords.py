@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from aio_support import OpenPool, Stage, one, run, until
 from conftest import LIMIT, config, wait_for
+from support import Wire
 from support import one as one_of
 
-from pgdbpool import DBOfflineError, Pool
+from pgdbpool import AsyncPool, DBOfflineError, Pool
 from pgdbpool.core.endpoint import BACKOFF
 from pgdbpool.core.evidence import Fault
 from pgdbpool.drivers import ConnectFailed, asynchronous, blocking, passwords
@@ -233,3 +234,38 @@ def test_one_that_wants_to_end_the_program_does_not_end_the_monitor(pg_node: Nod
     wait_for(lambda: "SystemExit" in (pool.endpoints()[0].last_error or ""))
     wants_to.clear()
     wait_for(lambda: pool.endpoints()[0].probe_time)
+
+
+@pytest.mark.parametrize(
+    ("gives", "words"),
+    [
+        ("a\0sslmode=disable", "a string with a NUL character in it"),
+        ("a\ud800", "a string that is not valid Unicode"),
+        (b"token", "bytes"),
+        (12345, "a whole number"),
+        (["token"], "a list"),
+    ],
+    ids=["NUL", "surrogate", "bytes", "number", "list"],
+)
+@pytest.mark.parametrize("model", ["threaded", "non-threaded", "asyncio"])
+def test_what_can_be_no_password_is_a_wrong_configuration_and_goes_nowhere(
+    gives: Any, words: str, model: str, pg_node: Node
+) -> None:
+    with Wire(pg_node) as wire:
+        given = config(place(wire, lambda: gives), monitor=False)
+
+        async def by_tasks() -> None:
+            async with AsyncPool(given) as pool, pool.connection():
+                pass
+
+        def by_threads() -> None:
+            with Pool({**given, "type": model}) as pool, pool.connection():
+                pass
+
+        with pytest.raises(DBOfflineError, match=f"callable given as pass returned {words}; expected a string"):
+            asyncio.run(by_tasks()) if model == "asyncio" else by_threads()
+        assert wire.startups == []
+
+
+def test_a_callable_that_gives_none_leaves_it_to_libpq() -> None:
+    assert blocking.run(blocking.password(lambda: None, float("inf"))) is None

@@ -34,7 +34,7 @@ import psycopg
 from psycopg import pq
 
 from . import forks
-from .config import EndpointSettings, MonitorSettings
+from .config import EndpointSettings, MonitorSettings, Secret
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import Fault, Sighting, connect_fault
 from .drivers import ConnectFailed, DriverTimeout, steps
@@ -231,7 +231,7 @@ class Watch:
         except psycopg.Error as error:
             raise ConnectFailed(str(error).strip(), connect_fault(error.sqlstate)) from error
 
-    def _connecting(self, conninfo: bytes) -> steps.Steps[Asked]:
+    def _connecting(self, conninfo: Secret) -> steps.Steps[Asked]:
         """Connect, and ask."""
         session = yield from steps.connecting(conninfo)
         self._new.add(session)

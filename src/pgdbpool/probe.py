@@ -8,9 +8,8 @@ from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
-from .config import EndpointSettings, GroupSettings, MonitorSettings, conninfo
+from .config import EndpointSettings, GroupSettings, MonitorSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
@@ -18,8 +17,9 @@ from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from .drivers.asynchronous import Allowance, resolved
 from .drivers.blocking import drive, run
 from .drivers.blocking import resolved as resolved_here
+from .drivers.sealed import sealed
 
-Password = Callable[[Callable[[], Any], float], Coroutine[Any, Any, Any]]  # as `Driver.password`
+Password = Callable[[Callable[[], Any], float], Coroutine[Any, Any, Secret | None]]  # as `Driver.password`
 
 _AS = GroupSettings(name="monitor")  # application_name is pgdbpool:monitor
 _PAUSE = 0.25  # s between two connects of `death_of` that are refused at once
@@ -47,11 +47,11 @@ def key_of(where: EndpointSettings) -> object:
     )
 
 
-async def request(where: EndpointSettings, password: str | None, allowance: Allowance) -> bytes:
+async def request(where: EndpointSettings, password: Secret | None, allowance: Allowance) -> Secret:
     """What libpq is told. Raises ConnectFailed."""
     # No startup options: a pooler in between may refuse them, and the question needs none.
     params = await resolved(conninfo(where, _AS, password, startup_options=False), allowance)
-    return make_conninfo("", **params).encode()
+    return sealed(params)
 
 
 def asking(session: pq.abc.PGconn) -> steps.Steps[Asked]:
@@ -109,8 +109,8 @@ def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Passwo
     if callable(secret):
         secret = run(password(secret, monotonic() + where.connect_timeout))
     deadline = monotonic() + max(limit, where.connect_timeout)
-    info = make_conninfo("", **resolved_here(conninfo(where, _AS, secret, startup_options=False)))
-    session = drive(steps.connecting(info.encode()), deadline, each=limit)
+    told = sealed(resolved_here(conninfo(where, _AS, secret, startup_options=False)))
+    session = drive(steps.connecting(told), deadline, each=limit)
     try:
         asked = drive(asking(session), deadline, each=limit)
         topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())

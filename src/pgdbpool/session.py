@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from .config import EndpointSettings, GroupSettings, conninfo, session_settings
+from .config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Identity, Report, Role, connect_fault
 from .core.group import ABORTED, Group, outlived
@@ -50,7 +50,7 @@ class Sessions:
         self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
         self._unready: dict[int, tuple[Order, Any]] = {}  # being made ready; whoever opens one puts it in and out
         # In the place of `Driver.password`, by a threaded pool: one that can be ended.
-        self.password: Callable[[Callable[[], Any], float], Coroutine[Any, Any, Any]] | None = None
+        self.password: Callable[[Callable[[], Any], float], Coroutine[Any, Any, Secret | None]] | None = None
 
     # -- opening ----------------------------------------------------------------------------------------------
 

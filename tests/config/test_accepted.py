@@ -365,7 +365,15 @@ def test_made_directly_they_freeze_what_they_are_given() -> None:
 
 
 def test_settings_survive_pickle_and_copy() -> None:
-    settings = load(config({"pass": SECRET, "params": {"options": "x"}, "tags": ["t"]}))
+    settings = load(config({"params": {"options": "x"}, "tags": ["t"]}))
     assert pickle.loads(pickle.dumps(settings)) == settings
     assert copy.deepcopy(settings) == settings
-    assert pickle.loads(pickle.dumps(settings)).db[0].password == SECRET
+
+
+@pytest.mark.parametrize("entry", [{"pass": SECRET}, {"params": {"sslpassword": SECRET}}])
+def test_settings_with_a_secret_are_copied_and_not_pickled(entry: dict[str, Any]) -> None:
+    settings = load(config(entry))
+    assert copy.deepcopy(settings) == settings == copy.copy(settings)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match="cannot be pickled; give the other process the configuration"):
+            pickle.dumps(settings, protocol)

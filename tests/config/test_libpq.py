@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgdbpool.config import EndpointSettings, GroupSettings, conninfo, load, session_settings
+from pgdbpool.core.evidence import Fault
+from pgdbpool.drivers import ConnectFailed
+from pgdbpool.drivers.sealed import sealed
 
 from .support import SECRET, config
 
@@ -136,5 +139,21 @@ def test_libpq_takes_all_of_it() -> None:
         }
     )
     info = conninfo(endpoint, group, "p'w \\")
-    parsed = psycopg.conninfo.conninfo_to_dict(psycopg.conninfo.make_conninfo(**info))
-    assert parsed == {key: str(value) for key, value in info.items()}
+    parsed = psycopg.conninfo.conninfo_to_dict(sealed(info).reveal())
+    assert parsed == {key: str(value) for key, value in info.items()} | {"password": "p'w \\"}
+
+
+@given(st.dictionaries(st.sampled_from(["host", "user", "password", "options"]), st.text(max_size=12), min_size=1))
+def test_libpq_reads_what_it_is_told_or_is_told_nothing(info: dict[str, str]) -> None:
+    if "\0" in "".join(info.values()):
+        with pytest.raises(ConnectFailed, match="NUL") as caught:
+            sealed(info)
+        assert caught.value.fault is Fault.MISCONFIGURED
+        return
+    try:
+        "".join(info.values()).encode()
+    except UnicodeEncodeError:
+        with pytest.raises(ConnectFailed, match="no Unicode"):
+            sealed(info)
+        return
+    assert psycopg.conninfo.conninfo_to_dict(sealed(info).reveal()) == info

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgdbpool.config import EndpointSettings, Settings, load, load_toml, load_url
+from pgdbpool.config import EndpointSettings, Secret, Settings, load, load_toml, load_url
 from pgdbpool.errors import ConfigError
 
 from .support import SECRET, config, problems
@@ -46,6 +47,29 @@ def test_no_secret_in_any_repr(password: Any) -> None:
         assert "rotating" not in text
         assert "password='***'" in text or "('password', '***')" in text
         assert "/shown" in text
+
+
+def test_no_secret_in_what_settings_are_turned_into() -> None:
+    endpoint = load(config({"pass": SECRET, "params": {"sslpassword": SECRET, "oauth_client_secret": SECRET}})).db[0]
+    for shown in (endpoint, endpoint.password, endpoint.params):
+        texts = [repr(shown), str(shown), f"{shown}", f"{shown!r:>20}", json.dumps(shown, default=str)]
+        texts.append(msgspec.json.encode(shown, enc_hook=str).decode())
+        assert SECRET not in "".join(texts)
+        with pytest.raises(TypeError) as caught:
+            msgspec.json.encode(shown)
+        assert SECRET not in str(caught.value)
+    assert SECRET not in repr(msgspec.structs.asdict(endpoint))
+    assert SECRET not in repr(msgspec.to_builtins(endpoint, enc_hook=repr))
+    assert SECRET not in repr(dict(endpoint.params)) + "".join(map(str, endpoint.params.values()))
+    assert not hasattr(endpoint.password, "__dict__")
+
+
+def test_a_secret_equals_its_text_and_no_other() -> None:
+    assert Secret("a") == Secret("a") == "a"
+    assert Secret("a") not in ("b", Secret("b"), None, b"a")
+    assert {Secret("a"): 1}["a"] == 1  # type: ignore[index]
+    assert Secret("a").reveal() == "a"
+    assert (bool(Secret("")), bool(Secret("a"))) == (False, True)
 
 
 def test_an_absent_password_is_shown_as_absent() -> None:

@@ -10,6 +10,7 @@ No I/O happens here except reading the TOML file.
 
 from pgdbpool.config.check import load
 from pgdbpool.config.libpq import conninfo, session_settings
+from pgdbpool.config.secret import Secret
 from pgdbpool.config.settings import EndpointSettings, GroupSettings, MonitorSettings, Settings, StatusSettings
 from pgdbpool.config.toml import load_toml
 from pgdbpool.config.url import load_url
@@ -18,6 +19,7 @@ __all__ = [
     "EndpointSettings",
     "GroupSettings",
     "MonitorSettings",
+    "Secret",
     "Settings",
     "StatusSettings",
     "conninfo",

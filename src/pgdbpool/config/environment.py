@@ -74,7 +74,7 @@ def libpq_parameters() -> frozenset[str]:
 _TOLD = ("service", "sslrootcert", "hostaddr")
 
 
-def libpq_choice(params: Mapping[str, str]) -> Choice:
+def libpq_choice(params: Mapping[str, Any]) -> Choice:
     """What libpq would use now, beside these parameters. Raises `Refused`."""
     from psycopg import pq
     from psycopg.conninfo import make_conninfo
@@ -103,7 +103,7 @@ def _socket() -> str:
         asked.finish()
 
 
-def target_session_attrs(endpoints: Iterable[Mapping[str, str]]) -> tuple[str, str | None]:
+def target_session_attrs(endpoints: Iterable[Mapping[str, Any]]) -> tuple[str, str | None]:
     """For groups that have none: libpq's choice at these endpoints, given their `params`, and where it comes from.
 
     None: nothing but libpq itself. Raises `Unclear`.

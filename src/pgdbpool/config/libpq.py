@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from pgdbpool.config.environment import Refused, libpq_choice
+from pgdbpool.config.secret import Secret
 from pgdbpool.config.settings import EndpointSettings, GroupSettings
 
 __all__ = ["conninfo", "session_settings"]
@@ -33,18 +34,19 @@ def session_settings(endpoint: EndpointSettings, group: GroupSettings) -> dict[s
 def conninfo(
     endpoint: EndpointSettings,
     group: GroupSettings,
-    password: str | None,
+    password: Secret | str | None,
     *,
     startup_options: bool = True,
-) -> dict[str, str | int]:
+) -> dict[str, str | int | Secret]:
     """libpq's keywords for a connection of `group` to `endpoint`.
 
     `password` is given apart, since the configured one may be a callable, which only the caller can ask in
     time; None leaves it to libpq's passfile and environment. Without `startup_options` the `session_settings`
     are left out, for poolers that refuse them. `connect_timeout` is not there: the caller bounds the time.
     """
-    info: dict[str, str | int] = {"host": endpoint.host, "port": endpoint.port}
-    login = {"dbname": endpoint.name, "user": endpoint.user, "password": password}
+    info: dict[str, str | int | Secret] = {"host": endpoint.host, "port": endpoint.port}
+    hidden = Secret(password) if isinstance(password, str) else password
+    login = {"dbname": endpoint.name, "user": endpoint.user, "password": hidden}
     info.update({key: value for key, value in login.items() if value is not None})
     if endpoint.ssl is not None:  # else libpq's choice counts, which may be stronger than any default of ours
         info["sslmode"] = endpoint.ssl
@@ -63,7 +65,7 @@ def conninfo(
 def _users_options(endpoint: EndpointSettings) -> str:
     """Those that libpq would send without ours: of `params`, else of PGOPTIONS or a service."""
     options = endpoint.params.get("options")
-    if options is not None:
+    if isinstance(options, str):
         return options
     try:
         return libpq_choice(endpoint.params).values.get("options", "")

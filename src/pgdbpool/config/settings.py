@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
+from pgdbpool.config.secret import Secret
+
 __all__ = ["EndpointSettings", "FrozenMap", "GroupSettings", "MonitorSettings", "Settings", "StatusSettings"]
 
 V = TypeVar("V")
@@ -47,6 +49,10 @@ class FrozenMap(Mapping[str, V]):
         return repr(self._items)
 
 
+def _hidden(value: Any) -> Any:
+    return Secret(value) if isinstance(value, str) else value
+
+
 def is_secret(param: str) -> bool:
     """Whether the value of this libpq parameter must never be shown."""
     return "password" in param or "secret" in param or param.startswith("scram_")
@@ -63,7 +69,7 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     name: str | None = None
     """The database. None: libpq's choice, which is `PGDATABASE` or the user's name."""
     user: str | None = None
-    password: str | Callable[[], str] | None = None
+    password: Secret | Callable[[], str] | None = None
     """Config key `pass`. A callable is asked at each connect. None: libpq's passfile and environment."""
     ssl: SslMode | None = None
     """libpq's `sslmode`. None: libpq's choice, which is `PGSSLMODE`, a service's, or `prefer`."""
@@ -87,14 +93,17 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     weight: float = 1.0
     """Share of the load among equals."""
     tags: frozenset[str] = frozenset()
-    params: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
+    params: Mapping[str, str | Secret] = msgspec.field(default_factory=FrozenMap)
     """Any other libpq parameters."""
     chosen: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
     """Which of the above the environment or a service has decided, and what did: `{"host": "PGHOST"}`."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "tags", frozenset(self.tags))
-        force_setattr(self, "params", FrozenMap(self.params))
+        force_setattr(self, "password", _hidden(self.password))
+        force_setattr(
+            self, "params", FrozenMap({key: _hidden(v) if is_secret(key) else v for key, v in self.params.items()})
+        )
         force_setattr(self, "chosen", FrozenMap(self.chosen))
 
     @property
@@ -111,9 +120,8 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     # rich prints by __rich_repr__, which msgspec defines too: both must hide the secrets.
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         shown = {field: getattr(self, field) for field in self.__struct_fields__}
-        if self.password is not None:
-            shown["password"] = "***"
-        shown["params"] = {key: "***" if is_secret(key) else text for key, text in self.params.items()}
+        if callable(self.password):
+            shown["password"] = "***"  # even its name may tell something
         return list(shown.items())
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 
 
@@ -72,7 +73,7 @@ class Driver(Protocol):
 
     async def connect(
         self,
-        params: Mapping[str, str | int],
+        params: Mapping[str, str | int | Secret],
         autocommit: bool,
         deadline: float,
         wanted: Callable[[], bool] | None = None,
@@ -80,10 +81,10 @@ class Driver(Protocol):
     ) -> Any:
         """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false."""
 
-    async def password(self, ask: Callable[[], Any], deadline: float) -> Any:
+    async def password(self, ask: Callable[[], Any], deadline: float) -> Secret | None:
         """What a user's `pass` gives, which may block, a coroutine's result included; does not block an event loop.
 
-        Raises ConnectFailed, where it can be helped not after the deadline.
+        Raises ConnectFailed, also for what can be no password; where it can be helped not after the deadline.
         """
 
     async def within(self, awaitable: Awaitable[Any], deadline: float) -> Any:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import select
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
+from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 from . import Conduct, ConnectFailed, DriverTimeout, Patience, names, passwords, steps
 from .psycopg3 import (
@@ -42,6 +42,7 @@ from .psycopg3 import (
     status,
     watch,
 )
+from .sealed import Params, sealed
 
 __all__ = [
     "Allowance",
@@ -153,15 +154,17 @@ def _stop_waiting(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
         loop.remove_writer(descriptor)
 
 
-async def password(ask: Callable[[], Any], deadline: float) -> Any:
+async def password(ask: Callable[[], Any], deadline: float) -> Secret | None:
     try:
-        found = ask() if inspect.iscoroutinefunction(ask) else await _elsewhere(ask, deadline)
-        return await within(found, deadline) if inspect.isawaitable(found) else found
+        given = passwords.Given(ask()) if inspect.iscoroutinefunction(ask) else await _elsewhere(ask, deadline)
+        if inspect.isawaitable(given.value):
+            given = passwords.Given(await within(given.value, deadline))
     except (Exception, SystemExit) as error:
-        raise passwords.failed(error) from error
+        raise passwords.failed(error) from None
+    return passwords.checked(given)
 
 
-async def _elsewhere(ask: Callable[[], Any], deadline: float) -> Any:
+async def _elsewhere(ask: Callable[[], Any], deadline: float) -> passwords.Given:
     """What a function returns that may block. Raises DriverTimeout at the deadline.
 
     Not by the loop's executor: that may be busy with the application's work, and a program does not end before it has.
@@ -301,7 +304,7 @@ class Guarded(Pooled):
             return await _wait_on(self, guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-async def resolved(params: Mapping[str, str | int], deadline: float | Allowance) -> dict[str, str | int]:
+async def resolved(params: Params, deadline: float | Allowance) -> dict[str, str | int | Secret]:
     """The parameters with the addresses of the host. Raises ConnectFailed."""
     name = names.name_in(params)
     if name is None:
@@ -324,7 +327,7 @@ async def resolved(params: Mapping[str, str | int], deadline: float | Allowance)
 
 
 async def connect(
-    params: Mapping[str, str | int],
+    params: Params,
     autocommit: bool,
     deadline: float,
     wanted: Callable[[], bool] | None = None,
@@ -332,8 +335,8 @@ async def connect(
 ) -> Pooled:
     # `wanted` is of no use here: what is not wanted any more is cancelled.
     allowance = Allowance(deadline)
-    conninfo = make_conninfo("", **await resolved(params, allowance))
-    pgconn = await drive(steps.connecting(conninfo.encode()), allowance)
+    conninfo = sealed(await resolved(params, allowance))
+    pgconn = await drive(steps.connecting(conninfo), allowance)
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import inspect
 import select
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
+from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
 from . import Conduct, DriverTimeout, NotWanted, Patience, names, passwords, steps
 from .psycopg3 import (
@@ -42,6 +42,7 @@ from .psycopg3 import (
     status,
     watch,
 )
+from .sealed import Params, sealed
 
 __all__ = [
     "abort",
@@ -204,20 +205,20 @@ class Guarded(Pooled):
             return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-def resolved(params: Mapping[str, str | int]) -> dict[str, str | int]:
+def resolved(params: Params) -> dict[str, str | int | Secret]:
     """The parameters with the addresses of the host; waits for the resolver. Raises ConnectFailed."""
     name = names.name_in(params)
     return dict(params) if name is None else names.with_addresses(params, name, names.addresses_of(name))
 
 
 async def connect(
-    params: Mapping[str, str | int],
+    params: Params,
     autocommit: bool,
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
 ) -> Pooled:
-    pgconn = drive(steps.connecting(make_conninfo("", **resolved(params)).encode()), deadline, wanted)
+    pgconn = drive(steps.connecting(sealed(resolved(params))), deadline, wanted)
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:
@@ -229,16 +230,20 @@ async def connect(
     return conn
 
 
-async def password(ask: Callable[[], Any], deadline: float) -> Any:
+async def password(ask: Callable[[], Any], deadline: float) -> Secret | None:
     """In the caller's own thread: it cannot be ended at the deadline."""
     try:
-        found = ask()
-        return await within(found, deadline) if inspect.isawaitable(found) else found
+        given = await _awaited(passwords.Given(ask()), deadline)
     except Exception as error:
-        raise passwords.failed(error) from error
+        raise passwords.failed(error) from None
+    return passwords.checked(given)
 
 
-async def password_by_thread(ask: Callable[[], Any], deadline: float) -> Any:
+async def _awaited(given: passwords.Given, deadline: float) -> passwords.Given:
+    return passwords.Given(await within(given.value, deadline)) if inspect.isawaitable(given.value) else given
+
+
+async def password_by_thread(ask: Callable[[], Any], deadline: float) -> Secret | None:
     """The same where there may be threads: it ends at the deadline."""
     try:
         call = passwords.call(ask)
@@ -246,12 +251,12 @@ async def password_by_thread(ask: Callable[[], Any], deadline: float) -> Any:
         return await password(ask, deadline)
     try:
         wait([call], None if deadline == float("inf") else max(0.0, deadline - monotonic()))
-        found = passwords.outcome(call)
-        return await within(found, deadline) if inspect.isawaitable(found) else found
+        given = await _awaited(passwords.outcome(call), deadline)
     except (Exception, SystemExit) as error:
-        raise passwords.failed(error) from error
+        raise passwords.failed(error) from None
     finally:
         call.cancel()
+    return passwords.checked(given)
 
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:

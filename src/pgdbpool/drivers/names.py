@@ -17,13 +17,14 @@ import ipaddress
 import os
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 
+from ..config.secret import Secret
 from ..core.evidence import Fault
 from . import ConnectFailed
+from .sealed import Params
 
-Params = Mapping[str, str | int]
 Found = Future[list[str]]
 
 # By process too: a forked child does not have the thread. `setdefault` and `pop` are atomic, so there is no lock that a
@@ -47,7 +48,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def with_addresses(params: Params, host: str, addresses: Sequence[str]) -> dict[str, str | int]:
+def with_addresses(params: Params, host: str, addresses: Sequence[str]) -> dict[str, str | int | Secret]:
     """The parameters, so that libpq need not look."""
     # The name is still needed to verify the server's certificate, and to find a password in the passfile.
     return {**params, "hostaddr": ",".join(addresses), "host": ",".join([host] * len(addresses))}

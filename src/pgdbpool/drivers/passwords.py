@@ -18,6 +18,8 @@ from time import monotonic
 from typing import Any
 
 from .. import forks
+from ..config.keys import nature
+from ..config.secret import Secret
 from ..core.evidence import Fault
 from . import ConnectFailed, DriverTimeout
 
@@ -73,12 +75,9 @@ def call(ask: Callable[[], Any]) -> Call:
 def _work(line: _Line, token: object) -> None:
     while (mine := _next(line, token)) is not None:
         try:
-            found = line.ask()
+            mine.set_result(line.ask())
         except BaseException as error:
             mine.set_exception(error)
-        else:
-            mine.set_result(found)
-            del found
         del mine  # what it holds is secret, and nobody's who does not wait for it
 
 
@@ -100,11 +99,47 @@ def _leave(line: _Line, token: object) -> None:
         del _lines[id(line.ask)]
 
 
-def outcome(call: Call) -> Any:
+class Given:
+    """What a callable gave, hidden: it may be a password, or something with one in it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+def outcome(call: Call) -> Given:
     """What a call that is not waited for any longer has given. Raises what it raised, or DriverTimeout."""
     if call.cancelled() or not call.done():
         raise DriverTimeout("it has not returned in time")
-    return call.result()
+    return Given(call.result())
+
+
+def checked(given: Given) -> Secret | None:
+    """The password; None: libpq looks for one. Raises ConnectFailed for what can be none."""
+    problem = _unfit(given)
+    if problem:
+        raise ConnectFailed(
+            f"the callable given as pass returned {problem}; expected a string of text", Fault.MISCONFIGURED
+        )
+    return None if given.value is None else Secret(str.__str__(given.value))
+
+
+def _unfit(given: Given) -> str:
+    if given.value is None:
+        return ""
+    if not isinstance(given.value, str):
+        return nature(given.value)  # not decoded or converted: nobody would notice a mistake in that
+    if "\0" in given.value:
+        return "a string with a NUL character in it"
+    try:
+        given.value.encode()
+    except UnicodeEncodeError:
+        return "a string that is not valid Unicode"
+    return ""
 
 
 def failed(error: BaseException) -> ConnectFailed:

@@ -22,6 +22,7 @@ import psycopg
 from psycopg import pq
 
 from .. import forks
+from ..config.secret import Secret
 from ..core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault, unusable
 from . import ConnectFailed, DriverTimeout, Unanswered
 
@@ -34,9 +35,9 @@ _DONE = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecSta
 _half_open: set[pq.abc.PGconn] = set()
 
 
-def connecting(conninfo: bytes) -> Steps[pq.abc.PGconn]:
+def connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
     """Open a connection. Raises ConnectFailed."""
-    pgconn = pq.PGconn.connect_start(conninfo)
+    pgconn = pq.PGconn.connect_start(conninfo.reveal().encode())
     _half_open.add(pgconn)
     try:
         while True:

@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
-from pgdbpool.config import EndpointSettings, GroupSettings, conninfo, session_settings
+from pgdbpool.config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
 from pgdbpool.core.evidence import Fault, Report, Role, Sighting
 from pgdbpool.core.routes import PARTICULAR
 from pgdbpool.drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from pgdbpool.drivers.blocking import drive
+from pgdbpool.drivers.passwords import Given, checked
+from pgdbpool.drivers.sealed import sealed
 
 ANSWER = 5.0  # s: how long a question may take
 ROUND_TRIPS = 10
@@ -111,7 +112,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 def look(where: EndpointSettings, groups: list[GroupSettings]) -> Look:
     """Ask the server at `where` all there is to ask, and try to get in as each of `groups`."""
     try:
-        password = where.password() if callable(where.password) else where.password
+        password = checked(Given(where.password())) if callable(where.password) else where.password
         return _look(where, groups, password)
     except ConnectFailed as error:
         return Look(fault=error.fault, error=_line(error, where))
@@ -149,8 +150,8 @@ def _look(where: EndpointSettings, groups: list[GroupSettings], password: Any) -
 
 
 def _connect(where: EndpointSettings, group: GroupSettings, password: Any, *, options: bool) -> pq.abc.PGconn:
-    info = make_conninfo("", **conninfo(where, group, password, startup_options=options))
-    return drive(steps.connecting(info.encode()), monotonic() + where.connect_timeout)
+    told = sealed(conninfo(where, group, password, startup_options=options))
+    return drive(steps.connecting(told), monotonic() + where.connect_timeout)
 
 
 def _facts(session: pq.abc.PGconn, where: EndpointSettings, groups: list[GroupSettings]) -> Facts | None:
@@ -249,6 +250,6 @@ def _line(error: BaseException, where: EndpointSettings) -> str:
         words = words.removeprefix(prefix)
     head, colon, rest = words.partition(" failed: ")
     words = rest if colon and head.startswith(("at ", "on ")) else words
-    if isinstance(where.password, str) and where.password:
-        words = words.replace(where.password, "***")
+    if isinstance(where.password, Secret) and where.password:
+        words = words.replace(where.password.reveal(), "***")
     return words
