@@ -423,7 +423,7 @@ def test_a_configure_that_raises_fails_callers_with_its_words_and_no_storm(pg_no
                 pool.getconn(timeout=LIMIT)
         assert len(wire.startups) <= 3
         wait_for(lambda: not backends(pg_node))
-    assert pool.endpoints()[0].health == "up"
+        assert pool.endpoints()[0].health == "up"
 
 
 @pytest.mark.parametrize("type", ["threaded", "non-threaded"])

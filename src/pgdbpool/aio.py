@@ -43,6 +43,7 @@ from .leaks import Leaks, note
 from .lost import Lost
 from .reasons import Reasons, closed_words
 from .tasks import Tasks
+from .wording import words_of
 
 logger = logging.getLogger("pgdbpool")
 
@@ -384,4 +385,5 @@ def _set(future: asyncio.Future[None], task: asyncio.Task[None]) -> None:
 def _tell_nobody(group: str, task: asyncio.Task[None]) -> None:
     """Its caller was cancelled, and does not hear how it went on."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.warning("group %r: after its caller was cancelled: %s", group, error)
+        words = words_of(error, asynchronous, lost=False)
+        logger.warning("group %r: after its caller was cancelled: %s", group, words)

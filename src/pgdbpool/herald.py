@@ -16,6 +16,7 @@ from time import monotonic
 import msgspec
 
 from .core.events import Event, EventKind
+from .wording import log_raised
 
 logger = logging.getLogger("pgdbpool")
 
@@ -66,8 +67,8 @@ class Herald:
             for listener in tuple(self._listeners):
                 try:
                     listener(event)
-                except Exception:
-                    logger.exception("%s: a callable given to on_event raised", self._name)
+                except Exception as error:
+                    log_raised(logger, f"{self._name}: a callable given to on_event", error)
 
     def _log(self, event: Event) -> None:
         key, now = (event.kind, event.endpoint, event.group), monotonic()

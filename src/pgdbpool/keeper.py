@@ -36,6 +36,7 @@ from .monitor import Subscription, subscribe
 from .publish.writer import pass_by
 from .session import Sessions
 from .told import Told
+from .wording import log_raised
 
 logger = logging.getLogger("pgdbpool")
 
@@ -330,8 +331,8 @@ class Threaded:
                 try:
                     run(self._sessions.tell_outages())
                     self._herald.deliver(self._topology.events)
-                except SystemExit:  # of the user's: here nobody would hear of it
-                    logger.exception("%s: a callable that was told of an event raised SystemExit", self._name)
+                except SystemExit as error:  # of the user's: here nobody would hear of it
+                    log_raised(logger, f"{self._name}: a callable that was told of an event", error)
         finally:
             self._telling = False
             self._listener.wake()  # something may have happened in this moment

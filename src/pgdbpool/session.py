@@ -25,6 +25,7 @@ from .core.topology import Topology
 from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
 from .errors import DBConnectionError, OutcomeUnknown
 from .habitat import say_once
+from .wording import chain, log_raised, words_of
 
 logger = logging.getLogger("pgdbpool")
 
@@ -33,7 +34,6 @@ PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
 LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
-_LOOKED_THROUGH = 20  # exceptions of a chain or group
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 
@@ -106,11 +106,11 @@ class Sessions:
             if hurried and isinstance(error, DriverTimeout):
                 self.topology.given_up(order, monotonic())
             elif isinstance(error, Unanswered):
-                self.topology.setup_failed(order, _words(error), monotonic())
+                self.topology.setup_failed(order, str(error), monotonic())
             else:
                 timed_out = isinstance(error, DriverTimeout)
                 fault = connect_fault(self.driver.sqlstate(error), timed_out=timed_out)
-                self.topology.open_failed(order, fault, _words(error), monotonic())
+                self.topology.open_failed(order, fault, words_of(error, self.driver, lost=False), monotonic())
             return
         key = id(conn)  # now: no call may be interrupted between what is put in and what is taken out
         try:
@@ -130,7 +130,7 @@ class Sessions:
                 self.topology.given_up(order, monotonic())
                 return
             failed = self.topology.lost_in_setup if lost else self.topology.setup_failed
-            failed(order, _words(error), monotonic())
+            failed(order, words_of(error, self.driver, lost=lost), monotonic())
             return
         finally:
             self._unready.pop(key, None)
@@ -196,8 +196,8 @@ class Sessions:
             if tell is not None:
                 try:
                     await self._outcome(tell(endpoint, error))
-                except Exception:
-                    logger.exception("group %r: reconnect_failed raised", group.name)
+                except Exception as failure:
+                    log_raised(logger, f"group {group.name!r}: reconnect_failed", failure)
 
     async def _connect(self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
         password = where.password
@@ -407,7 +407,8 @@ class Sessions:
             await self._lost_for_good(slot, error)
             return
         if status is Status.IDLE:  # its reset callable failed
-            logger.warning("group %r: reset failed, connection closed: %s", group.name, _words(error))
+            words = words_of(error, self.driver, lost=False)
+            logger.warning("group %r: reset failed, connection closed: %s", group.name, words)
         # In a transaction: inside a block of the driver's own, which lets nobody else end it.
         reason = {Status.IDLE: "reset", Status.IN_TRANSACTION: "busy"}.get(status, status.value)
         group.retire(slot, reason)
@@ -428,7 +429,8 @@ class Sessions:
             self.topology.silent(slot.lane.endpoint, str(error), now)
             return
         code = self._sqlstate(error) or self.driver.last_words(slot.conn)
-        if not self.topology.session_lost(slot, code, _words(error), now):
+        lost = self.driver.status(slot.conn) in LOST
+        if not self.topology.session_lost(slot, code, words_of(error, self.driver, lost=lost), now):
             return
         await self.look_at(self.topology.lanes(slot.lane.endpoint))
 
@@ -450,7 +452,8 @@ class Sessions:
         except BaseException as error:
             if isinstance(error, Exception):
                 code = self._sqlstate(error) or self.driver.last_words(slot.conn)
-                self.topology.session_lost(slot, code, _words(error), monotonic())
+                words = words_of(error, self.driver, lost=True)
+                self.topology.session_lost(slot, code, words, monotonic())
             lane.group.retire(slot, "broken")
             if not isinstance(error, Exception):
                 raise
@@ -474,17 +477,7 @@ class Sessions:
 
     def _sqlstate(self, error: BaseException | None) -> str | None:
         """The code of the driver's exception, also where the application has wrapped it in its own, or in a group."""
-        found = [error]
-        for each in found:
-            if each is None:
-                continue
-            code = self.driver.sqlstate(each)
-            if code is not None:
-                return code
-            if len(found) < _LOOKED_THROUGH:
-                found.append(each.__cause__ or each.__context__)
-                found += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-        return None
+        return next(filter(None, map(self.driver.sqlstate, chain(error))), None)
 
     # -- closing ------------------------------------------------------------------------------------------------
 
@@ -525,9 +518,3 @@ class _Resets:
 def _clean(slot: Slot) -> bool:
     clean = slot.clean.clean if isinstance(slot.clean, _Resets) else slot.clean
     return clean(monotonic())
-
-
-def _words(error: BaseException | None) -> str:
-    if error is None:
-        return "the connection was lost"
-    return f"{error}".strip() or type(error).__name__

@@ -156,5 +156,11 @@ class Driver(Protocol):
     def sqlstate(self, error: BaseException) -> str | None:
         """The SQLSTATE of one of the driver's exceptions, if it has one."""
 
+    def words(self, error: BaseException, *, lost: bool) -> str | None:
+        """The server's or the driver's own words, if this is an exception of the driver's; no values are in them.
+
+        With `lost` only words about a connection that was lost.
+        """
+
     def describe(self, conn: Any) -> str:
         """Which backend this is, for messages."""

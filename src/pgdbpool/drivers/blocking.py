@@ -41,6 +41,7 @@ from .psycopg3 import (
     sqlstate,
     status,
     watch,
+    words,
 )
 from .sealed import Params, sealed
 
@@ -72,6 +73,7 @@ __all__ = [
     "status",
     "watch",
     "within",
+    "words",
 ]
 
 T = TypeVar("T")

@@ -251,6 +251,21 @@ def sqlstate(error: BaseException) -> str | None:
     return error.sqlstate if isinstance(error, psycopg.Error) else None
 
 
+_OF_A_LOSS = ("08", "57", "25P")  # how the SQLSTATEs begin with which a server ends sessions
+
+
+def words(error: BaseException, *, lost: bool) -> str | None:
+    if not isinstance(error, psycopg.Error):
+        return None
+    code = error.sqlstate
+    if code is not None:
+        # Not its details, nor the statement: they have values in them.
+        return error.diag.message_primary if code.startswith(_OF_A_LOSS) or not lost else None
+    if isinstance(error, psycopg.OperationalError):  # libpq's words, or psycopg's own
+        return str(error).strip()
+    return None if lost else type(error).__name__
+
+
 def describe(conn: Connection) -> str:
     try:
         return f"backend {conn.pgconn.backend_pid}"

@@ -1,0 +1,55 @@
+"""What may be said of an exception in a log, an endpoint's `last_error`, a status file, another caller's `PoolTimeout`.
+
+What an application raises may have anything in its words, such as the parameters of the statement that failed. So of a
+connection that was lost only the driver's own words are told, and of a statement that failed not its details.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+
+from .drivers import ConnectFailed, Driver, DriverTimeout, Unanswered
+from .errors import Error
+
+__all__ = ["chain", "log_raised", "words_of"]
+
+_OURS = (ConnectFailed, DriverTimeout, Unanswered, Error)
+_LOOKED_THROUGH = 20  # exceptions of a chain or group
+_LOST = "the connection was lost"
+
+
+def words_of(error: BaseException | None, driver: Driver, *, lost: bool) -> str:
+    """The words for an exception that ended a connection.
+
+    If the connection was `lost` they are the driver's about that, or ours. Else one of the pool's callables, such as
+    `configure`, did not like it, and may say so in its own words; but not in those of a statement that failed.
+    """
+    if isinstance(error, _OURS):
+        return str(error)
+    for each in chain(error):
+        words = driver.words(each, lost=lost)
+        if words is not None:
+            return words
+    if lost or error is None:
+        return _LOST
+    return str(error).strip() or type(error).__name__
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from or has in it as a group."""
+    found = [error]
+    for each in found:
+        if each is None:
+            continue
+        yield each
+        if len(found) < _LOOKED_THROUGH:
+            found.append(each.__cause__ or each.__context__)
+            found += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+
+
+def log_raised(logger: logging.Logger, who: str, error: BaseException) -> None:
+    """Log what a callable of the application's has raised, and where; without its words and variables."""
+    where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    logger.error("%s raised %s\n%s", who, type(error).__name__, where)

@@ -1,0 +1,189 @@
+"""What an application raises while its connection is lost is told to nobody else: not to the log, not to callers."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import LIMIT, config, wait_for
+
+from pgdbpool import AsyncPool, DBOfflineError, Pool, PoolTimeout
+from pgdbpool.drivers import Unanswered, blocking
+from pgdbpool.testing import Node
+from pgdbpool.wording import words_of
+
+CARD = "4111-1111-c4n4ry"
+
+
+class StatementError(Exception):
+    """As that of an ORM, which says what it was doing."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"{error}\n[SQL: insert into cards values (%s)]\n[parameters: ('{CARD}')]")
+
+
+def wrapped(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except psycopg.Error as error:
+        raise StatementError(error) from error
+
+
+def own() -> Any:
+    raise ValueError(f"no more of {CARD}")
+
+
+def texts_of(pool: Pool | AsyncPool, caplog: Any, told: list[Any]) -> str:
+    texts = [caplog.text, *(str(record.__dict__) for record in caplog.records)]
+    texts += [repr(pool.endpoints()), repr(pool.stats()), repr(told)]
+    return "\n".join(texts)
+
+
+@pytest.fixture
+def told() -> list[Any]:
+    return []
+
+
+def given(node: Any, told: list[Any], **group: Any) -> dict[str, Any]:
+    group.setdefault("reconnect_failed", lambda *args: told.append(args))
+    return config(node, monitor=False, reconnect_timeout=0, connection_count=1, acquire_timeout=0.5, **group)
+
+
+@pytest.mark.parametrize("raised", ["the driver's, wrapped", "its own"])
+@pytest.mark.parametrize("model", ["threaded", "non-threaded"])
+def test_of_a_block(pg_node: Node, told: list[Any], caplog: Any, raised: str, model: str) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pg_node.proxy() as proxy, Pool({**given(proxy, told, autocommit=False), "type": model}) as pool:
+        pool.on_event(lambda event: told.append(event))
+
+        def use(conn: Any) -> None:
+            conn.execute("select 1")
+            proxy.refuse()
+            proxy.reset()
+            if raised == "its own":
+                with pytest.raises(psycopg.OperationalError):
+                    conn.execute("select 1")
+                own()
+            wrapped(lambda: conn.execute("select %s", (CARD,)))
+
+        with pytest.raises((StatementError, ValueError)) as caught, pool.connection(timeout=LIMIT) as conn:
+            use(conn)
+        assert CARD in str(caught.value)  # the caller has it
+        with pytest.raises((PoolTimeout, DBOfflineError)) as other, pool.connection():
+            pass
+        assert CARD not in str(other.value) + texts_of(pool, caplog, told)
+        assert pool.endpoints()[0].last_error
+
+
+def test_of_a_block_of_a_task(pg_node: Node, told: list[Any], caplog: Any) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def story() -> None:
+        with pg_node.proxy() as proxy:
+            async with AsyncPool(given(proxy, told, autocommit=False)) as pool:
+
+                async def use() -> None:
+                    async with pool.connection(timeout=LIMIT) as conn:
+                        await conn.execute("select 1")
+                        proxy.refuse()
+                        proxy.reset()
+                        try:
+                            await conn.execute("select %s", (CARD,))
+                        except psycopg.Error as error:
+                            raise StatementError(error) from error
+
+                with pytest.raises(StatementError) as caught:
+                    await use()
+                assert CARD in str(caught.value)
+                with pytest.raises((PoolTimeout, DBOfflineError)) as other:
+                    await pool.getconn()
+                assert CARD not in str(other.value) + texts_of(pool, caplog, told)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("key", ["configure", "check", "reset"])
+@pytest.mark.parametrize("raised", ["the driver's, wrapped", "its own"])
+def test_of_a_callable_whose_connection_is_lost(
+    key: str, raised: str, pg_node: Node, told: list[Any], caplog: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def lose(conn: Any) -> None:
+        if not told:
+            return
+        pg_node.terminate_backends("pid = %s", (conn.info.backend_pid,))
+        if raised == "its own":
+            with pytest.raises(psycopg.OperationalError):
+                conn.execute("select 1")
+            own()
+        wrapped(lambda: conn.execute("select %s", (CARD,)))
+
+    if key == "configure":
+        told.append("from now on")
+    with Pool(given(pg_node, [], **{key: lose})) as pool:
+        pool.on_event(lambda event: told.append(event))
+        for _ in range(3):
+            try:
+                with pool.connection():
+                    told.append("from now on")
+            except (DBOfflineError, PoolTimeout) as error:
+                told.append(str(error))
+        assert CARD not in texts_of(pool, caplog, told)
+
+
+@pytest.mark.parametrize("key", ["configure", "check", "reset"])
+def test_of_a_callable_whose_statement_failed_the_servers_words_without_values(
+    key: str, pg_node: Node, told: list[Any], caplog: Any
+) -> None:
+    def fail(conn: Any) -> None:
+        wrapped(lambda: conn.execute("select no_such_function(%s)", (CARD,)))
+
+    with Pool(given(pg_node, told, **{key: fail})) as pool:
+        for _ in range(2):
+            try:
+                with pool.connection():
+                    pass
+            except (DBOfflineError, PoolTimeout) as error:
+                told.append(str(error))
+        found = texts_of(pool, caplog, told)
+    assert CARD not in found
+    assert "function no_such_function(unknown) does not exist" in found
+
+
+@pytest.mark.parametrize("key", ["on_event", "reconnect_failed"])
+def test_of_a_callable_that_is_told(key: str, pg_node: Node, told: list[Any], caplog: Any) -> None:
+    def raising(*args: Any) -> None:
+        own()
+
+    more = {"reconnect_failed": raising} if key == "reconnect_failed" else {}
+    with pg_node.proxy() as proxy, Pool(given(proxy, told, **more)) as pool:
+        if key == "on_event":
+            pool.on_event(raising)
+        with pool.connection(timeout=LIMIT):
+            pass
+        proxy.refuse()
+        proxy.reset()
+        wait_for(lambda: f"{key} raised ValueError" in caplog.text)
+        assert "in own" in caplog.text  # the place
+        assert CARD not in texts_of(pool, caplog, told)
+
+
+def test_words() -> None:
+    def of(error: BaseException | None, *, lost: bool) -> str:
+        return words_of(error, blocking, lost=lost)
+
+    gone = psycopg.OperationalError("consuming input failed")
+    assert of(None, lost=True) == "the connection was lost"
+    assert of(gone, lost=True) == "consuming input failed"
+    assert of(StatementError(gone), lost=True) == "the connection was lost"
+    assert of(ExceptionGroup("many", [ValueError(CARD), gone]), lost=True) == "consuming input failed"
+    assert of(psycopg.errors.UniqueViolation(CARD), lost=True) == "the connection was lost"
+    assert of(psycopg.ProgrammingError(CARD), lost=False) == "ProgrammingError"
+    assert of(Unanswered("it does not tell"), lost=True) == "it does not tell"
+    assert of(ValueError("not this one"), lost=False) == "not this one"
+    assert of(ValueError(), lost=False) == "ValueError"
+    assert json.dumps(of(gone, lost=False))
