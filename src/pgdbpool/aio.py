@@ -161,17 +161,18 @@ class AsyncPool(Base):
 
     def _unlock(self) -> None:
         """Open, as far as that can be done without a loop."""
-        if not self._closed:
-            return
-        self._closed = False
-        self._loop = None
-        self._keeper = self._make_keeper()
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        # A pool nobody knows any more closes its connections.
-        self._finalizer = finalize(self, self._keeper.abandon)
-        self._finalizer.atexit = False
-        self._topology.open()
+        with self._life:
+            if not self._closed:
+                return
+            self._closed = False
+            self._loop = None
+            self._keeper = self._make_keeper()
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            # A pool nobody knows any more closes its connections.
+            self._finalizer = finalize(self, self._keeper.abandon)
+            self._finalizer.atexit = False
+            self._topology.open()
 
     def _begin(self) -> None:
         """To be called by whatever may wait: binds the pool to its loop, once."""
@@ -219,19 +220,23 @@ class AsyncPool(Base):
             return
         if self._loop is not None and not self._loop.is_closed():
             self._begin()  # not in another loop
-        self._closed = True
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        deadline = monotonic() + timeout
-        self._topology.close()
-        for group in self._topology.groups:
-            group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
-            group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
+        with self._life:
+            if self._closed:  # by another thread, since a moment ago
+                return
+            self._closed = True
+            keeper = self._keeper
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            deadline = monotonic() + timeout
+            self._topology.close()
+            for group in self._topology.groups:
+                group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
+                group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
         try:  # it may be cancelled
-            await self._keeper.stop(timeout)
+            await keeper.stop(timeout)
             while monotonic() < deadline and self._closed and any(group.total for group in self._topology.groups):
                 for group in self._topology.groups:
-                    self._keeper.reclaim(group)
+                    keeper.reclaim(group)
                 await asyncio.sleep(0.002)
             if self._settling:
                 await asyncio.wait(self._settling, timeout=max(0.0, deadline - monotonic()))
@@ -247,14 +252,15 @@ class AsyncPool(Base):
 
     def _loop_ended(self) -> None:
         """The loop has ended, or is about to, and nobody has closed the pool. Another loop may use it."""
-        if self._closed:
-            return
-        words = f"{self!r} was not closed before the end of its event loop"
-        self._closed = True
-        self._finalizer.detach()
-        self._keeper.end_now()
-        self._out.clear()
-        self._unlock()
+        with self._life:
+            if self._closed:
+                return
+            words = f"{self!r} was not closed before the end of its event loop"
+            self._closed = True
+            self._finalizer.detach()
+            self._keeper.end_now()
+            self._out.clear()
+            self._unlock()
         warnings.warn(words, ResourceWarning, stacklevel=1, source=self)
 
     def _after_fork(self) -> None:

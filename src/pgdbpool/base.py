@@ -61,6 +61,8 @@ class Base(ABC):
         self._settings = config if isinstance(config, Settings) else load(config)
         self._name = f"pgdbpool-{next(_numbers)}"
         self._lock = lock()
+        # One open or close at a time. Never taken with `_lock` held; nothing waits for a server while it is held.
+        self._life = lock()
         self._random = random.Random().random
         self._driver = driver
         self._topology = self._make_topology(self._lock)
@@ -130,22 +132,26 @@ class Base(ABC):
             self._driver.disown(slot.conn)
         self._out.clear()
         self._seen = False
-        # A thread of the parent may have held the lock when it forked.
+        # A thread of the parent may have held the locks when it forked.
         self._lock = lock()
+        self._life = lock()
         self._books.reset(lock())
         self._random = random.Random().random
         self._topology.reset(self._lock, self._random)
 
     def _appear(self) -> None:
         """It is used in this process."""
-        if not self._seen and not self._closed:
-            self._seen = True
-            publisher.appear(self, self._kind, self._settings.status)
+        with self._life:
+            if not self._seen and not self._closed:
+                self._seen = True
+                publisher.appear(self, self._kind, self._settings.status)
 
     def _disappear(self) -> None:
-        """It was closed."""
-        self._seen = False
-        publisher.disappear(self)
+        """It was closed, unless another thread or task has opened it again."""
+        with self._life:
+            if self._closed:
+                self._seen = False
+                publisher.disappear(self)
 
     @abstractmethod
     def _after_fork(self) -> None: ...
@@ -238,14 +244,15 @@ class Base(ABC):
         numbers that a configuration would not accept.
         """
         found = self._group(group)
-        least = min(found.min_count, connection_count) if min_count is None else min_count
-        if connection_count < 1:
-            raise ValueError(f"connection_count: expected 1 or more, got {connection_count}")
-        if not 0 <= least <= connection_count:
-            raise ValueError(f"min_count: expected 0 to connection_count ({connection_count}), got {least}")
-        if found.total_limit is not None and least > found.total_limit:
-            raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
-        found.resize(connection_count, least)
+        with self._lock:  # another thread may do the same
+            least = min(found.min_count, connection_count) if min_count is None else min_count
+            if connection_count < 1:
+                raise ValueError(f"connection_count: expected 1 or more, got {connection_count}")
+            if not 0 <= least <= connection_count:
+                raise ValueError(f"min_count: expected 0 to connection_count ({connection_count}), got {least}")
+            if found.total_limit is not None and least > found.total_limit:
+                raise ValueError(f"min_count: expected 0 to total_count ({found.total_limit}), got {least}")
+            found.resize(connection_count, least)
         self._topology.reroute(monotonic())
 
     def drain(self, group: str | None = None) -> None:

@@ -150,13 +150,14 @@ class Threaded:
 
     def stop(self) -> None:
         """The thread closes what is to be closed, and ends."""
-        self._stopped = True
+        with self._topology.lock:  # from here on it changes nothing that another keeper of the pool has set
+            self._stopped = True
         self._listener.wake()
 
     def abandon(self) -> None:
         # The collector may have interrupted us while we hold the lock: the thread will take it, not the collector.
-        self._abandoned = True
-        self.stop()
+        self._abandoned = self._stopped = True
+        self._listener.wake()
 
     def wish(self, group: Group) -> None:
         self._listener.wake()
@@ -184,7 +185,7 @@ class Threaded:
                 group.enqueue(waiter, first=first)
                 if waiter.slot is None and group.may_grow():
                     self.start()
-                    self._listener.wake()
+                    group.wish()  # and not `wake`: the pool may have been closed, and opened with another keeper
                 if not self._sleep(group, waiter, deadline) and not group.abandon(waiter):
                     waiter.park(_HANDOVER_LIMIT)
             except BaseException:  # interrupted: what was handed over goes to the next
@@ -247,27 +248,33 @@ class Threaded:
 
     def _subscribe(self) -> None:
         """Have the endpoints probed."""
-        self._topology.monitored = False
-        how, topology = self._monitor, self._topology
+        how, topology, subscriptions = self._monitor, self._topology, self._subscriptions
+        with topology.lock:
+            if self._stopped:
+                return
+            topology.monitored = False
         if how is None or not may_monitor(self._name):
             return
         try:
-            subscriptions = [
-                subscribe(endpoint.settings, how, Told(self._sessions, endpoint, how, self.wake))  # type: ignore[arg-type]
-                for endpoint in topology.endpoints
-            ]
+            for endpoint in topology.endpoints:
+                told = Told(self._sessions, endpoint, how, self.wake)
+                subscriptions.append(subscribe(endpoint.settings, how, told))  # type: ignore[arg-type]
         except (RuntimeError, OSError) as error:  # no more threads or descriptors to be had: as without a monitor
+            for each in subscriptions:
+                each.cancel()
+            subscriptions.clear()
             if not is_ending(error):
                 logger.exception("%s: cannot start the monitor", self._name)
             return
-        topology.monitored = True
 
         def alarm() -> None:
             for each in subscriptions:
                 each.alarm()
 
-        topology.alarm = alarm
-        self._subscriptions = subscriptions
+        with topology.lock:
+            if not self._stopped:  # else another keeper may have the pool by now
+                topology.monitored = True
+                topology.alarm = alarm
 
     def _unsubscribe(self) -> None:
         """Go on without a monitor: event loops do not work here any more."""

@@ -157,20 +157,27 @@ class Pool(Base):
 
     def open(self) -> None:
         """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
-        if not self._closed:
-            return
-        refuse_greenlets()
-        if self._threaded:
-            look_for_threads(self._name)
-        self._closed = False
-        self._employ_keeper()
-        self._topology.open()
-        if self._threaded and is_to_fork():
-            return  # its threads are started in the workers, as in any child: with the first use
-        self._appear()  # first, or the first events would be missing
-        self._keeper.start()
-        for group in self._topology.groups:
-            self._keeper.wish(group)
+        with self._life:
+            if not self._closed:
+                return
+            refuse_greenlets()
+            if self._threaded:
+                look_for_threads(self._name)
+            try:
+                self._employ_keeper()
+                self._topology.open()
+                self._closed = False
+            except BaseException:  # interrupted: closed, as before
+                self._closed = True
+                self._topology.close()
+                raise
+            if self._threaded and is_to_fork():
+                return  # its threads are started in the workers, as in any child: with the first use
+            self._appear()  # first, or the first events would be missing
+            keeper = self._keeper
+            keeper.start()
+            for group in self._topology.groups:
+                keeper.wish(group)
 
     def _employ_keeper(self) -> None:
         self._keeper = self._make_keeper()
@@ -192,30 +199,48 @@ class Pool(Base):
         """Close the pool: waiters get PoolClosed, idle connections are closed at once, leased ones on return.
 
         Waits up to `timeout` seconds for leased connections to come back; in the non-threaded model it does not wait.
-        Safe to call twice.
+        Safe to call twice, and while other threads open, close or use the pool: each call is carried out whole, one
+        after the other. A pool that another thread opens again is not waited for any longer.
         """
-        if self._closed:
+        keeper = self._shut()
+        if keeper is None:
             return
-        self._closed = True
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        self._topology.close()
-        for group in self._topology.groups:
-            group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
-            group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
-        self._keeper.stop()
         deadline = monotonic() + timeout
         pause = threading.Event()
         try:  # it may be interrupted: Ctrl-C, since it takes long
-            while self._threaded and monotonic() < deadline and any(group.total for group in self._topology.groups):
+            while (
+                self._threaded
+                and self._closed
+                and monotonic() < deadline
+                and any(group.total for group in self._topology.groups)
+            ):
                 for group in self._topology.groups:
-                    self._keeper.reclaim(group)
+                    keeper.reclaim(group)
                     self._sessions.bury(group)
                 pause.wait(0.002)
             for group in self._topology.groups:
                 self._sessions.bury(group)
         finally:
             self._disappear()
+
+    def _shut(self) -> Keeper | None:
+        """Close it, all but for what is leased. Returns the keeper that it had; None: it was closed already."""
+        with self._life:
+            if self._closed:
+                return None
+            self._closed = True
+            try:
+                if self._finalizer is not None:
+                    self._finalizer.detach()
+                self._topology.close()
+                for group in self._topology.groups:
+                    group.fail_waiters(partial(PoolClosed, closed_words(group.name)))
+                    group.wish = partial(self._sessions.bury, group)  # nobody else closes what comes back later
+                self._keeper.stop()
+            except BaseException:  # interrupted: the next call does it again
+                self._closed = False
+                raise
+            return self._keeper
 
     def __enter__(self) -> Pool:
         self.open()
@@ -227,8 +252,11 @@ class Pool(Base):
     def _after_fork(self) -> None:
         """In the child: let go of what is the parent's, and start empty."""
         self._forget_all(self._new_lock)
-        if not self._closed:
+        if self._closed:  # another thread of the parent may have been about to close or to open it
+            self._topology.close()
+        else:
             self._employ_keeper()
+            self._topology.open()
 
     def _at_exit(self) -> None:
         if not self._closed:

@@ -86,6 +86,11 @@ class Topology:
         return [lane for group in self.groups for lane in group.lanes if lane.endpoint is endpoint]
 
     @property
+    def lock(self) -> Lock:
+        """That of the pool."""
+        return self._lock
+
+    @property
     def monitored(self) -> bool:
         """Whether a monitor probes the endpoints, so that nobody else need find out who is back."""
         return self._planner.monitored
