@@ -281,7 +281,7 @@ with Pool(json.loads(sys.argv[1])) as pool:
         except PoolTimeout as error:
             assert "in use" in str(error), error
         endpoint = pool.endpoints()[0]
-        assert (endpoint.fault, endpoint.health) == ("full", "up"), endpoint
+        assert (endpoint.fault, endpoint.health) == ("local", "up"), endpoint
         assert "Too many open files" in endpoint.last_error, endpoint
     for _ in range(3):
         with pool.connection(timeout=0) as conn:

@@ -142,9 +142,10 @@ class DBConnectionError(Error):
 
 
 class DBOfflineError(DBConnectionError):
-    """Every endpoint that the group may use refuses us, and waiting would not help: a wrong password, say.
+    """No endpoint that the group may use lets us in, and waiting would not help: a wrong password, say, or our own key.
 
-    The message has the servers' words. Where no endpoint can be reached, callers wait, and then get `PoolTimeout`.
+    The message has the words of the servers, or of libpq. Where no endpoint can be reached, callers wait, and then get
+    `PoolTimeout`.
     """
 
 

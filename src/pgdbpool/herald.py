@@ -16,6 +16,7 @@ from time import monotonic
 import msgspec
 
 from .core.events import Event, EventKind
+from .seldom import Rate, left_out
 from .wording import log_raised
 
 logger = logging.getLogger("pgdbpool")
@@ -38,7 +39,7 @@ class Herald:
     def __init__(self, name: str) -> None:
         self._name = name
         self._listeners: list[Callable[[Event], object]] = []
-        self._allowance: dict[tuple[EventKind, str, str | None], tuple[float, float, int]] = {}
+        self._rate = Rate(_AT_ONCE, _EVERY)
 
     def tell(self, listener: Callable[[Event], object]) -> Callable[[], None]:
         """From now on call this for every event. Returns what ends it."""
@@ -71,14 +72,9 @@ class Herald:
                     log_raised(logger, f"{self._name}: a callable given to on_event", error)
 
     def _log(self, event: Event) -> None:
-        key, now = (event.kind, event.endpoint, event.group), monotonic()
-        lines, since, left_out = self._allowance.get(key, (_AT_ONCE, now, 0))
-        lines = min(float(_AT_ONCE), lines + (now - since) / _EVERY)
-        if lines < 1:
-            self._allowance[key] = lines, now, left_out + 1
+        number = self._rate.admits((event.kind, event.endpoint, event.group), monotonic())
+        if number is None:
             return
-        self._allowance[key] = lines - 1, now, 0
-        more = f" ({left_out} lines like this were left out)" if left_out else ""
         details = event.details and f"\n{event.details}"
         level = _LEVELS.get(event.kind, logging.WARNING)
-        logger.log(level, "%s: %s%s%s", self._name, event.message, more, details)
+        logger.log(level, "%s: %s%s%s", self._name, event.message, left_out(number), details)

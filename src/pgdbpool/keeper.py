@@ -443,7 +443,7 @@ class Inline:
                     self._sessions.bury(group)
                     orders = self._topology.plan(now, only=group, demand=1)
             if orders:
-                await self._sessions.open(orders[0], deadline)
+                await self._sessions.open(orders[0], deadline, callers_own=True)
             slot = group.take(monotonic())
             if slot is not None:
                 return slot

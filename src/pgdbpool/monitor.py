@@ -36,10 +36,11 @@ from psycopg import pq
 from . import forks
 from .config import EndpointSettings, MonitorSettings, Secret
 from .core.endpoint import BACKOFF, backoff
-from .core.evidence import Fault, Sighting, connect_fault
-from .drivers import ConnectFailed, DriverTimeout, steps
+from .core.evidence import MISSES, Fault, Sighting
+from .drivers import ConnectFailed, DriverTimeout, psycopg3, steps
 from .drivers.asynchronous import Allowance, drive, password
 from .probe import Asked, asking, key_of, request
+from .seldom import say_seldom
 
 logger = logging.getLogger("pgdbpool")
 
@@ -47,7 +48,7 @@ HURRY = 0.1  # s between two probes of an endpoint while a wanted role is missin
 # One that turned us away at once is asked again sooner, since callers wait: after one part in `_SHARE` of the time for
 # which it has done so, within these bounds (s). Nothing is lighter than a connect that is refused; one to a server that
 # is starting costs it a process.
-_AGAIN = {Fault.REFUSED: (0.02, HURRY), Fault.STARTING: (0.05, 0.5)}
+_AGAIN = {Fault.REFUSED: (0.02, HURRY), Fault.UNREACHABLE: (0.05, HURRY), Fault.STARTING: (0.05, 0.5)}
 _SHARE = 20
 
 _LAST_WORDS = 1.0  # s
@@ -111,14 +112,19 @@ class Watch:
             try:
                 await self._round()
                 await self._rest(began)
-            except Exception:  # a bug must not blind the pools
-                logger.exception("the monitor failed to probe %s, and goes on", self._where.label)
+            except Exception as error:  # a bug must not blind the pools
+                self._failed(error)
                 await asyncio.sleep(HURRY)
+
+    def _failed(self, error: Exception) -> None:
+        """An error of our own, or of this machine: no evidence, and nobody is told but the log."""
+        words = f"the monitor failed to probe {self._where.label}, and goes on: {type(error).__name__}"
+        say_seldom(logging.ERROR, words, error=error)
 
     async def _rest(self, began: float) -> None:
         if self._turned_away:
             # To ask more often would not help, and wrong passwords in quick succession are taken for an attack.
-            first, longest = BACKOFF[Fault.FULL if self._turned_away_for is Fault.FULL else Fault.MISCONFIGURED]
+            first, longest = BACKOFF[self._turned_away_for or Fault.MISCONFIGURED]
             await asyncio.sleep(max(first, backoff(first, longest, self._turned_away - 1, random.random)))
             return
         hurry = 0 < self._misses < self._fall or any(each.subscriber.in_a_hurry() for each in self.subscriptions)
@@ -167,6 +173,8 @@ class Watch:
                         if error.fault is not Fault.TIMEOUT:
                             left = 0  # the next round, soon, asks again
                         self._tell_failure(error.fault, str(error))
+                    except Exception as error:
+                        self._failed(error)
         finally:
             for attempt in attempts:
                 attempt.cancel()
@@ -183,12 +191,12 @@ class Watch:
         self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
-        self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
+        self._misses += fault in MISSES
         if fault in _AGAIN:
             self._away_since, self._away_for = self._away_since or monotonic(), fault
         else:
             self._away_since = self._away_for = None
-        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
+        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL)
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._tell_all(lambda each: each.probe_failed(fault, error))
 
@@ -196,8 +204,9 @@ class Watch:
         for each in tuple(self.subscriptions):
             try:
                 tell(each.subscriber)
-            except Exception:  # a bug in one pool must not blind the others
-                logger.exception("what a probe of %s has found out could not be told to a pool", self._where.label)
+            except Exception as error:  # a bug in one pool must not blind the others
+                words = f"what a probe of {self._where.label} has found out could not be told to a pool"
+                say_seldom(logging.ERROR, words, error=error)
 
     def _allowance(self) -> Allowance:
         # To be connected takes many words of the server's. Where each takes its time, from the other end of the world,
@@ -229,7 +238,7 @@ class Watch:
                 self.drop_session()
             raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
         except psycopg.Error as error:
-            raise ConnectFailed(str(error).strip(), connect_fault(error.sqlstate)) from error
+            raise ConnectFailed(str(error).strip(), psycopg3.fault(error) or Fault.ENDED) from error
 
     def _connecting(self, conninfo: Secret) -> steps.Steps[Asked]:
         """Connect, and ask."""

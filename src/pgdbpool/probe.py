@@ -11,7 +11,7 @@ from psycopg import pq
 
 from .config import EndpointSettings, GroupSettings, MonitorSettings, Secret, conninfo
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Health, Report, Role, Sighting
+from .core.evidence import MISSES, Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
 from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from .drivers.asynchronous import Allowance, resolved
@@ -78,14 +78,14 @@ def death_of(
     def ask() -> str | None:
         words, fault = "", None
         for _ in range(how.fall):
-            if fault is Fault.REFUSED:
+            if fault is not None and fault is not Fault.TIMEOUT:
                 sleep(_PAUSE)
             try:
                 _look(topology, endpoint, 0.75 * how.timeout, password)
                 break
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
-                if fault not in (Fault.TIMEOUT, Fault.REFUSED):
+                if fault not in MISSES:
                     return None  # it speaks
             except Exception:  # it let us in, and then something went wrong: that is no silence
                 return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from .config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Identity, Report, Role, connect_fault
+from .core.evidence import Fault, Identity, Report, Role
 from .core.group import ABORTED, Group, outlived
 from .core.lane import Lane, Slot
 from .core.plan import Order
@@ -25,6 +25,7 @@ from .core.topology import Topology
 from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
 from .errors import DBConnectionError, OutcomeUnknown
 from .habitat import say_once
+from .seldom import say_seldom
 from .wording import chain, log_raised, words_of
 
 logger = logging.getLogger("pgdbpool")
@@ -34,6 +35,8 @@ PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
 LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
+# Of the caller's own thread, and for the caller: it has called too deep, or there is no memory.
+_CALLERS_OWN = (RecursionError, MemoryError)
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 
@@ -54,10 +57,18 @@ class Sessions:
 
     # -- opening ----------------------------------------------------------------------------------------------
 
-    async def open(self, order: Order, deadline: float = float("inf"), *, limit: float = float("inf")) -> None:
+    async def open(
+        self,
+        order: Order,
+        deadline: float = float("inf"),
+        *,
+        limit: float = float("inf"),
+        callers_own: bool = False,
+    ) -> None:
         """Carry out one order of the plan, before the deadline and within `limit` seconds, and report how it went.
 
-        Never raises an `Exception`. Silence for the whole of a `limit` is evidence if that is not very short.
+        Silence for the whole of a `limit` is evidence if that is not very short. Raises no `Exception`, but for
+        RecursionError and MemoryError where the caller's own thread does it: they are for the caller.
         """
         group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
@@ -107,10 +118,13 @@ class Sessions:
                 self.topology.given_up(order, monotonic())
             elif isinstance(error, Unanswered):
                 self.topology.setup_failed(order, str(error), monotonic())
-            else:
-                timed_out = isinstance(error, DriverTimeout)
-                fault = connect_fault(self.driver.sqlstate(error), timed_out=timed_out)
+            elif (fault := self.driver.fault(error)) is not None:
                 self.topology.open_failed(order, fault, words_of(error, self.driver, lost=False), monotonic())
+            else:
+                self.topology.hindered(order, f"{type(error).__name__}: {error}", monotonic())
+                if callers_own and isinstance(error, _CALLERS_OWN):
+                    raise
+                self._own(error, f"an attempt to connect to {endpoint.label}")
             return
         key = id(conn)  # now: no call may be interrupted between what is put in and what is taken out
         try:
@@ -282,13 +296,16 @@ class Sessions:
                     await self.driver.restore(slot.conn)
                 else:
                     await self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
+        except _CALLERS_OWN:  # as an interruption
+            group.retire(slot, "broken")
+            raise
         except Exception as error:
             try:
                 hurried = deadline < now + LEAST_PATIENCE
                 if callable(check) and self.driver.status(slot.conn) is not Status.BROKEN:
                     self.topology.put_off(slot.lane, monotonic())  # it may say the same of the next one
                 if not (hurried and isinstance(error, DriverTimeout | TimeoutError)):
-                    await self._lost(slot, error)
+                    await self._lost(slot, error, checked=callable(check))
             finally:
                 group.retire(slot, "broken")
             return False
@@ -419,20 +436,35 @@ class Sessions:
         finally:
             slot.lane.group.retire(slot, "broken")
 
-    async def _lost(self, slot: Slot, error: BaseException | None) -> None:
+    async def _lost(self, slot: Slot, error: BaseException | None, *, checked: bool = False) -> None:
         """A session is gone. Have a look at those that rest beside it: a read of their sockets, no round trip.
 
-        To be called before the slot is retired: that wakes the keeper, which should see the new belief.
+        An error of our own is no evidence, unless a user's `check` has raised it. To be called before the slot is
+        retired: that wakes the keeper, which should see the new belief.
         """
         now = monotonic()
         if isinstance(error, DriverTimeout):
             self.topology.silent(slot.lane.endpoint, str(error), now)
             return
-        code = self._sqlstate(error) or self.driver.last_words(slot.conn)
-        lost = self.driver.status(slot.conn) in LOST
-        if not self.topology.session_lost(slot, code, words_of(error, self.driver, lost=lost), now):
+        broken = checked or error is None or self.driver.status(slot.conn) is Status.BROKEN
+        if not broken and error is not None and self.driver.fault(error) is None:
+            self._own(error, f"a question to {slot.lane.endpoint.label}")
             return
-        await self.look_at(self.topology.lanes(slot.lane.endpoint))
+        if self._session_lost(slot, error, now):
+            await self.look_at(self.topology.lanes(slot.lane.endpoint))
+
+    def _session_lost(self, slot: Slot, error: BaseException | None, now: float) -> bool:
+        """Tell the topology, in the server's own words if it left any."""
+        code, said = self._sqlstate(error), self.driver.last_words(slot.conn)
+        if code is None and said is not None:
+            return self.topology.session_lost(slot, said.sqlstate, said.words, now)
+        lost = self.driver.status(slot.conn) in LOST
+        return self.topology.session_lost(slot, code, words_of(error, self.driver, lost=lost), now)
+
+    def _own(self, error: BaseException, what: str) -> None:
+        """An error of our own: no evidence."""
+        words = f"{what} failed in an unforeseen way, which says nothing about the server: {type(error).__name__}"
+        say_seldom(logging.ERROR, words, error=error)
 
     async def look_at(self, lanes: Iterable[Lane]) -> None:
         """Look at the sockets of those that rest; close those whose server has said goodbye."""
@@ -450,13 +482,15 @@ class Sessions:
         try:
             await self.driver.ping(slot.conn, monotonic() + PING_LIMIT)
         except BaseException as error:
-            if isinstance(error, Exception):
-                code = self._sqlstate(error) or self.driver.last_words(slot.conn)
-                words = words_of(error, self.driver, lost=True)
-                self.topology.session_lost(slot, code, words, monotonic())
-            lane.group.retire(slot, "broken")
-            if not isinstance(error, Exception):
-                raise
+            try:
+                if not isinstance(error, Exception):
+                    raise
+                if self.driver.fault(error) is None:
+                    self._own(error, f"a question to {lane.endpoint.label}")
+                else:
+                    self._session_lost(slot, error, monotonic())
+            finally:
+                lane.group.retire(slot, "broken")
         else:  # it only had something to say
             slot.lane.group.give(slot, monotonic())
 
@@ -469,11 +503,21 @@ class Sessions:
 
     def heard(self, slot: Slot) -> None:
         """Its server may have said goodbye. If so it will not be handed out again."""
-        if not self.driver.quiet(slot.conn):
-            group = slot.lane.group
-            if group.goodbye(slot):
-                self.topology.session_lost(slot, None, "the server closed the connection", monotonic())
-                group.wish()
+        if self.driver.quiet(slot.conn):
+            return
+        group = slot.lane.group
+        try:
+            slot.lane.idle.remove(slot)  # nobody else may close it while we read what it was told
+        except ValueError:
+            group.goodbye(slot)  # it goes when its holder gives it back
+            return
+        try:
+            self.driver.listen_to_the_end(slot.conn)
+            said = self.driver.last_words(slot.conn)
+            code, words = said or (None, "the server closed the connection")
+            self.topology.session_lost(slot, code, words, monotonic())
+        finally:
+            group.retire(slot, "broken")
 
     def _sqlstate(self, error: BaseException | None) -> str | None:
         """The code of the driver's exception, also where the application has wrapped it in its own, or in a group."""

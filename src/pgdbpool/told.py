@@ -7,7 +7,7 @@ from time import monotonic
 
 from .config import MonitorSettings
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Sighting
+from .core.evidence import SILENT, Fault, Sighting
 from .session import Sessions
 
 
@@ -27,7 +27,7 @@ class Told:
 
     def probe_failed(self, fault: Fault, error: str) -> None:
         """A probe that got no answer says nothing against a server that answers others at the same time."""
-        speaks = fault is Fault.TIMEOUT and self._sessions.speaks(self._endpoint, self._lately)
+        speaks = fault in SILENT and self._sessions.speaks(self._endpoint, self._lately)
         self._disbelieve(fault, error, speaks)
 
     def _believe(self, sighting: Sighting, seconds: float) -> None:

@@ -42,7 +42,7 @@ def test_a_word_that_validation_should_have_caught_is_a_bug():
 @pytest.mark.parametrize(
     ("sqlstate", "fault"),
     [
-        (None, Fault.REFUSED),
+        (None, Fault.ENDED),
         ("08006", Fault.REFUSED),
         ("08001", Fault.REFUSED),
         ("57P01", Fault.REFUSED),
@@ -53,7 +53,13 @@ def test_a_word_that_validation_should_have_caught_is_a_bug():
         ("28P01", Fault.MISCONFIGURED),
         ("3D000", Fault.MISCONFIGURED),
         ("42501", Fault.MISCONFIGURED),
-        ("XX000", Fault.REFUSED),
+        ("42704", Fault.MISCONFIGURED),
+        ("22023", Fault.MISCONFIGURED),
+        ("55000", Fault.MISCONFIGURED),
+        ("57P04", Fault.MISCONFIGURED),
+        ("53200", Fault.FULL),
+        ("57014", Fault.FULL),
+        ("XX000", Fault.FULL),
     ],
 )
 def test_what_a_failed_connect_means(sqlstate: str | None, fault: Fault):
@@ -75,6 +81,7 @@ def test_a_connect_that_timed_out_is_a_timeout_whatever_else_is_known():
         ("57P04", None),
         ("57P05", None),
         ("25P03", None),
+        ("25P04", None),
     ],
 )
 def test_what_a_broken_session_means(sqlstate: str | None, fault: Fault | None):
@@ -106,6 +113,9 @@ def test_nothing_is_known_of_a_new_endpoint():
     [
         (Fault.REFUSED, Health.DOWN, Health.DOWN, Health.DOWN),
         (Fault.TIMEOUT, Health.DOWN, Health.DOWN, Health.SUSPECT),
+        (Fault.UNREACHABLE, Health.DOWN, Health.DOWN, Health.SUSPECT),
+        (Fault.ENDED, Health.SUSPECT, Health.SUSPECT, Health.SUSPECT),
+        (Fault.LOCAL, Health.SUSPECT, Health.UP, Health.UP),
         (Fault.STARTING, Health.SUSPECT, Health.SUSPECT, Health.SUSPECT),
         (Fault.FULL, Health.SUSPECT, Health.UP, Health.UP),
         (Fault.MISCONFIGURED, Health.SUSPECT, Health.UP, Health.UP),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting
+from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
 from pgdbpool.drivers import Conduct, ConnectFailed, DriverTimeout, NotWanted, Status
 
 from .clock import FOREVER, Bell, Clock, hear
@@ -220,6 +220,15 @@ class SimulatedDriver:
 
     def sqlstate(self, error: BaseException) -> str | None:
         return error.sqlstate if isinstance(error, Lost | Refused) else None
+
+    def listen_to_the_end(self, conn: Session) -> None: ...
+
+    def fault(self, error: BaseException) -> Fault | None:
+        if isinstance(error, ConnectFailed):
+            return error.fault
+        if isinstance(error, DriverTimeout):
+            return Fault.TIMEOUT
+        return connect_fault(error.sqlstate) if isinstance(error, Lost | Refused) else None
 
     def describe(self, session: Session) -> str:
         return str(session)

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from pgdbpool.core.endpoint import BACKOFF, Endpoint, backoff
-from pgdbpool.core.evidence import Fault
+from pgdbpool.core.evidence import MISSES, Fault
 from pgdbpool.core.topology import Topology
 from pgdbpool.drivers import ConnectFailed, DriverTimeout
 
@@ -94,7 +94,7 @@ class Watch:
 
     async def _keep_away(self) -> None:
         """The server spoke, and would not let us in."""
-        first, longest = BACKOFF[Fault.FULL if self._turned_away_for is Fault.FULL else Fault.MISCONFIGURED]
+        first, longest = BACKOFF[self._turned_away_for or Fault.MISCONFIGURED]
         pause = max(first, backoff(first, longest, self._turned_away - 1, self._random.random))
         until = self._clock.now + pause
         while self.running and self._clock.now < until:
@@ -149,7 +149,7 @@ class Watch:
             results.append((None, error, 0.0))
         except (DriverTimeout, Lost) as error:
             self._drop(session)
-            fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.REFUSED
+            fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.ENDED
             results.append((None, ConnectFailed(str(error), fault), 0.0))
         except BaseException:
             if session is not kept:
@@ -175,8 +175,8 @@ class Watch:
             self.wake.ring()
 
     def _failed(self, fault: Fault, error: str) -> None:
-        self._misses += fault in (Fault.TIMEOUT, Fault.REFUSED)
-        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED)
+        self._misses += fault in MISSES
+        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL)
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._book.counts[f"probe: {fault.value}"] += 1
         if self._clock.trace:

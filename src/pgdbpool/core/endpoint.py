@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from .evidence import Fault, Health, Identity, Report, Role
+from .evidence import SILENT, Fault, Health, Identity, Report, Role
 
 MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
 
@@ -27,12 +27,15 @@ MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
 BACKOFF = {
     Fault.STARTING: (0.1, 0.5),
     Fault.FULL: (0.1, 1.0),
+    Fault.LOCAL: (0.1, 1.0),
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
 BACKOFF_ELSE = (0.05, 1.0)
 
-# What says that nobody is there, or nobody that answers.
-UNREACHABLE = frozenset({Fault.REFUSED, Fault.TIMEOUT, Fault.UNRESOLVED, Fault.STARTING})
+# What says that nobody is there, or nobody that answers: until a probe is answered.
+_AWAY = SILENT | {Fault.REFUSED, Fault.UNRESOLVED, Fault.STARTING}
+
+_EXPLAINS = 10.0  # s for which words explain what else is lost
 
 LEAST_PATIENCE = 1.0  # s for a connect where the one before was not answered
 
@@ -45,7 +48,7 @@ _STEPS = 10  # in which the share of the load grows, the first of them at once
 URGENT = 0.05
 URGENT_LONGEST = 0.5
 URGENT_SHARE = 20
-_QUICK_TO_SAY_NO = frozenset({Fault.REFUSED, Fault.STARTING, Fault.FULL})
+_QUICK_TO_SAY_NO = frozenset({Fault.REFUSED, Fault.STARTING, Fault.FULL, Fault.ENDED, Fault.LOCAL})
 
 
 class Address(Protocol):
@@ -88,6 +91,7 @@ class Endpoint:
         self.fault: Fault | None = None
         self.last_error: str | None = None
         self.last_error_at: float | None = None
+        self._explained = False  # by `last_error`
         self.failures = 0
         self.misses = 0  # probes failed in a row
         self.probe_time: float | None = None  # s, of the last probe that was answered
@@ -140,7 +144,7 @@ class Endpoint:
     def answered(self, seconds: float, now: float) -> None:
         """A probe was answered. Whether there is room for more sessions is another matter."""
         self.probe_time = seconds
-        if self.fault in UNREACHABLE:
+        if self.fault in _AWAY:
             self._recover()
         self._rise(now)
 
@@ -169,12 +173,15 @@ class Endpoint:
             span = min(max(URGENT, (now - self.failing_since) / URGENT_SHARE), URGENT_LONGEST)
             self.urgent_try = min(self.next_try, now + backoff(span, span, 0, self._random))
         self.failures += 1
-        self.fault = fault
+        before, self.fault = self.fault, fault
         self.last_error = error
         self.last_error_at = now
-        if fault is Fault.REFUSED or (fault in (Fault.TIMEOUT, Fault.UNRESOLVED) and not self.open):
+        self._explained = True
+        unseen = fault in SILENT or fault is Fault.UNRESOLVED
+        if fault is Fault.REFUSED or (unseen and not self.open):
             self.go_down(now)
-        elif self.health is Health.UP and fault in UNREACHABLE:
+        # One that lets nobody in, though its sessions are answered, is not suspected again at each attempt.
+        elif self.health is Health.UP and (fault in _AWAY or (fault is Fault.ENDED and before is not fault)):
             self.health = Health.SUSPECT
 
     def patience(self, now: float) -> float:
@@ -195,14 +202,19 @@ class Endpoint:
         self.report = Report(Role.UNKNOWN)  # it may come back as something else
         self.fenced_by = None
 
-    def silent(self, error: str, now: float) -> None:
+    def silent(self, error: str, now: float, fault: Fault = Fault.TIMEOUT) -> None:
         """It was asked and gave no answer: the server or the way to it is frozen."""
-        self.connect_failed(Fault.TIMEOUT, error, now)
+        self.connect_failed(fault, error, now)
         self.go_down(now)
 
-    def suspected(self, error: str, now: float) -> None:
-        """A session ended in somebody's hands, or a probe was not answered."""
-        self.last_error = error
-        self.last_error_at = now
+    def suspected(self, error: str, now: float, *, explains: bool = True) -> None:
+        """A session ended in somebody's hands, or a probe was not answered.
+
+        What does not explain anything (a connection was closed) does not take the place of what has just explained it.
+        """
+        if explains or not self._explained or now >= (self.last_error_at or now) + _EXPLAINS:
+            self.last_error = error
+            self.last_error_at = now
+            self._explained = explains
         if self.health is Health.UP:
             self.health = Health.SUSPECT

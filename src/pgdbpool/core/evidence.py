@@ -4,6 +4,11 @@ Everything the pool believes comes from evidence it meets on its way: how a conn
 error, the parameters a session reports without being asked. This module names the kinds; `endpoint` and
 `topology` draw the conclusions.
 
+Only a server's own "no" counts against it: what it says, what the kernel of its machine says, a connection that is
+closed before any word, and silence. What libpq says, of a key that it cannot read, or what this machine says, of ports
+that it has not, keeps us from opening connections, and those that are open are as good as before. An exception of our
+own (a bug, a stack too deep, no memory) says nothing at all.
+
 SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
@@ -57,36 +62,51 @@ class Sighting(NamedTuple):
 class Fault(StrEnum):
     """Why a connection could not be opened, or ended."""
 
-    REFUSED = "refused"  # nobody listens, or the connection was reset: nothing there can be used
+    REFUSED = "refused"  # nobody listens, or the connection was closed before any word: nothing there can be used
     TIMEOUT = "timeout"  # no answer in time: says little about sessions already open
+    UNREACHABLE = "unreachable"  # no way leads there, says a network in between: as silence
     UNRESOLVED = "unresolved"  # its name has no address: says nothing about sessions already open
     STARTING = "starting"  # 57P03: up in a moment
     FULL = "full"  # 53300: no new sessions for a moment, those open are fine
-    MISCONFIGURED = "misconfigured"  # 28*, 3D000, 42501: no retry will mend it
+    MISCONFIGURED = "misconfigured"  # 28*, 3D000, or a word of libpq's: no retry will mend it
+    LOCAL = "local"  # this machine could not even ask: no descriptor, no port. Says nothing about the server
     CRASHED = "crashed"  # 57P02: every session of the server ends
     ENDED = "ended"  # 08*, 57P01 or a lost socket: this session is gone, others may be
 
 
-_BY_CODE = {
-    "57P01": Fault.ENDED,
-    "57P02": Fault.CRASHED,
+SILENT = frozenset({Fault.TIMEOUT, Fault.UNREACHABLE})
+# A probe that fails so counts against the server; after `fall` in a row it is taken for dead.
+MISSES = SILENT | {Fault.REFUSED}
+# Waiting does not help whoever needs a new connection.
+HOPELESS = frozenset({Fault.MISCONFIGURED, Fault.LOCAL})
+
+# What a server means that turns a connect away: by its SQLSTATE, or the first characters of that.
+_TURNED_AWAY = {
     "57P03": Fault.STARTING,
-    "53300": Fault.FULL,
-    "3D000": Fault.MISCONFIGURED,
-    "42501": Fault.MISCONFIGURED,
+    "57P01": Fault.REFUSED,
+    "57P02": Fault.REFUSED,
+    "08": Fault.REFUSED,  # a pooler that has lost the server behind it
+    "57P04": Fault.MISCONFIGURED,  # the database was dropped
+    "55000": Fault.MISCONFIGURED,  # it admits nobody
+    "28": Fault.MISCONFIGURED,
+    "3D": Fault.MISCONFIGURED,
+    "42": Fault.MISCONFIGURED,  # no right to connect; a setting that does not exist
+    "22": Fault.MISCONFIGURED,  # a setting whose value is wrong
+    "0A": Fault.MISCONFIGURED,
 }
 
 
 def connect_fault(sqlstate: str | None, *, timed_out: bool = False) -> Fault:
-    """The meaning of a failed connect. Without a SQLSTATE the server itself has not spoken."""
+    """The meaning of a failed connect, or of the end of a session before it was of use.
+
+    Without a SQLSTATE the server has ended it without a word. A server that turns us away for any reason we do not know
+    is there, and those it has let in are fine: `Fault.FULL`. Errors of our own are no evidence: they do not come here.
+    """
     if timed_out:
         return Fault.TIMEOUT
     if sqlstate is None:
-        return Fault.REFUSED
-    if sqlstate.startswith("28"):
-        return Fault.MISCONFIGURED
-    fault = _BY_CODE.get(sqlstate, Fault.REFUSED)
-    return Fault.REFUSED if fault in (Fault.ENDED, Fault.CRASHED) else fault
+        return Fault.ENDED
+    return _TURNED_AWAY.get(sqlstate) or _TURNED_AWAY.get(sqlstate[:2]) or Fault.FULL
 
 
 # Errors that a session may outlive, and that say of its server all the same that it cannot be used: a pooler, say, has
@@ -102,8 +122,8 @@ def unusable(sqlstate: str | None) -> bool:
     return sqlstate is None or sqlstate.startswith(_UNUSABLE)
 
 
-# A session that ended for its own sake: idle in transaction too long, idle too long, database dropped.
-_OWN_END = frozenset({"25P03", "57P05", "57P04"})
+# A session that ended for its own sake: a transaction too long or idle in it too long, idle too long, database dropped.
+_OWN_END = frozenset({"25P03", "25P04", "57P05", "57P04"})
 
 
 def session_fault(sqlstate: str | None) -> Fault | None:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, Protocol
 
 from . import times
 from .endpoint import Endpoint
-from .evidence import Fault, Health
+from .evidence import HOPELESS, Health
 from .latency import Latency
 from .times import PER_SECOND
 
@@ -182,6 +182,7 @@ class Lane:
         "failures",
         "generation",
         "group",
+        "hindrances",
         "idle",
         "latency",
         "leaks",
@@ -226,6 +227,7 @@ class Lane:
         self.next_try = 0.0  # paces those, and what follows a failed setup
         self.setup_error: str | None = None  # connected, but could not be made ready: `configure` raised, say
         self.setup_failures = 0
+        self.hindrances = 0  # errors of our own in a row, while a connection was opened
         self.setup_losses = 0  # connections in a row that were lost while they were made ready
         self.poll_after = self.group.poll_after
         self.ledger = Ledger(Tally(), 0, ())
@@ -269,7 +271,7 @@ class Lane:
     @property
     def refused(self) -> bool:
         """Whether a new connection is turned away for a reason that no retry mends."""
-        return self.endpoint.fault is Fault.MISCONFIGURED or self.setup_error is not None
+        return self.endpoint.fault in HOPELESS or self.setup_error is not None
 
     def may_open(self, now: float, *, urgent: bool = False) -> bool:
         """Whether a connection may be opened here now."""

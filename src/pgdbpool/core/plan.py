@@ -164,7 +164,7 @@ class Planner:
         if lane.opening:
             return False
         if self.monitored:  # its probes cannot tell whether there is room again, or a setup succeeds
-            return endpoint.fault is Fault.FULL or lane.refused
+            return endpoint.fault in (Fault.FULL, Fault.ENDED) or lane.refused
         suspect = endpoint.health is not Health.UP and endpoint.last_error is not None
         return suspect or endpoint.fault is not None or lane.setup_error is not None
 

@@ -7,11 +7,14 @@ on a dead server are listed in `aborts` for the shell to end. `plan` says which 
 
 The effect of each kind of evidence::
 
-    refused, reset                  down; its connections are not used again
+    refused, reset before any word  down; its connections are not used again
+    closed after a word             suspect; no new connections for a moment; existing ones stay
     session lost (08*, 57P01)       suspect: look at every socket before it is handed out; probe at once
     crashed (57P02)                 suspect; its connections are not used again
     starting (57P03), full (53300)  no new connections for a moment; existing ones stay
-    28*, 3D000, 42501               callers get the server's words; tried again slowly
+    28*, 3D000, 42*; libpq's words; no port left on this machine
+                                    existing ones stay; callers for whom nothing is open get the words at once
+    an exception of our own         nothing; tried again
     role reported differently       the groups that must leave do
     write refused (25006)           demoted, if the server itself says that it is read only
     a probe not answered            suspect; `fall` times in a row: down, and calls in flight are aborted
@@ -30,9 +33,9 @@ from typing import Any
 
 from ..errors import DBOfflineError
 from . import routes, times
-from .endpoint import BACKOFF, URGENT, Endpoint, backoff
+from .endpoint import BACKOFF, BACKOFF_ELSE, URGENT, Endpoint, backoff
 from .events import Event, EventKind
-from .evidence import Fault, Health, Identity, Report, Role, Sighting, session_fault
+from .evidence import MISSES, SILENT, Fault, Health, Identity, Report, Role, Sighting, session_fault
 from .group import Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
@@ -184,7 +187,7 @@ class Topology:
             lane.open += 1
             endpoint.open += 1
             lane.setup_error = None
-            lane.setup_failures = lane.setup_losses = 0
+            lane.setup_failures = lane.setup_losses = lane.hindrances = 0
             if reason is not None:
                 group._retire(slot, reason)
             if changed or lane.open == 1:
@@ -264,6 +267,17 @@ class Topology:
         self.cancelled(order)
         self.put_off(order.lane, now)
 
+    def hindered(self, order: Order, error: str, now: float) -> None:
+        """An error of our own got in the way: no evidence, but words for those who wait in vain. Tried again."""
+        self.cancelled(order)
+        lane, endpoint = order.lane, order.lane.endpoint
+        first, longest = BACKOFF_ELSE
+        with self._lock:
+            lane.next_try = max(lane.next_try, now + backoff(first, longest, lane.hindrances, self._random))
+            lane.hindrances += 1
+            if endpoint.fault is None:
+                endpoint.last_error, endpoint.last_error_at = error, now
+
     def put_off(self, lane: Lane, now: float) -> None:
         """Open the next connection there a little later, as after one that a user's `check` did not like."""
         with self._lock:
@@ -299,7 +313,7 @@ class Topology:
             return False
         endpoint = slot.lane.endpoint
         with self._lock:
-            self._update(endpoint, now, partial(endpoint.suspected, error, now))
+            self._update(endpoint, now, partial(endpoint.suspected, error, now, explains=sqlstate is not None))
             if fault is Fault.CRASHED:
                 self._raise_generation(endpoint, "broken")
                 self._reroute(now)
@@ -344,13 +358,13 @@ class Topology:
                 return
             if speaks:
                 endpoint.misses = 0
-            elif fault in (Fault.TIMEOUT, Fault.REFUSED):
+            elif fault in MISSES:
                 endpoint.misses += 1
             dead = endpoint.misses >= self.fall
-            if fault is not Fault.TIMEOUT:
+            if fault is not Fault.TIMEOUT and not (dead and fault in SILENT):
                 self._connect_failed(endpoint, fault, error, now)
             elif dead:
-                self._update(endpoint, now, partial(endpoint.silent, error, now))
+                self._update(endpoint, now, partial(endpoint.silent, error, now, fault))
                 self._raise_generation(endpoint, "broken")
                 self._reroute(now)
                 self._note_outage(endpoint, error, now)

@@ -18,6 +18,13 @@ from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 
 
+class LastWords(NamedTuple):
+    """With which a server ends a connection."""
+
+    sqlstate: str
+    words: str
+
+
 class Status(Enum):
     """What a session is doing, as the driver knows without asking the server."""
 
@@ -147,11 +154,14 @@ class Driver(Protocol):
 
     async def rollback(self, conn: Any) -> None: ...
 
-    def last_words(self, conn: Any) -> str | None:
-        """The SQLSTATE with which the server announced, outside any error, that it would end this connection.
+    def last_words(self, conn: Any) -> LastWords | None:
+        """What the server said, outside any error, of why it ended this connection, or would.
 
-        PostgreSQL does so by a warning when another of its processes has crashed (57P02).
+        PostgreSQL says so to a session that rests, and by a warning when another of its processes has crashed (57P02).
         """
+
+    def listen_to_the_end(self, conn: Any) -> None:
+        """Read what a server has sent that has closed the connection, for `last_words`. Never waits, never raises."""
 
     def sqlstate(self, error: BaseException) -> str | None:
         """The SQLSTATE of one of the driver's exceptions, if it has one."""
@@ -161,6 +171,9 @@ class Driver(Protocol):
 
         With `lost` only words about a connection that was lost.
         """
+
+    def fault(self, error: BaseException) -> Fault | None:
+        """What an exception says of the server. None: nothing, since it is an error of this side's own."""
 
     def describe(self, conn: Any) -> str:
         """Which backend this is, for messages."""

@@ -18,7 +18,7 @@ import psycopg
 
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
-from . import Conduct, ConnectFailed, DriverTimeout, Patience, names, passwords, steps
+from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -29,12 +29,14 @@ from .psycopg3 import (
     describe,
     descriptor,
     disown,
+    fault,
     first_patience,
     guarded,
     heard_within,
     in_failed_transaction,
     last_words,
     listen,
+    listen_to_the_end,
     nothing_committed,
     quiet,
     seconds_of,
@@ -56,8 +58,10 @@ __all__ = [
     "descriptor",
     "disown",
     "drive",
+    "fault",
     "heard_within",
     "last_words",
+    "listen_to_the_end",
     "password",
     "ping",
     "quiet",
@@ -233,7 +237,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
 
     altered = False
     adopted: Adopted
-    heard: list[str]
+    heard: list[LastWords]
 
     async def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False

@@ -18,7 +18,7 @@ import psycopg
 
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
-from . import Conduct, DriverTimeout, NotWanted, Patience, names, passwords, steps
+from . import Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -29,12 +29,14 @@ from .psycopg3 import (
     describe,
     descriptor,
     disown,
+    fault,
     first_patience,
     guarded,
     heard_within,
     in_failed_transaction,
     last_words,
     listen,
+    listen_to_the_end,
     nothing_committed,
     quiet,
     seconds_of,
@@ -54,9 +56,11 @@ __all__ = [
     "describe",
     "descriptor",
     "disown",
+    "fault",
     "heard_within",
     "keep_to",
     "last_words",
+    "listen_to_the_end",
     "password",
     "password_by_thread",
     "ping",
@@ -139,7 +143,7 @@ class Pooled(psycopg.Connection[Any]):
 
     altered = False
     adopted: Adopted
-    heard: list[str]
+    heard: list[LastWords]
 
     # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
     # for a third of a checkout.

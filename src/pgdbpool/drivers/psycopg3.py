@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 from psycopg import pq
 
-from . import Conduct, Patience, Status, steps
+from ..core.evidence import Fault, connect_fault
+from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, Status, steps
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -228,6 +229,7 @@ def nothing_committed() -> psycopg.Error:
 
 
 _LAST_WORDS = frozenset({"57P02"})  # SQLSTATEs of warnings after which the server closes the connection
+_FATAL = frozenset({"FATAL", "PANIC"})
 
 
 def listen(conn: Any) -> None:
@@ -237,14 +239,22 @@ def listen(conn: Any) -> None:
     conn.add_notice_handler(partial(_note, conn.heard))
 
 
-def _note(heard: list[str], diagnostic: psycopg.errors.Diagnostic) -> None:
+def _note(heard: list[LastWords], diagnostic: psycopg.errors.Diagnostic) -> None:
     code = diagnostic.sqlstate
-    if code in _LAST_WORDS:
-        heard.append(code)
+    if code is not None and (code in _LAST_WORDS or diagnostic.severity_nonlocalized in _FATAL):
+        heard[:] = [LastWords(code, f"{diagnostic.severity}:  {diagnostic.message_primary}")]
 
 
-def last_words(conn: Any) -> str | None:
+def last_words(conn: Any) -> LastWords | None:
     return conn.heard[-1] if conn.heard else None
+
+
+def listen_to_the_end(conn: Connection) -> None:
+    try:
+        conn.pgconn.consume_input()
+        conn.pgconn.is_busy()  # which reads what has come; an error outside any statement comes as a notice
+    except psycopg.Error:  # it has said nothing
+        pass
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -264,6 +274,19 @@ def words(error: BaseException, *, lost: bool) -> str | None:
     if isinstance(error, psycopg.OperationalError):  # libpq's words, or psycopg's own
         return str(error).strip()
     return None if lost else type(error).__name__
+
+
+def fault(error: BaseException) -> Fault | None:
+    match error:
+        case ConnectFailed():
+            return error.fault
+        case DriverTimeout():
+            return Fault.TIMEOUT
+        case psycopg.OperationalError():
+            return connect_fault(error.sqlstate)
+        case psycopg.Error():  # without a SQLSTATE the driver itself does not do what it was told
+            return Fault.MISCONFIGURED if error.sqlstate is None else connect_fault(error.sqlstate)
+    return None
 
 
 def describe(conn: Connection) -> str:

@@ -4,17 +4,14 @@ Each conversation is a generator that yields what it waits for, a descriptor and
 Who drives it does the waiting, with a deadline: `blocking` by `poll`, `asynchronous` and the monitor by an event loop.
 At the deadline the driver throws `DriverTimeout` in, so that each conversation can clean up after itself.
 
-libpq does not tell the SQLSTATE of a refused login, only the server's text. It is recognised in English; a server
-with other ``lc_messages`` is still known to have *spoken*, which keeps it from being taken for dead.
+Why a connect failed is told by `refusals`.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import select
-import socket
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -23,8 +20,8 @@ from psycopg import pq
 
 from .. import forks
 from ..config.secret import Secret
-from ..core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault, unusable
-from . import ConnectFailed, DriverTimeout, Unanswered
+from ..core.evidence import Fault, Identity, Report, Role, Sighting, unusable
+from . import ConnectFailed, DriverTimeout, Unanswered, refusals
 
 T = TypeVar("T")
 Steps = Generator[tuple[int, int], None, T]
@@ -40,15 +37,18 @@ def connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
     pgconn = pq.PGconn.connect_start(conninfo.reveal().encode())
     _half_open.add(pgconn)
     try:
+        attempt = refusals.Attempt(pgconn)
         while True:
             if pgconn.status == pq.ConnStatus.BAD:
-                raise _connect_failed(pgconn)
+                raise attempt.failure()
+            attempt.look()
             state = pgconn.connect_poll()
             if state == pq.PollingStatus.OK:
                 break
             if state not in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
-                raise _connect_failed(pgconn)
+                raise attempt.failure()
             yield pgconn.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT
+        attempt.let_in()
         pgconn.nonblocking = 1
         return pgconn
     except DriverTimeout:
@@ -82,50 +82,6 @@ def _forget_half_open() -> None:
 
 
 forks.in_child(_forget_half_open)
-
-
-# What the server says when it turns a session away -> SQLSTATE.
-_SAID = (
-    (r"the database system is|not (yet )?accepting connections", "57P03"),
-    (r"too many (clients|connections)|connection slots are reserved|sorry, too many", "53300"),
-    (r"password authentication failed|no password supplied|SCRAM authentication", "28P01"),
-    (r"pg_hba\.conf|role \".*\" does not exist|not permitted to log in|authentication failed", "28000"),
-    (r"database \".*\" does not exist", "3D000"),
-    (r"permission denied for database", "42501"),
-    # Not the server's words but libpq's: it will not speak to this server as it was told to.
-    (r"SSL, but SSL was required|certificate verify failed|server certificate for|root certificate", "28000"),
-)
-# What the kernel says when this side cannot even ask: the process has no descriptor left, say, or too many ask for a
-# Unix socket at the same time. That says nothing against a server.
-_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN)
-_SPOKE = re.compile(r"failed: [^\s:]+:  ")  # severity, colon, two blanks: the form of a server's message
-
-
-def _connect_failed(pgconn: pq.abc.PGconn) -> ConnectFailed:
-    message = pgconn.error_message.decode("utf-8", "replace").strip()
-    if not message:
-        return ConnectFailed(_no_socket(), Fault.FULL)
-    for pattern, code in _SAID:
-        if re.search(pattern, message):
-            return ConnectFailed(message, connect_fault(code), sqlstate=code)
-    if "unsupported startup parameter" in message:
-        return ConnectFailed(message, Fault.MISCONFIGURED, options_refused=True)
-    if "could not translate host name" in message:
-        return ConnectFailed(message, Fault.UNRESOLVED)
-    # Of several addresses the last one counts: the others may be of a kind that this machine does not speak.
-    last = message.rpartition("connection to server")[2]
-    full = _SPOKE.search(message) or any(os.strerror(code) in last for code in _OURS)
-    fault = Fault.FULL if full else Fault.REFUSED
-    return ConnectFailed(message, fault)
-
-
-def _no_socket() -> str:
-    """Words for what libpq (16 and newer) says nothing of: that it could not make a socket."""
-    try:
-        socket.socket().close()
-    except OSError as error:
-        return f"could not create socket: {error.strerror}"
-    return "connection failed: no socket could be made"
 
 
 def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | None]:
@@ -167,12 +123,19 @@ def reporting(pgconn: pq.abc.PGconn) -> Steps[Report]:
     return _reported(pgconn) or (yield from _asking_for_the_role(pgconn))
 
 
+_SWITCH = {b"on": True, b"off": False, b"t": True, b"f": False}
+
+
 def _reported(pgconn: pq.abc.PGconn) -> Report | None:
-    standby = pgconn.parameter_status(b"in_hot_standby")
-    read_only = pgconn.parameter_status(b"default_transaction_read_only")
-    if standby is None or read_only is None:
-        return None  # before PostgreSQL 14, or behind a pooler that does not pass the parameters on
-    return Report(Role.STANDBY if standby == b"on" else Role.PRIMARY, read_only == b"on")
+    """None: before PostgreSQL 14, or behind a pooler that does not pass the parameters on; or it is no role at all."""
+    return _role(pgconn.parameter_status(b"in_hot_standby"), pgconn.parameter_status(b"default_transaction_read_only"))
+
+
+def _role(standby: bytes | None, read_only: bytes | None) -> Report | None:
+    in_recovery, refuses = _SWITCH.get(standby or b""), _SWITCH.get(read_only or b"")
+    if in_recovery is None or refuses is None:
+        return None
+    return Report(Role.STANDBY if in_recovery else Role.PRIMARY, refuses)
 
 
 def _asking_for_the_role(pgconn: pq.abc.PGconn) -> Steps[Report]:
@@ -183,7 +146,10 @@ def _asking_for_the_role(pgconn: pq.abc.PGconn) -> Steps[Report]:
             words = str(answer).strip()
             raise Unanswered(f"the server does not say whether it is a primary or a standby: {words}") from answer
         return reported
-    return Report(Role.UNKNOWN) if answer is None else _report(answer)
+    report = None if answer is None else _report(answer)
+    if report is None:
+        raise Unanswered("the server does not say whether it is a primary or a standby, but something else")
+    return report
 
 
 def _row(pgconn: pq.abc.PGconn, question: bytes) -> Steps[pq.abc.PGresult | psycopg.Error | None]:
@@ -194,7 +160,7 @@ def _row(pgconn: pq.abc.PGconn, question: bytes) -> Steps[pq.abc.PGresult | psyc
         if unusable(error.sqlstate) or pgconn.transaction_status != pq.TransactionStatus.IDLE:
             raise
         return error
-    return result if result is not None and result.ntuples == 1 else None
+    return result if result is not None and result.ntuples == 1 and result.nfields >= 2 else None
 
 
 def asking_who_is_read_only(pgconn: pq.abc.PGconn) -> Steps[bool]:
@@ -220,19 +186,27 @@ from (select pg_catalog.pg_is_in_recovery() as standby) r,
 def sighting(pgconn: pq.abc.PGconn) -> Steps[Sighting]:
     """All that one question tells of a server; of one that does not answer it, at least the role. Raises Unanswered."""
     answer = yield from _row(pgconn, _SIGHT_QUERY)
-    if answer is None or isinstance(answer, psycopg.Error):
+    report = None if answer is None or isinstance(answer, psycopg.Error) else _report(answer)
+    if report is None or answer is None or isinstance(answer, psycopg.Error):
         # No such function, or no right to call it: a relative of PostgreSQL, perhaps.
         return Sighting((yield from _asking_for_the_role(pgconn)))
-    system, timeline, position = (_text(answer, column) for column in (2, 3, 4))
-    report = _report(answer)
-    number = int(timeline, 10 if report.role is Role.STANDBY else 16)
-    return Sighting(report, Identity(system, number), int(position) if position else None)
+    timeline = _number(answer, 3, 10 if report.role is Role.STANDBY else 16)
+    system = answer.get_value(0, 2) if answer.nfields > 2 else None
+    # What cannot be read is not known. The role is all the same.
+    identity = Identity(system.decode("ascii", "replace"), timeline) if system and timeline else None
+    return Sighting(report, identity, _number(answer, 4, 10))
 
 
-def _report(result: pq.abc.PGresult) -> Report:
-    role = Role.STANDBY if result.get_value(0, 0) == b"t" else Role.PRIMARY
-    return Report(role, result.get_value(0, 1) == b"on")
+def _report(result: pq.abc.PGresult) -> Report | None:
+    return _role(result.get_value(0, 0), result.get_value(0, 1))
 
 
-def _text(result: pq.abc.PGresult, column: int) -> str:
-    return (result.get_value(0, column) or b"").decode()
+_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,20}")  # what `int` takes, and blanks, signs and underscores it takes as well
+
+
+def _number(result: pq.abc.PGresult, column: int, base: int) -> int | None:
+    text = result.get_value(0, column) if column < result.nfields else None
+    try:
+        return int(text, base) if text is not None and _DIGITS.fullmatch(text) else None
+    except ValueError:
+        return None

@@ -24,10 +24,12 @@ from .report import CheckReport, EndpointReport, GroupReport, Sizing
 ADVICE = {
     Fault.REFUSED: "is the server running, and are host and port right?",
     Fault.TIMEOUT: "is a firewall in the way, or the server overloaded?",
+    Fault.UNREACHABLE: "is the network up, and is host right?",
     Fault.UNRESOLVED: "is the host name right?",
     Fault.STARTING: "try again in a moment",
     Fault.FULL: "raise max_connections, or lower connection_count",
     Fault.MISCONFIGURED: "check user, pass, name and ssl, and the server's pg_hba.conf",
+    Fault.LOCAL: "this machine has no socket or port left, or does not permit it",
     Fault.ENDED: "the server ended the session; see its log",
 }
 
