@@ -223,6 +223,9 @@ class SimulatedDriver:
 
     def listen_to_the_end(self, conn: Session) -> None: ...
 
+    def words(self, error: BaseException, *, lost: bool) -> str | None:
+        return str(error) if isinstance(error, Lost) or (isinstance(error, Refused) and not lost) else None
+
     def fault(self, error: BaseException) -> Fault | None:
         if isinstance(error, ConnectFailed):
             return error.fault
