@@ -31,6 +31,7 @@ from weakref import WeakMethod, finalize
 
 import psycopg
 
+from .background import nobodys
 from .base import Base
 from .config import Settings
 from .core.group import Group
@@ -67,7 +68,7 @@ class AsyncLease(Leased):
             raise Error(f"this lease of group {self._group.name!r} is in use: ask the pool for another")
         now = monotonic()
         slot = self._group.take(now)
-        if slot is None or now >= slot.fresh_until or get_ident() != self._pool._thread:
+        if slot is None or now >= slot.fresh_until or get_ident() != self._pool._home._thread_id:
             slot = await self._pool._obtain(self._group, slot, now, self._timeout)
             now = monotonic()
         slot.taken = now
@@ -122,7 +123,7 @@ class AsyncPool(Base):
         super().__init__(config, asynchronous, threading.RLock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease = NotingLease if self._notes else AsyncLease
-        self._thread = 0  # in which the loop runs: cheaper to compare than the loop itself
+        self._home: Any = _NoLoop  # says in which thread the loop runs: cheaper to compare than the loop itself
         self._keeper = self._make_keeper()
         self._settling: set[asyncio.Task[None]] = set()
         self._finalizer: Any = None
@@ -165,7 +166,7 @@ class AsyncPool(Base):
             if not self._closed:
                 return
             self._closed = False
-            self._loop = None
+            self._loop, self._home = None, _NoLoop
             self._keeper = self._make_keeper()
             if self._finalizer is not None:
                 self._finalizer.detach()
@@ -178,7 +179,7 @@ class AsyncPool(Base):
         """To be called by whatever may wait: binds the pool to its loop, once."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
-            self._thread = get_ident()  # a loop may go on in another
+            self._home = _home(loop)  # a loop may go on in another thread
             return
         if self._closed:
             return
@@ -188,7 +189,7 @@ class AsyncPool(Base):
             begins = self._loop is None
             if begins:
                 self._loop = loop
-                self._thread = get_ident()
+                self._home = _home(loop)
         if begins:
             self._keeper.start(loop)
             self._appear()
@@ -301,7 +302,7 @@ class AsyncPool(Base):
         found = self._group(group)
         now = monotonic()
         slot = found.take(now)
-        if slot is None or now >= slot.fresh_until or get_ident() != self._thread:
+        if slot is None or now >= slot.fresh_until or get_ident() != self._home._thread_id:
             slot = await self._obtain(found, slot, now, timeout)
             now = monotonic()
         frame = sys._getframe(1)
@@ -364,9 +365,13 @@ class AsyncPool(Base):
 
         The former may not wait any more; the latter may have interrupted one that holds our lock.
         """
-        loop: asyncio.AbstractEventLoop = self._loop  # type: ignore[assignment]
+        if slot not in slot.lane.slots:  # its loop has ended, and all its connections were closed then
+            return
         try:
-            loop.call_soon_threadsafe(partial(self._start_settling, slot, GeneratorExit(), commit=False))
+            if self._loop is None:
+                raise RuntimeError
+            settle = partial(self._start_settling, slot, GeneratorExit(), commit=False)
+            self._loop.call_soon_threadsafe(settle, context=nobodys())
         except RuntimeError:  # the loop is closed
             slot.lane.group.retire(slot, "broken")
             for group in self._topology.groups:
@@ -381,6 +386,29 @@ class AsyncPool(Base):
         """Who holds connections, the longest first."""
         places = task_places(self._loop)
         return [holder for each in self._chosen(group) for holder in holders(each, self._driver, places)]
+
+
+class _NoLoop:
+    _thread_id = None
+
+
+class _Elsewhere:
+    """For a loop that does not say in which thread it runs, as uvloop's."""
+
+    __slots__ = ("_loop", "_thread")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = get_ident()
+
+    @property
+    def _thread_id(self) -> int | None:
+        return self._thread if self._loop.is_running() else None
+
+
+def _home(loop: asyncio.AbstractEventLoop) -> Any:
+    """What says by its `_thread_id` in which thread this loop is running, which runs here now. Asyncio's own do."""
+    return loop if getattr(loop, "_thread_id", None) == get_ident() else _Elsewhere(loop)
 
 
 def _set(future: asyncio.Future[None], task: asyncio.Task[None]) -> None:

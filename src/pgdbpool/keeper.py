@@ -21,6 +21,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
+from .background import thread
 from .config import MonitorSettings
 from .core.group import Group, Waiter
 from .core.lane import Slot
@@ -143,7 +144,7 @@ class Threaded:
                 look_for_fork(self._name)
                 self._running = True
                 try:
-                    threading.Thread(target=self._run, name=f"{self._name} keeper", daemon=True).start()
+                    thread(self._run, f"{self._name} keeper").start()
                 except BaseException:  # no more threads to be had, or interrupted: the next one tries again
                     self._running = False
                     raise
@@ -328,7 +329,7 @@ class Threaded:
             return
         self._telling = True
         try:
-            threading.Thread(target=self._tell_all, name=f"{self._name} herald", daemon=True).start()
+            thread(self._tell_all, f"{self._name} herald").start()
         except RuntimeError:  # no more threads to be had
             self._tell_all()
 
@@ -350,7 +351,7 @@ class Threaded:
 
     def _start_opener(self, order: Order) -> None:
         try:
-            threading.Thread(target=self._open, args=(order,), name=f"{self._name} opener", daemon=True).start()
+            thread(self._open, f"{self._name} opener", order).start()
         except RuntimeError as error:
             # No more threads to be had, or the main thread has ended and others work on: then this one does it,
             # though a frozen server may hold it up.

@@ -16,6 +16,8 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
+from .background import nobodys
+
 _NEVER = 1e9  # s
 
 
@@ -32,7 +34,7 @@ class LoopEnd:
             self._generator.__anext__().send(None)
         mark = _Mark()
         # Known weakly: a timer that we knew would keep the mark.
-        self._timer = weakref.ref(asyncio.get_running_loop().call_later(_NEVER, mark.passed))
+        self._timer = weakref.ref(asyncio.get_running_loop().call_later(_NEVER, mark.passed, context=nobodys()))
         self._closed = weakref.finalize(mark, at_close)
         self._closed.atexit = False
 

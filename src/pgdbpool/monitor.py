@@ -34,6 +34,7 @@ import psycopg
 from psycopg import pq
 
 from . import forks
+from .background import nobodys, thread
 from .config import EndpointSettings, MonitorSettings, Secret
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import MISSES, Fault, Sighting
@@ -267,12 +268,12 @@ class Monitor:
     """One thread and its watches."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.SelectorEventLoop()
+        self._loop = nobodys().run(asyncio.SelectorEventLoop)  # which has a callback from the beginning
         self._watches: dict[object, tuple[Watch, asyncio.Task[None]]] = {}  # written in the thread only
         self._stopping: set[asyncio.Task[None]] = set()
         self.subscriptions = 0  # written with `_lock` held
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name="pgdbpool monitor", daemon=True)
+        self._thread = thread(self._run, "pgdbpool monitor")
         try:
             self._thread.start()
         except BaseException:  # no more threads to be had
@@ -282,7 +283,7 @@ class Monitor:
     def call(self, function: Callable[..., object], *args: object) -> None:
         """Have the thread do something."""
         with suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(function, *args)
+            self._loop.call_soon_threadsafe(function, *args, context=nobodys())
 
     def _run(self) -> None:
         try:

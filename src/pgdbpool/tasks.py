@@ -26,6 +26,8 @@ from threading import get_ident
 from time import monotonic
 from typing import Any
 
+from . import background
+from .background import nobodys
 from .config import MonitorSettings
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Sighting
@@ -89,7 +91,7 @@ class Pending(Waiter):
 
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and nobody waits
-            self.future.get_loop().call_soon_threadsafe(what, *args)
+            self.future.get_loop().call_soon_threadsafe(what, *args, context=nobodys())
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -119,7 +121,7 @@ class Told(ToldHere):
 
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and the pool was not
-            self._loop.call_soon_threadsafe(what, *args)
+            self._loop.call_soon_threadsafe(what, *args, context=nobodys())
 
 
 class Tasks:
@@ -167,7 +169,7 @@ class Tasks:
         self._thread = get_ident()
         self._loop_end = LoopEnd(self._end_of_loop, self._loop_closed)
         if isinstance(self._listener, EpollListener):
-            loop.add_reader(self._listener.descriptor, self._ring)
+            nobodys().run(loop.add_reader, self._listener.descriptor, self._ring)
         self._subscribe(loop)
         self.wake()
 
@@ -232,7 +234,7 @@ class Tasks:
             self._end()
             return
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._end)
+            loop.call_soon_threadsafe(self._end, context=nobodys())
 
     def disown(self) -> None:
         """In a forked child: the loop is the parent's."""
@@ -285,9 +287,9 @@ class Tasks:
         try:
             self._rung = True  # first: in the loop of another thread the round may come at once
             if get_ident() == self._thread:
-                loop.call_soon(self._round)
+                loop.call_soon(self._round, context=nobodys())
             else:
-                loop.call_soon_threadsafe(self._round)
+                loop.call_soon_threadsafe(self._round, context=nobodys())
         except RuntimeError:  # the loop was closed, and the pool was not
             pass
         except BaseException:  # a signal handler: one round too many does no harm, and none at all would for ever
@@ -306,7 +308,7 @@ class Tasks:
                     self.wake()
                 rest = deadline - monotonic()
                 if rest != float("inf"):
-                    timer = loop.call_later(max(rest, 0.0), self._over, group, waiter)
+                    timer = loop.call_later(max(rest, 0.0), self._over, group, waiter, context=nobodys())
                 self._look_later(group)
             await waiter.future
         except BaseException:  # cancelled: what was handed over, or is about to be, goes to the next
@@ -338,7 +340,7 @@ class Tasks:
         """Look from now on, for as long as somebody waits."""
         if self.loop is not None and group not in self._lookers:
             pause = max(_LOOK_EVERY, self._look_at.get(group, 0.0) - monotonic())
-            self._lookers[group] = self.loop.call_later(pause, self._look_again, group)
+            self._lookers[group] = self.loop.call_later(pause, self._look_again, group, context=nobodys())
 
     def _look_again(self, group: Group) -> None:
         del self._lookers[group]
@@ -381,7 +383,7 @@ class Tasks:
     def _sleep(self, seconds: float) -> None:
         last = self._timer
         if self.loop is not None:
-            self._timer = self.loop.call_later(seconds, self.wake)
+            self._timer = self.loop.call_later(seconds, self.wake, context=nobodys())
         if last is not None:
             last.cancel()
 
@@ -398,7 +400,7 @@ class Tasks:
         for order in [] if quiet else self._topology.plan(now):
             self._start_opener(order)
         if self._topology.outages and (self._telling is None or self._telling.done()):
-            self._telling = asyncio.ensure_future(self._sessions.tell_outages())
+            self._telling = background.task(self._sessions.tell_outages())
         due = min(group.tend(now) for group in self._topology.groups)
         if isinstance(self._listener, DeafListener):
             due = min(due, now + 1.0)
@@ -411,7 +413,7 @@ class Tasks:
             self._sessions.bury(group)
 
     def _start_opener(self, order: Order) -> None:
-        opener = asyncio.ensure_future(self._open(order))
+        opener = background.task(self._open(order))
         self._openers[opener] = order
         opener.add_done_callback(self._opener_ended)
 

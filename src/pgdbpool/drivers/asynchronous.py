@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from ..background import nobodys
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
@@ -145,7 +146,7 @@ async def _wait(descriptor: int, events: int, due: float) -> bool:
     if events & select.POLLOUT:
         loop.add_writer(descriptor, end, True)
     # One that is due already gets one look at the socket.
-    timer = loop.call_later(max(0.0, due - monotonic()), end, False) if due != float("inf") else None
+    timer = loop.call_later(max(0.0, due - monotonic()), end, False, context=nobodys()) if due != float("inf") else None
     try:
         return await done
     finally:
@@ -195,12 +196,12 @@ async def _elsewhere(ask: Callable[[], Any], deadline: float) -> passwords.Given
         nonlocal timer
         late = monotonic() - limit
         if late > _LATE:  # as in `_wait`
-            timer = loop.call_later(late, over, monotonic() + late)
+            timer = loop.call_later(late, over, monotonic() + late, context=nobodys())
         else:
             end()
 
     if deadline != float("inf"):
-        timer = loop.call_later(max(deadline - monotonic(), 0.0), over, deadline)
+        timer = loop.call_later(max(deadline - monotonic(), 0.0), over, deadline, context=nobodys())
     try:
         call = passwords.call(ask)
         call.add_done_callback(ended)

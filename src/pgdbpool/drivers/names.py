@@ -16,10 +16,10 @@ import asyncio
 import ipaddress
 import os
 import socket
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from ..background import thread
 from ..config.secret import Secret
 from ..core.evidence import Fault
 from . import ConnectFailed
@@ -80,7 +80,7 @@ def look_up(host: str) -> Found:
     found = _under_way.setdefault(key, mine)
     if found is mine:
         try:
-            threading.Thread(target=_ask, args=(key, mine), name="pgdbpool lookup", daemon=True).start()
+            thread(_ask, "pgdbpool lookup", key, mine).start()
         except RuntimeError as error:  # no thread to be had
             _under_way.pop(key, None)
             mine.set_exception(OSError(0, str(error)))

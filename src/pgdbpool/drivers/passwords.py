@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from .. import forks
+from ..background import thread
 from ..config.keys import nature
 from ..config.secret import Secret
 from ..core.evidence import Fault
@@ -63,7 +64,7 @@ def call(ask: Callable[[], Any]) -> Call:
             if not line.has_room(now):
                 return mine
             line.under_way[token] = now
-        threading.Thread(target=_work, args=(line, token), name="pgdbpool password", daemon=True).start()
+        thread(_work, "pgdbpool password", line, token).start()
     except BaseException:  # no thread to be had, or a signal handler has raised
         with _lock:
             mine.cancel()

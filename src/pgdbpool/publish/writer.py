@@ -26,6 +26,7 @@ from typing import Protocol
 from weakref import ref
 
 from .. import forks
+from ..background import thread
 from ..config import StatusSettings
 from ..core.events import Event
 from . import heirs, place
@@ -110,7 +111,7 @@ class Publisher:
 
     def _employ(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="pgdbpool publisher", daemon=True)
+            self._thread = thread(self._run, "pgdbpool publisher")
             try:
                 self._thread.start()
             except RuntimeError:  # no more threads to be had
