@@ -123,6 +123,14 @@ class Driver:
     def sqlstate(self, error: BaseException) -> str | None:
         return getattr(error, "sqlstate", None)
 
+    def words(self, error: BaseException, *, lost: bool) -> str | None:
+        return "gone" if isinstance(error, Lost) else None
+
+    def fault(self, error: BaseException) -> Fault | None:
+        return Fault.REFUSED if isinstance(error, Lost) else None
+
+    def listen_to_the_end(self, conn: Conn) -> None: ...
+
 
 @coroutine
 def suspension() -> Generator[None, None, None]:
