@@ -126,7 +126,7 @@ print("freeze", flush=True)
 sys.stdin.readline()
 
 from pgdbpool.drivers import steps
-wait_for(lambda: steps._half_open)
+wait_for(lambda: steps.half_open)
 
 def sockets():
     links = []

@@ -39,7 +39,7 @@ from .config import EndpointSettings, MonitorSettings, Secret
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import MISSES, Fault, Sighting
 from .drivers import ConnectFailed, DriverTimeout, psycopg3, steps
-from .drivers.asynchronous import Allowance, drive, password
+from .drivers.asynchronous import Allowance, drive, password, reach
 from .probe import Asked, asking, key_of, request
 from .seldom import say_seldom
 
@@ -229,11 +229,11 @@ class Watch:
             if callable(secret):
                 secret = await password(secret, monotonic() + self._where.connect_timeout)
                 allowance = self._allowance()  # for the time that this took nobody can blame the server
-            conninfo = await request(self._where, secret, allowance)
+            places = await request(self._where, secret, allowance)
             try:
-                return await drive(self._connecting(conninfo), allowance)
+                return await reach(places, self._connecting, allowance)
             except psycopg.Error:  # and this one, too: somebody ends sessions, or the server goes down at this moment
-                return await drive(self._connecting(conninfo), allowance)
+                return await reach(places, self._connecting, allowance)
         except DriverTimeout as error:
             if session is not None and session is self.session:
                 self.drop_session()

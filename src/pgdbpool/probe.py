@@ -15,9 +15,8 @@ from .core.evidence import MISSES, Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
 from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from .drivers.asynchronous import Allowance, resolved
-from .drivers.blocking import drive, run
+from .drivers.blocking import drive, reach, run
 from .drivers.blocking import resolved as resolved_here
-from .drivers.sealed import sealed
 
 Password = Callable[[Callable[[], Any], float], Coroutine[Any, Any, Secret | None]]  # as `Driver.password`
 
@@ -47,11 +46,10 @@ def key_of(where: EndpointSettings) -> object:
     )
 
 
-async def request(where: EndpointSettings, password: Secret | None, allowance: Allowance) -> Secret:
-    """What libpq is told. Raises ConnectFailed."""
+async def request(where: EndpointSettings, password: Secret | None, allowance: Allowance) -> list[Secret]:
+    """What libpq is told, for each address of the host. Raises ConnectFailed."""
     # No startup options: a pooler in between may refuse them, and the question needs none.
-    params = await resolved(conninfo(where, _AS, password, startup_options=False), allowance)
-    return sealed(params)
+    return await resolved(conninfo(where, _AS, password, startup_options=False), allowance)
 
 
 def asking(session: pq.abc.PGconn) -> steps.Steps[Asked]:
@@ -109,8 +107,8 @@ def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Passwo
     if callable(secret):
         secret = run(password(secret, monotonic() + where.connect_timeout))
     deadline = monotonic() + max(limit, where.connect_timeout)
-    told = sealed(resolved_here(conninfo(where, _AS, secret, startup_options=False)))
-    session = drive(steps.connecting(told), deadline, each=limit)
+    places = resolved_here(conninfo(where, _AS, secret, startup_options=False))
+    session = reach(places, steps.meeting, deadline, each=limit).session
     try:
         asked = drive(asking(session), deadline, each=limit)
         topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())

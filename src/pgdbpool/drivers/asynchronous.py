@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import select
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -46,7 +47,8 @@ from .psycopg3 import (
     watch,
     words,
 )
-from .sealed import Params, sealed
+from .race import R, Race
+from .sealed import Params
 
 __all__ = [
     "Allowance",
@@ -66,6 +68,7 @@ __all__ = [
     "password",
     "ping",
     "quiet",
+    "reach",
     "report",
     "resolved",
     "restore",
@@ -132,27 +135,68 @@ async def drive(conversation: steps.Steps[T], deadline: float | Allowance) -> T:
         conversation.close()
 
 
+async def reach(
+    places: Sequence[Secret],
+    attempt: Callable[[Secret], steps.Steps[R]],
+    deadline: float | Allowance,
+) -> R:
+    """Carry out the attempt at the place that answers first, of those that `resolved` has found. Raises as `drive`.
+
+    An `Allowance` for each word is shared by all of them before the first.
+    """
+    if len(places) == 1:
+        return await drive(attempt(places[0]), deadline)
+    allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
+    now = monotonic()
+    contest = Race(map(attempt, places), now, allowance.due() - now)
+    with closing(contest):
+        result = contest.go_on((), now)
+        while result is None:
+            due = allowance.due()
+            until = min(due, contest.until)
+            ready = await _wait_for(contest.events, until)
+            now = monotonic()
+            # A loop that was late has kept nobody waiting but itself.
+            over = until == due or now - until > _LATE
+            more = allowance.waited(until, ready=bool(ready)) if ready or over else True
+            result = contest.go_on(ready, now) if more else contest.best()
+            if result is None and now >= allowance.deadline:  # also while somebody goes on talking
+                result = contest.best()
+        return result
+
+
 async def _wait(descriptor: int, events: int, due: float) -> bool:
     """Wait for the socket. Returns whether it is ready; False when the time has come."""
+    return bool(await _wait_for({descriptor: events}, due))
+
+
+async def _wait_for(events: Mapping[int, int], due: float) -> Collection[int]:
+    """Wait for any of the sockets. Returns those that are ready; none when the time has come."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[bool] = loop.create_future()
+    done: asyncio.Future[None] = loop.create_future()
+    ready: set[int] = set()
 
-    def end(ready: bool) -> None:
+    def end(each: int | None = None) -> None:
+        if each is not None:
+            ready.add(each)
         if not done.done():
-            done.set_result(ready)
+            done.set_result(None)
 
-    if events & select.POLLIN:
-        loop.add_reader(descriptor, end, True)
-    if events & select.POLLOUT:
-        loop.add_writer(descriptor, end, True)
-    # One that is due already gets one look at the socket.
-    timer = loop.call_later(max(0.0, due - monotonic()), end, False, context=nobodys()) if due != float("inf") else None
+    for each, awaited in events.items():
+        if awaited & select.POLLIN:
+            loop.add_reader(each, end, each)
+        if awaited & select.POLLOUT:
+            loop.add_writer(each, end, each)
+    # One that is due already gets one look at the sockets.
+    timer = loop.call_later(max(0.0, due - monotonic()), end, context=nobodys()) if due != float("inf") else None
     try:
-        return await done
+        await done
+        return ready
     finally:
         if timer is not None:
             timer.cancel()
-        _stop_waiting(loop, descriptor)
+        for each in events:
+            _stop_waiting(loop, each)
 
 
 def _stop_waiting(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
@@ -311,11 +355,11 @@ class Guarded(Pooled):
             return await _wait_on(self, guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-async def resolved(params: Params, deadline: float | Allowance) -> dict[str, str | int | Secret]:
-    """The parameters with the addresses of the host. Raises ConnectFailed."""
+async def resolved(params: Params, deadline: float | Allowance) -> list[Secret]:
+    """What libpq is told for each address of the host. Raises ConnectFailed."""
     name = names.name_in(params)
     if name is None:
-        return dict(params)
+        return names.places(params, None)
     allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
     lookup = names.look_up_here(name)
     try:
@@ -326,7 +370,7 @@ async def resolved(params: Params, deadline: float | Allowance) -> dict[str, str
             ready = lookup.done()
             if not allowance.waited(due, ready=ready):
                 raise ConnectFailed(f"the lookup of host name {name!r} timed out", Fault.UNRESOLVED)
-        return names.with_addresses(params, name, lookup.result())
+        return names.places(params, lookup.result())
     except (OSError, UnicodeError) as error:
         raise names.unresolved(name, error) from None
     finally:
@@ -342,8 +386,7 @@ async def connect(
 ) -> Pooled:
     # `wanted` is of no use here: what is not wanted any more is cancelled.
     allowance = Allowance(deadline)
-    conninfo = sealed(await resolved(params, allowance))
-    pgconn = await drive(steps.connecting(conninfo), allowance)
+    pgconn = (await reach(await resolved(params, allowance), steps.meeting, allowance)).session
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import select
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -45,7 +45,8 @@ from .psycopg3 import (
     watch,
     words,
 )
-from .sealed import Params, sealed
+from .race import R, Race
+from .sealed import Params
 
 __all__ = [
     "abort",
@@ -65,6 +66,7 @@ __all__ = [
     "password_by_thread",
     "ping",
     "quiet",
+    "reach",
     "report",
     "resolved",
     "restore",
@@ -120,17 +122,51 @@ def drive(
         conversation.close()
 
 
+def reach(
+    places: Sequence[Secret],
+    attempt: Callable[[Secret], steps.Steps[R]],
+    deadline: float,
+    wanted: Callable[[], bool] | None = None,
+    each: float | None = None,
+) -> R:
+    """Carry out the attempt at the place that answers first, of those that `resolved` has found. Raises as `drive`.
+
+    With `each` a server has so many seconds for each word, and they share them before the first.
+    """
+    if len(places) == 1:
+        return drive(attempt(places[0]), deadline, wanted, each)
+    heard = now = monotonic()
+    contest = Race(map(attempt, places), now, deadline - now if each is None else min(deadline - now, each))
+    with closing(contest):
+        result = contest.go_on((), now)
+        while result is None:
+            limit = deadline if each is None else min(deadline, heard + each)
+            ready = _wait_for(contest.events, min(limit, contest.until), wanted)
+            now = monotonic()
+            heard = now if ready else heard
+            result = contest.go_on(ready, now) if ready or now < limit else contest.best()
+            if result is None and now >= deadline:  # also while somebody goes on talking
+                result = contest.best()
+        return result
+
+
 def _wait(descriptor: int, events: int, deadline: float, wanted: Callable[[], bool] | None) -> bool:
     """Wait for the socket; False at the deadline."""
+    return bool(_wait_for({descriptor: events}, deadline, wanted))
+
+
+def _wait_for(events: Mapping[int, int], deadline: float, wanted: Callable[[], bool] | None) -> Collection[int]:
+    """Wait for any of the sockets; those that are ready, none at the deadline."""
     # A new poller each time: libpq may go on with another socket.
     poller = select.poll()
-    poller.register(descriptor, events)
+    for each, awaited in events.items():
+        poller.register(each, awaited)
     while True:
         rest = deadline - monotonic()
-        if poller.poll(max(0.0, min(rest, _INTERVAL)) * 1000):
-            return True
+        if ready := poller.poll(max(0.0, min(rest, _INTERVAL)) * 1000):
+            return [each for each, _ in ready]
         if rest <= 0:
-            return False
+            return ()
         if wanted is not None and not wanted():
             raise NotWanted
 
@@ -211,10 +247,10 @@ class Guarded(Pooled):
             return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-def resolved(params: Params) -> dict[str, str | int | Secret]:
-    """The parameters with the addresses of the host; waits for the resolver. Raises ConnectFailed."""
+def resolved(params: Params) -> list[Secret]:
+    """What libpq is told for each address of the host; waits for the resolver. Raises ConnectFailed."""
     name = names.name_in(params)
-    return dict(params) if name is None else names.with_addresses(params, name, names.addresses_of(name))
+    return names.places(params, name and names.addresses_of(name))
 
 
 async def connect(
@@ -224,7 +260,7 @@ async def connect(
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
 ) -> Pooled:
-    pgconn = drive(steps.connecting(sealed(resolved(params))), deadline, wanted)
+    pgconn = reach(resolved(params), steps.meeting, deadline, wanted).session
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:

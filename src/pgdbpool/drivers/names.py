@@ -1,8 +1,8 @@
 """Looks up the addresses of a host, without anybody waiting who does not want to.
 
 libpq would look by itself; but psycopg keeps the interpreter for itself meanwhile, and a name server that does not
-answer would stop every thread of the process. So it is told the addresses, and each connect looks anew. A thread that
-may wait calls `addresses_of`.
+answer would stop every thread of the process. So each connect looks anew, and libpq is told one
+address at a time (see `race`). A thread that may wait calls `addresses_of`.
 
 The resolver of the C library blocks, for half a minute where its servers do not answer, and cannot be interrupted. An
 event loop's own `getaddrinfo` calls it in a thread that the application's other work waits for, and that the end of the
@@ -23,7 +23,7 @@ from ..background import thread
 from ..config.secret import Secret
 from ..core.evidence import Fault
 from . import ConnectFailed
-from .sealed import Params
+from .sealed import Params, sealed
 
 Found = Future[list[str]]
 
@@ -48,10 +48,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def with_addresses(params: Params, host: str, addresses: Sequence[str]) -> dict[str, str | int | Secret]:
-    """The parameters, so that libpq need not look."""
+def places(params: Params, addresses: Sequence[str] | None) -> list[Secret]:
+    """What libpq is told: once, or for each address of the host, so that it need not look. Raises ConnectFailed."""
     # The name is still needed to verify the server's certificate, and to find a password in the passfile.
-    return {**params, "hostaddr": ",".join(addresses), "host": ",".join([host] * len(addresses))}
+    each = [params] if addresses is None else [{**params, "hostaddr": address} for address in addresses]
+    return list(map(sealed, each))
 
 
 def unresolved(host: str, error: Exception) -> ConnectFailed:

@@ -13,7 +13,7 @@ import os
 import re
 import select
 from collections.abc import Generator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -29,13 +29,13 @@ Steps = Generator[tuple[int, int], None, T]
 _DONE = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY})
 
 # Being opened at this moment. A child forked now inherits their sockets, and nobody there will ever close them.
-_half_open: set[pq.abc.PGconn] = set()
+half_open: set[pq.abc.PGconn] = set()
 
 
 def connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
     """Open a connection. Raises ConnectFailed."""
     pgconn = pq.PGconn.connect_start(conninfo.reveal().encode())
-    _half_open.add(pgconn)
+    half_open.add(pgconn)
     try:
         attempt = refusals.Attempt(pgconn)
         while True:
@@ -58,7 +58,18 @@ def connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
         pgconn.finish()
         raise
     finally:
-        _half_open.discard(pgconn)
+        half_open.discard(pgconn)
+
+
+class Met(NamedTuple):
+    """A connection that has been opened."""
+
+    session: pq.abc.PGconn
+
+
+def meeting(conninfo: Secret) -> Steps[Met]:
+    """The same as an attempt at one of several addresses, see `race`."""
+    return Met((yield from connecting(conninfo)))
 
 
 def disown(pgconn: pq.abc.PGconn) -> bool:
@@ -76,9 +87,9 @@ def disown(pgconn: pq.abc.PGconn) -> bool:
 
 def _forget_half_open() -> None:
     """In a forked child: what the parent was opening is the parent's."""
-    for pgconn in tuple(_half_open):
+    for pgconn in tuple(half_open):
         disown(pgconn)
-    _half_open.clear()
+    half_open.clear()
 
 
 forks.in_child(_forget_half_open)

@@ -14,6 +14,7 @@ from pgdbpool.testing import replication
 from pgdbpool.testing.address import Address, Login
 from pgdbpool.testing.binaries import Programs
 from pgdbpool.testing.errors import ClusterError, ClusterTimeout, ServerStartError
+from pgdbpool.testing.ports import LOOPBACK
 from pgdbpool.testing.server import Server, Setting
 from pgdbpool.testing.waiting import wait_for
 
@@ -258,8 +259,8 @@ class Node(Server, Address):
 
     # Proxy
 
-    def proxy(self) -> "Proxy":
+    def proxy(self, *, host: str = LOOPBACK, port: int | None = None) -> "Proxy":
         """A TCP proxy in front of this node that can be slow, stall, drop and reset: a context manager."""
         from pgdbpool.testing.proxy import Proxy
 
-        return Proxy(self)
+        return Proxy(self, host=host, port=port)

@@ -32,12 +32,13 @@ class Proxy(Address):
     """A TCP proxy on 127.0.0.1 in front of ``target``: ``with node.proxy() as proxy: ...``
 
     Its ``port``, ``dsn``, ``conninfo()`` and ``endpoint()`` are like those of a node. If the target is down,
-    connections are accepted and reset at once.
+    connections are accepted and reset at once. Another loopback ``host`` and a ``port`` of choice make it one of
+    several addresses of one name.
     """
 
-    host = LOOPBACK
-
-    def __init__(self, target: Address) -> None:
+    def __init__(self, target: Address, *, host: str = LOOPBACK, port: int | None = None) -> None:
+        self.host = host
+        self._given = port
         self.target = target
         self.login = target.login
         #: How many connections have been accepted so far.
@@ -55,7 +56,7 @@ class Proxy(Address):
     @property
     def port(self) -> int:
         """The proxy's TCP port: the same for its whole life, also while it refuses connections."""
-        return self._reserved.number
+        return self._given or self._reserved.number
 
     @property
     def connections(self) -> int:

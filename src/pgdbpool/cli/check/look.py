@@ -18,9 +18,8 @@ from pgdbpool.config import EndpointSettings, GroupSettings, Secret, conninfo, s
 from pgdbpool.core.evidence import Fault, Report, Role, Sighting
 from pgdbpool.core.routes import PARTICULAR
 from pgdbpool.drivers import ConnectFailed, DriverTimeout, Unanswered, steps
-from pgdbpool.drivers.blocking import drive
+from pgdbpool.drivers.blocking import drive, reach, resolved
 from pgdbpool.drivers.passwords import Given, checked
-from pgdbpool.drivers.sealed import sealed
 
 ANSWER = 5.0  # s: how long a question may take
 ROUND_TRIPS = 10
@@ -150,8 +149,8 @@ def _look(where: EndpointSettings, groups: list[GroupSettings], password: Any) -
 
 
 def _connect(where: EndpointSettings, group: GroupSettings, password: Any, *, options: bool) -> pq.abc.PGconn:
-    told = sealed(conninfo(where, group, password, startup_options=options))
-    return drive(steps.connecting(told), monotonic() + where.connect_timeout)
+    places = resolved(conninfo(where, group, password, startup_options=options))
+    return reach(places, steps.meeting, monotonic() + where.connect_timeout).session
 
 
 def _facts(session: pq.abc.PGconn, where: EndpointSettings, groups: list[GroupSettings]) -> Facts | None:
