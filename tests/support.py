@@ -121,6 +121,11 @@ class Wire(Address):
     def port(self) -> int:
         return int(self._port)
 
+    @property
+    def of_users(self) -> list[str]:
+        """The statements without the question with which the pool opens a session, and the monitor probes."""
+        return [sql for sql in self.statements if "pg_control_system" not in sql]
+
     def reset(self) -> None:
         """Break all open connections. New ones are accepted as before."""
         for each in list(self._sockets):

@@ -67,11 +67,13 @@ def test_the_role_of_each_endpoint_is_what_its_sessions_report(pg_cluster, open_
     assert roles == {label(pg_cluster.primary): ("primary", "up"), **expected}
 
 
-def test_reading_the_role_costs_no_round_trip(pg_cluster, open_pool):
+def test_reading_the_role_costs_one_round_trip_when_a_connection_is_opened_and_none_later(pg_cluster, open_pool):
     with Wire(pg_cluster.standbys[0]) as wire:
         pool = open_pool(config(wire, target_session_attrs="standby", monitor=False))
         use(pool)
-        assert wire.statements == ["select inet_server_port()"]
+        assert len(wire.statements) == 2
+        use(pool)
+        assert wire.statements[1:] == ["select inet_server_port()"] * 2
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_an_autocommit_group_never_sends_begin_or_commit(pg_node, open_pool, tab
         pool.putconn(conn)
         with pool.connection() as conn, pytest.raises(psycopg.errors.UniqueViolation):
             conn.execute("insert into groups_t values (3)")
-        assert wire.statements == [f"insert into groups_t values ({i})" for i in (1, 2, 3, 3)]
+        assert wire.of_users == [f"insert into groups_t values ({i})" for i in (1, 2, 3, 3)]
     assert table() == 3
 
 
@@ -61,7 +61,7 @@ def test_a_transaction_group_commits_at_the_end_of_the_block(pg_node, open_pool,
             conn.execute("insert into groups_t values (1)")
             assert table() == 0
         assert table() == 1
-        assert wire.statements == ["BEGIN", "insert into groups_t values (1)", "COMMIT"]
+        assert wire.of_users == ["BEGIN", "insert into groups_t values (1)", "COMMIT"]
 
 
 def test_a_block_in_which_nothing_is_done_sends_nothing(pg_node, open_pool):
@@ -70,7 +70,7 @@ def test_a_block_in_which_nothing_is_done_sends_nothing(pg_node, open_pool):
         for _ in range(3):
             with pool.connection():
                 pass
-        assert wire.statements == []
+        assert wire.of_users == []
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
@@ -565,7 +565,7 @@ def test_check_auto_does_not_ask_a_server_that_was_just_used(pg_node, open_pool)
         for _ in range(10):
             with pool.connection():
                 pass
-        assert wire.statements == []
+        assert wire.of_users == []
 
 
 @pytest.mark.parametrize(("rest", "asked"), [(15.0, []), (31.0, [""])])

@@ -236,7 +236,7 @@ def test_an_autocommit_group_sends_neither_begin_nor_commit(node):
             assert count(node) == 3
             handler.commit()
             handler.rollback()
-        assert wire.statements == ["insert into handler_t values (3, 'three')"]
+        assert wire.of_users == ["insert into handler_t values (3, 'three')"]
 
 
 def test_a_query_that_fails_has_the_servers_words_its_code_and_the_drivers_error(db):
@@ -369,7 +369,7 @@ def test_preparing_opens_no_transaction(node):
         dbpool.Connection.init(config(wire, groups=groups, monitor=False))
         with dbpool.Handler("write"):
             pass
-        assert wire.statements == ['select "SQLPrepare"."PrepareQueries"()']
+        assert wire.of_users == ['select "SQLPrepare"."PrepareQueries"()']
 
 
 def test_where_nothing_can_be_prepared_callers_get_the_servers_words(node):

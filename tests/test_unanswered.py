@@ -94,9 +94,18 @@ def connection(pool: Pool) -> Any:
         return None
 
 
+@pytest.fixture
+def anonymous(pg_node: Node) -> Iterator[Node]:
+    """A server that does not say who it is, and has to be asked for its role alone."""
+    pg_node.execute("revoke execute on function pg_catalog.pg_control_system() from public")
+    yield pg_node
+    pg_node.execute("grant execute on function pg_catalog.pg_control_system() to public")
+
+
 def test_a_role_whose_statement_timeout_is_too_short_for_the_question_gets_no_writes(
-    pg_node: Node, open_pool: Any
+    anonymous: Node, open_pool: Any
 ) -> None:
+    pg_node = anonymous
     groups = {"read": {"target_session_attrs": "any"}, "write": {"target_session_attrs": "primary"}}
     with Wire(pg_node, hide=REPORTS) as wire, pg_node._admin(None, LIMIT) as locks:
         locks.execute("begin")

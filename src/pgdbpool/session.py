@@ -17,10 +17,10 @@ from typing import Any
 from .config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Identity, Report, Role
-from .core.group import ABORTED, Group, outlived
+from .core.group import ABORTED, LEFT, OVERTAKEN, Group, outlived
 from .core.lane import Lane, Slot
 from .core.plan import Order
-from .core.routes import PARTICULAR
+from .core.server import PARTICULAR
 from .core.topology import Topology
 from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
 from .errors import DBConnectionError, OutcomeUnknown
@@ -73,7 +73,8 @@ class Sessions:
         group, endpoint = order.group, order.lane.endpoint
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
-        if order.search and order.lane.rank is None:
+        # Every other time by a connection of its own: the name may lead elsewhere now.
+        if order.search and order.lane.rank is None and order.lane.searches % 2 == 1:
             try:
                 answered = await self._ask_neighbour(order, deadline)
             except BaseException:
@@ -90,6 +91,7 @@ class Sessions:
         conn = None
         try:
             conn = await self._connect(order, where, how, deadline)
+            since = monotonic()
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
             report, identity = await self._ask(conn, how, deadline)
         except NotWanted:
@@ -148,19 +150,18 @@ class Sessions:
             return
         finally:
             self._unready.pop(key, None)
-        self.topology.opened(order, conn, clean, report, monotonic(), identity)
+        self.topology.opened(order, conn, clean, report, monotonic(), identity, since)
+        self.abort()
         self.bury(group)
 
     async def _ask(self, conn: Any, how: GroupSettings, deadline: float) -> tuple[Report, Identity | None]:
-        """The role of its server, and where there are others whose data it has.
+        """The role of its server, and which one it is.
 
         Raises Unanswered for a group that must not have a server whose role nobody knows.
         """
         try:
-            if len(self.topology.endpoints) > 1:
-                report, identity, _ = await self.driver.sight(conn, deadline)
-                return report, identity
-            return await self.driver.report(conn, deadline), None
+            report, identity, _ = await self.driver.sight(conn, deadline)
+            return report, identity
         except Unanswered:
             if how.target_session_attrs in PARTICULAR:
                 raise
@@ -195,7 +196,8 @@ class Sessions:
                 finally:
                     lane.group.retire(slot, "broken")
                 return False
-            self.topology.probed(endpoint, sighting, monotonic() - began, monotonic())
+            self.topology.probed(endpoint, sighting, monotonic() - began, monotonic(), slot.born)
+            self.abort()
             if _clean(slot) or await self._catch_up(slot, deadline):
                 lane.group.give(slot, monotonic())
             return True
@@ -325,16 +327,15 @@ class Sessions:
         group, conn = slot.lane.group, slot.conn
         limit = min(deadline, monotonic() + PING_LIMIT)
         try:
-            report = await self.driver.report(conn, limit)
-            if report != slot.lane.endpoint.report:
-                if report.read_only and await self.driver.says_read_only_itself(conn, limit):
-                    # Its user's own doing. The next one shall find a session like any other.
-                    await self.driver.statement(conn, "RESET default_transaction_read_only", limit)
-                else:
-                    tell = self.topology.write_refused if refused else self.topology.reported
-                    tell(slot.lane.endpoint, report, monotonic())
-            elif refused:
-                self.topology.write_refused(slot.lane.endpoint, report, monotonic())
+            report, identity = await self.driver.report(conn, limit), None
+            if report.role is not slot.server.report.role:  # a promotion begins a new timeline
+                report, identity, _ = await self.driver.sight(conn, limit)
+            if report.read_only and await self.driver.says_read_only_itself(conn, limit):
+                # Its user's own doing. The next one shall find a session like any other.
+                await self.driver.statement(conn, "RESET default_transaction_read_only", limit)
+            else:
+                self.topology.reported(slot, report, monotonic(), identity, refused=refused)
+                self.abort()
             slot.clean = self._watch(conn, group.settings)
         except Unanswered:  # it refused a write, and does not say why: nothing against the server, but it must not stay
             group.retire(slot, "role")
@@ -348,7 +349,7 @@ class Sessions:
         except BaseException:
             group.retire(slot, "broken")
             raise
-        if slot.generation != slot.lane.generation:
+        if slot.generation != slot.lane.generation or slot.expires <= LEFT:
             group.retire(slot, "role")
             return False
         return True
@@ -526,11 +527,15 @@ class Sessions:
     # -- closing ------------------------------------------------------------------------------------------------
 
     def abort(self) -> None:
-        """End the calls in flight on servers that are dead."""
+        """End the calls in flight on servers that are dead, or of the past. May be called by any thread."""
         aborts = self.topology.aborts
         while aborts:
-            slot = aborts.popleft()
-            if slot.generation != slot.lane.generation and slot in slot.lane.slots:
+            try:
+                slot = aborts.popleft()
+            except IndexError:  # another thread has just done it
+                break
+            gone = slot.generation != slot.lane.generation or slot.expires <= OVERTAKEN
+            if gone and slot in slot.lane.slots:
                 slot.expires = ABORTED
                 self.driver.abort(slot.conn)
         for order, conn in tuple(self._unready.values()):  # a callable of the user's may be waiting for the server

@@ -134,6 +134,14 @@ class World:
     def opened(self, order: Order, report: Report = UNKNOWN, identity: Identity | None = None) -> str | None:
         return self.topology.opened(order, object(), clean, report, self.now, identity)
 
+    def reported(
+        self, endpoint: Endpoint, report: Report, identity: Identity | None = None, *, refused: bool = False
+    ) -> None:
+        """A session with the server that the endpoint leads to, and that is on its way out of the pool, says so."""
+        lane = self.topology.lanes(endpoint)[0]
+        slot = Slot(lane, object(), clean, lane.generation, self.now, float("inf"))
+        self.topology.reported(slot, report, self.now, identity, refused=refused)
+
     def failed(self, order: Order, fault: Fault, words: str = "no") -> list[Group]:
         """Returns the groups whose `reconnect_failed` is to be called."""
         self.topology.open_failed(order, fault, words, self.now)

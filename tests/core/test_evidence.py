@@ -181,7 +181,7 @@ def test_a_server_of_another_role_is_left_by_the_groups_it_no_longer_suits(befor
     world.probed(report=before)
     kept = [group for group in world.groups if group.name in leaving or group.route]
     slots = {group.name: world.grow(group.lanes[0])[0] for group in kept}
-    world.topology.reported(world.endpoint, after, world.now)
+    world.reported(world.endpoint, after)
     assert {slot.lane.group.name for slot, reason in world.bury() if reason == "role"} == leaving
     assert all(slot in slot.lane.idle for name, slot in slots.items() if name not in leaving)
     assert all(not world.route(group) for group in world.groups if group.name in leaving)
@@ -189,7 +189,7 @@ def test_a_server_of_another_role_is_left_by_the_groups_it_no_longer_suits(befor
 
 def test_a_change_of_role_is_told_and_has_somebody_look_at_the_plan():
     world = up(World())
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     assert world.events() == [("role-changed", "db1:5432"), ("failover-started", "db1:5432")]
     assert (world.wishes, world.alarms) == (["g"], 1)
 
@@ -222,7 +222,7 @@ def test_a_write_refused_by_a_server_that_says_it_is_read_only_demotes_it():
     primary = world.groups[WORDS.index("primary")]
     assert world.route(primary) == [["a"]]
     world.grow(primary.lanes[0])
-    world.topology.write_refused(world.endpoint, READ_ONLY_PRIMARY, world.now)
+    world.reported(world.endpoint, READ_ONLY_PRIMARY, refused=True)
     assert world.endpoint.demoted
     assert [reason for _, reason in world.bury()] == ["role"]
     assert {group.name: world.route(group) for group in world.groups} == {
@@ -240,7 +240,7 @@ def test_a_write_refused_by_a_server_that_says_it_is_read_only_demotes_it():
 def test_a_write_refused_by_a_server_that_takes_writes_was_its_users_own_doing(report):
     world = up(World(rules=[Rules(target_session_attrs="primary")]))
     world.grow(report=PRIMARY)
-    world.topology.write_refused(world.endpoint, report, world.now)
+    world.reported(world.endpoint, report, refused=True)
     assert not world.endpoint.demoted
     assert world.lane.open == 1
     assert (world.events(), world.alarms) == ([], 0)
@@ -249,7 +249,7 @@ def test_a_write_refused_by_a_server_that_takes_writes_was_its_users_own_doing(r
 def test_a_write_refused_by_a_standby_is_a_change_of_role():
     world = up(World(rules=[Rules(target_session_attrs="primary")]))
     world.grow(report=PRIMARY)
-    world.topology.write_refused(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY, refused=True)
     assert world.endpoint.role is Role.STANDBY
     assert not world.endpoint.demoted
     assert [reason for _, reason in world.bury()] == ["role"]
@@ -279,10 +279,10 @@ def test_a_demotion_is_over_when_the_server_takes_writes_again_or_has_become_a_s
 
 def test_a_second_write_refused_is_no_news():
     world = up(World())
-    world.topology.write_refused(world.endpoint, READ_ONLY_PRIMARY, world.now)
+    world.reported(world.endpoint, READ_ONLY_PRIMARY, refused=True)
     world.events()
     alarms = world.alarms
-    world.topology.write_refused(world.endpoint, READ_ONLY_PRIMARY, world.now)
+    world.reported(world.endpoint, READ_ONLY_PRIMARY, refused=True)
     assert (world.events(), world.alarms) == ([], alarms)
 
 
@@ -646,8 +646,8 @@ def test_a_handover_without_a_gap_is_told_as_finished():
     # b is seen as a primary in the same look in which a is seen to be none.
     world = pair()
     a, b = world.endpoints
-    b.report = PRIMARY
-    world.topology.reported(a, STANDBY, world.now)
+    b.server.report = PRIMARY
+    world.reported(a, STANDBY)
     assert world.events() == [("role-changed", "a"), ("failover-finished", "b")]
 
 

@@ -9,10 +9,8 @@ from pgdbpool.core.routes import overtaken
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Rules, World, places
 
-INF = float("inf")
 
-
-def identity(timeline: float, system: str = "7") -> Identity:
+def identity(timeline: int, system: str = "7") -> Identity:
     return Identity(system, timeline)
 
 
@@ -45,7 +43,7 @@ def endpoints(*seen: tuple[str, Role, Identity | None]) -> list[Endpoint]:
     for label, role, who in seen:
         (place,) = places(label)
         endpoint = Endpoint(place, lambda: 0.5)
-        endpoint.report, endpoint.identity = endpoint.report._replace(role=role), who
+        endpoint.server.learn(endpoint.report._replace(role=role), who)
         found.append(endpoint)
     return found
 
@@ -68,8 +66,6 @@ def endpoints(*seen: tuple[str, Role, Identity | None]) -> list[Endpoint]:
         ([("a", Role.PRIMARY, None), ("b", Role.PRIMARY, identity(2))], {}),
         # The same number twice: nobody can tell which is the newer.
         ([("a", Role.PRIMARY, identity(2)), ("b", Role.PRIMARY, identity(2))], {}),
-        # Promoted just now: newer than whatever has a number.
-        ([("a", Role.PRIMARY, identity(9)), ("b", Role.PRIMARY, identity(INF))], {"a": "b"}),
         (
             [("a", Role.PRIMARY, identity(1)), ("b", Role.PRIMARY, identity(2)), ("c", Role.PRIMARY, identity(3))],
             {"a": "c", "b": "c"},
@@ -77,8 +73,10 @@ def endpoints(*seen: tuple[str, Role, Identity | None]) -> list[Endpoint]:
     ],
 )
 def test_who_is_overtaken_and_by_whom(seen, expected: dict[str, str]):
-    found = overtaken(endpoints(*seen))
-    assert {old.label: new.label for old, new in found.items()} == expected
+    known = endpoints(*seen)
+    found = overtaken(known)
+    by_label = {endpoint.label: found[endpoint.server].label for endpoint in known if endpoint.server in found}
+    assert by_label == expected
 
 
 # -- what follows -----------------------------------------------------------------------------------------------------
@@ -143,23 +141,30 @@ def test_an_old_primary_first_met_by_a_connect_is_fenced_before_anybody_gets_the
     assert world.bury()
 
 
-def test_a_promotion_reported_by_a_session_counts_before_its_number_is_known():
-    # `in_hot_standby` says at once that b was promoted; which timeline it began is known with the next probe.
+def test_a_promotion_reported_by_a_session_counts_with_the_number_that_it_tells():
     world = pair()
     _, b = world.endpoints
-    world.topology.reported(b, PRIMARY, world.now)
-    assert b.identity == identity(INF)
+    world.reported(b, PRIMARY, identity(2))
     assert fenced(world) == ["a"]
-    world.probed(b, PRIMARY, identity(2))
-    assert b.identity == identity(2)
-    assert fenced(world) == ["a"]
+
+
+def test_a_promotion_reported_without_a_number_fences_nobody_until_that_is_known():
+    # In particular not the one that is promoted where this one dies before it could tell.
+    world = pair(fall=1)
+    a, b = world.endpoints
+    world.reported(b, PRIMARY)
+    assert b.identity is None
+    world.missed(b)
+    world.probed(a, PRIMARY, identity(3))
+    assert fenced(world) == []
+    assert world.route() == [["a"]]
 
 
 def test_a_role_reported_for_the_first_time_is_no_promotion():
     world = World(places("a", "b"))
     a, b = world.endpoints
     world.probed(a, PRIMARY, identity(1))
-    world.topology.reported(b, PRIMARY, world.now)
+    world.reported(b, PRIMARY)
     assert b.identity is None
     assert fenced(world) == []
 
@@ -277,7 +282,7 @@ def test_one_that_was_fenced_just_now_is_looked_at_again_soon_and_anew_each_time
                     world.topology.cancelled(order)
             world.now = max(world.now + 0.01, min(latest, world.topology.due(world.now)))
         world.now += 60
-        world.topology.reported(a, PRIMARY, world.now)
+        world.reported(a, PRIMARY)
         world.probed(a, PRIMARY, identity(time))
         world.probed(world.endpoints[1], PRIMARY, identity(time + 1))
         assert fenced(world) == ["a"]
@@ -289,7 +294,7 @@ def test_a_role_told_late_by_an_old_session_does_not_keep_a_down_endpoint_from_b
     a, _ = world.endpoints
     world.groups[0].min_count = 1
     world.failed(world.order(), Fault.REFUSED)
-    world.topology.reported(a, STANDBY, world.now)
+    world.reported(a, STANDBY)
     world.now += 60
     assert "a" in world.places_of(world.plan())
 

@@ -22,7 +22,7 @@ from pgdbpool.core.evidence import Fault, Health, Report
 from pgdbpool.core.group import Group, outlived
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.plan import Order
-from pgdbpool.core.routes import fit
+from pgdbpool.core.server import fit
 from pgdbpool.errors import DBOfflineError, PoolClosed, TooManyWaiting
 
 from .harness import PRIMARY, STANDBY, UNKNOWN, Caller, Place, Rules, World, clean
@@ -182,8 +182,8 @@ class Pool(RuleBasedStateMachine):
             group.retire(slot, "broken")
             self.lost(slot, None)
             return False
-        self.topology.reported(lane.endpoint, self.servers[lane.endpoint].report, self.now)
-        if slot.generation != lane.generation:
+        self.topology.reported(slot, self.servers[lane.endpoint].report, self.now)
+        if slot.generation != lane.generation or self.now >= slot.expires:
             group.retire(slot, "role")
             return False
         return True
@@ -425,7 +425,7 @@ class Pool(RuleBasedStateMachine):
     @rule(pick=PICK, silent_about_it=st.booleans())
     def a_session_reports_its_role(self, pick: int, silent_about_it: bool) -> None:
         endpoint = self.some_endpoint(pick)
-        self.topology.reported(endpoint, UNKNOWN if silent_about_it else self.servers[endpoint].report, self.now)
+        self.world.reported(endpoint, UNKNOWN if silent_about_it else self.servers[endpoint].report)
 
     @rule(pick=PICK)
     def a_server_is_silent(self, pick: int) -> None:

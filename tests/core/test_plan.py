@@ -183,10 +183,10 @@ def test_a_wish_for_a_lane_whose_role_does_not_suit_any_more_is_dropped():
     lane_a, lane_b = world.group.lanes
     world.grow(lane_a, 2, STANDBY)
     lane_b.endpoint.connected(world.now)
-    world.topology.reported(lane_b.endpoint, STANDBY, world.now)
+    world.reported(lane_b.endpoint, STANDBY)
     while not lane_b.wished:
         world.lease()
-    world.topology.reported(lane_b.endpoint, PRIMARY, world.now)
+    world.reported(lane_b.endpoint, PRIMARY)
     assert world.plan() == []
 
 
@@ -245,7 +245,7 @@ def test_a_preferred_role_keeps_the_second_choice_warm_too():
 
 def test_nothing_is_kept_warm_on_an_endpoint_whose_role_does_not_fit():
     world = World(rules=[Rules(min_count=1, target_session_attrs="standby")])
-    world.topology.reported(world.endpoint, PRIMARY, world.now)
+    world.reported(world.endpoint, PRIMARY)
     assert world.plan() == []
 
 
@@ -273,7 +273,7 @@ def searching() -> World:
     world = World(places("a", "b"), [Rules(target_session_attrs="primary")])
     for endpoint in world.endpoints:
         endpoint.connected(world.now)
-        world.topology.reported(endpoint, STANDBY, world.now)
+        world.reported(endpoint, STANDBY)
     world.wait()
     return world
 
@@ -320,7 +320,7 @@ def test_a_search_that_goes_on_for_long_slows_down():
 
 def test_nobody_waits_so_nobody_searches():
     world = World(rules=[Rules(target_session_attrs="primary", min_count=1)])
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     assert world.plan() == []
 
 
@@ -346,7 +346,7 @@ def test_a_lane_found_by_other_means_while_its_search_rests_may_be_opened_at_onc
     (order, *_) = world.plan()
     world.opened(order, STANDBY)
     world.bury()
-    world.topology.reported(order.lane.endpoint, PRIMARY, world.now)
+    world.reported(order.lane.endpoint, PRIMARY)
     assert world.route() == [["a"]]
     assert len(world.plan()) == 1
 
@@ -488,7 +488,7 @@ def test_one_that_succeeds_makes_up_for_those_that_were_lost():
 
 def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():
     world = World(rules=[Rules(target_session_attrs="primary")])
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     world.failed(world.order(), Fault.FULL)
     world.topology.monitored = True
     assert keepers_rounds(world, 600) == 1
@@ -496,7 +496,7 @@ def test_an_endpoint_of_a_role_nobody_wants_gives_no_cause_to_look_again():
 
 def test_without_a_monitor_an_endpoint_of_a_role_nobody_wants_is_looked_at_again_once_in_a_while():
     world = World(rules=[Rules(target_session_attrs="primary")])
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     assert 30 <= keepers_rounds(world, 600) <= 120
 
 
@@ -518,7 +518,7 @@ def test_an_order_is_wanted_until_its_endpoint_is_known_to_be_down():
 def test_an_order_is_wanted_until_its_group_has_to_leave_the_endpoint():
     world = proven(World(rules=[Rules("w", target_session_attrs="primary"), Rules("any")]))
     orders = [world.order(group.lanes[0]) for group in world.groups]
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     assert [order.wanted for order in orders] == [False, True]
 
 
@@ -613,8 +613,8 @@ def looks(world: World, seconds: float) -> dict[str, list[float]]:
 def one_used_one_not() -> World:
     """A group that wants a primary, has one at "a", and a standby at "b" that nobody uses."""
     world = proven(World(places("a", "b"), [Rules(target_session_attrs="primary", min_count=1)]))
-    world.topology.reported(world.endpoints[0], PRIMARY, world.now)
-    world.topology.reported(world.endpoints[1], STANDBY, world.now)
+    world.reported(world.endpoints[0], PRIMARY)
+    world.reported(world.endpoints[1], STANDBY)
     return world
 
 
@@ -823,8 +823,8 @@ def test_connections_left_behind_by_a_failback_make_room_under_total_count():
 def test_the_words_for_an_unreachable_group_name_each_endpoint_and_why():
     world = World(places("a", "b", "c", "d"), [Rules(target_session_attrs="read-write")])
     a, b, c, _ = world.endpoints
-    world.topology.reported(a, STANDBY, world.now)
-    world.topology.reported(b, PRIMARY._replace(read_only=True), world.now)
+    world.reported(a, STANDBY)
+    world.reported(b, PRIMARY._replace(read_only=True))
     world.failed(world.order(world.topology.lanes(c)[0]), Fault.REFUSED, "connection refused")
     assert world.topology.unreachable(world.group) == (
         "a: is a standby, not read-write; b: takes no writes, not read-write; c: connection refused; d: not tried yet"
@@ -833,7 +833,7 @@ def test_the_words_for_an_unreachable_group_name_each_endpoint_and_why():
 
 def test_an_unfit_endpoint_that_also_fails_is_described_by_its_failure():
     world = World(rules=[Rules(target_session_attrs="primary")])
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     world.failed(world.order(), Fault.REFUSED, "connection refused")
     assert world.topology.unreachable(world.group) == "db1:5432: connection refused"
 

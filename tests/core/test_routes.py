@@ -4,7 +4,7 @@ import pytest
 
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Health, Report, Role, connect_fault, session_fault, unusable
-from pgdbpool.core.routes import fit
+from pgdbpool.core.server import fit
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Caller, Place, Rules, World, places
 
@@ -262,7 +262,7 @@ def test_a_demotion_makes_only_those_groups_leave_that_must():
     world = World(rules=[Rules("w", target_session_attrs="primary"), Rules("any")])
     for group in world.groups:
         world.grow(group.lanes[0], report=PRIMARY)
-    world.topology.reported(world.endpoint, STANDBY, world.now)
+    world.reported(world.endpoint, STANDBY)
     assert world.route(world.groups[0]) == []
     assert [(slot.lane.group.name, reason) for slot, reason in world.bury()] == [("w", "role")]
     assert world.take(world.groups[1]) is not None
@@ -272,7 +272,7 @@ def test_a_session_leased_on_a_demoted_primary_goes_when_it_comes_back():
     world = World(rules=[Rules(target_session_attrs="read-write")])
     world.grow(report=PRIMARY)
     slot = world.lease()
-    world.topology.reported(world.endpoint, READ_ONLY_PRIMARY, world.now)
+    world.reported(world.endpoint, READ_ONLY_PRIMARY)
     world.give(slot)
     assert world.bury() == [(slot, "retired")]
 
@@ -281,14 +281,14 @@ def test_the_same_report_again_changes_nothing():
     world = World()
     world.grow(report=PRIMARY)
     route = world.group.route
-    world.topology.reported(world.endpoint, PRIMARY, world.now)
+    world.reported(world.endpoint, PRIMARY)
     assert world.group.route is route
 
 
 def test_a_server_that_does_not_say_its_role_does_not_undo_what_is_known():
     world = World()
     world.grow(report=PRIMARY)
-    world.topology.reported(world.endpoint, UNKNOWN, world.now)
+    world.reported(world.endpoint, UNKNOWN)
     assert world.endpoint.role is Role.PRIMARY
 
 
@@ -360,8 +360,8 @@ def test_with_spill_the_route_is_every_tier_in_order():
 
 def test_role_comes_before_priority():
     world = World([Place("a"), Place("b", priority=9)], [Rules(target_session_attrs="prefer-standby", spill=True)])
-    world.topology.reported(world.endpoints[0], PRIMARY, world.now)
-    world.topology.reported(world.endpoints[1], STANDBY, world.now)
+    world.reported(world.endpoints[0], PRIMARY)
+    world.reported(world.endpoints[1], STANDBY)
     assert world.route() == [["b"], ["a"]]
 
 

@@ -171,7 +171,7 @@ class Aborts(deque[Slot]):
     def extend(self, slots: Iterable[Slot]) -> None:
         for slot in slots:
             endpoint = slot.lane.endpoint
-            if self._book.failed_probes[endpoint] < self._fall and endpoint.fenced_by is None:
+            if self._book.failed_probes[endpoint] < self._fall and slot.server.fenced_by is None:
                 raise Violation(f"calls on {endpoint.label} are to be ended, and it is neither dead nor fenced")
             self.append(slot)
 
@@ -249,6 +249,7 @@ class BookedTopology(Topology):
         report: Report,
         now: float,
         identity: Identity | None = None,
+        since: float | None = None,
     ) -> str | None:
         book = self.book
         book.orders.remove(order)
@@ -256,7 +257,7 @@ class BookedTopology(Topology):
         retired = order.generation != order.lane.generation
         if book.clock.trace:
             book.say(f"opened {conn} for {order.group.name}, {words(report)}{'' if identity is None else identity[1:]}")
-        reason = super().opened(order, conn, clean, report, now, identity)
+        reason = super().opened(order, conn, clean, report, now, identity, since)
         book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
         if retired and reason is None:
             raise Violation(f"{conn} was asked for before its lane was retired, and is kept")
@@ -292,16 +293,15 @@ class BookedTopology(Topology):
         if book.clock.trace:
             book.say(f"connect to {order.lane.endpoint.label} for {order.group.name}: {how}")
 
-    def reported(self, endpoint: Endpoint, report: Report, now: float) -> None:
-        self._tells("reported", endpoint, words(report))
-        super().reported(endpoint, report, now)
-
-    def write_refused(self, endpoint: Endpoint, report: Report, now: float) -> None:
-        self._tells("write refused", endpoint, words(report))
+    def reported(
+        self, slot: Slot, report: Report, now: float, identity: Identity | None = None, *, refused: bool = False
+    ) -> None:
+        endpoint = slot.lane.endpoint
+        self._tells("write refused" if refused else "reported", endpoint, words(report))
         steps = self.book.clock.steps
-        super().write_refused(endpoint, report, now)
-        takes_none = report.role is Role.PRIMARY and report.read_only
-        if takes_none and not endpoint.demoted and self.book.clock.steps == steps:
+        super().reported(slot, report, now, identity, refused=refused)
+        takes_none = refused and report.role is Role.PRIMARY and report.read_only
+        if takes_none and slot.server.takes_writes and slot.expires > now and self.book.clock.steps == steps:
             raise Violation(f"{endpoint.label} refused a write, and is believed to take them")
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
@@ -316,10 +316,12 @@ class BookedTopology(Topology):
         self._tells("silent", endpoint, "no answer to a ping")
         super().silent(endpoint, error, now)
 
-    def probed(self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float) -> bool:
+    def probed(
+        self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float, since: float | None = None
+    ) -> bool:
         self.book.failed_probes[endpoint] = 0
         self._reached(endpoint)
-        return super().probed(endpoint, sighting, seconds, now)
+        return super().probed(endpoint, sighting, seconds, now, since)
 
     def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
         self.book.failed_probes[endpoint] += 1

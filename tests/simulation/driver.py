@@ -264,4 +264,4 @@ def look(session: Session) -> Sighting:
         return Sighting(session.heard)
     if session.mask is not None:  # another one: a standby of the same cluster, say
         return Sighting(session.heard)
-    return Sighting(session.heard, Identity(str(server.system), server.timeline), server.position)
+    return Sighting(session.heard, Identity(str(server.system), server.timeline, server.started), server.position)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from random import Random
 
 from pgdbpool.config import EndpointSettings, GroupSettings
-from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Report, Role
+from pgdbpool.core.server import Server
 
 from .servers import PRIMARY, STANDBY, Truth
 
@@ -36,12 +36,12 @@ def rank(target: str, report: Report) -> int | None:
     }[target]
 
 
-def place_of(target: str, endpoint: Endpoint) -> int | None:
-    """The same for what is believed of an endpoint, fencing included."""
-    if endpoint.fenced_by is not None:
+def place_of(target: str, server: Server) -> int | None:
+    """The same for what is believed of a server, fencing included."""
+    if server.fenced_by is not None:
         return None
-    place = rank(target, endpoint.report)
-    if endpoint.demoted and place == 0:  # it says that it is a primary, and takes no writes any more
+    place = rank(target, server.report)
+    if server.demoted and place == 0:  # it says that it is a primary, and takes no writes any more
         return {"primary": None, "prefer-primary": 2}.get(target, place)
     return place
 

@@ -117,6 +117,7 @@ class Server:
         self.system = truth.system
         self.timeline = truth.timeline
         self.position = 0
+        self.started = 1_000_000 * int(label.removeprefix("db"))  # of each start another, as of each server
         self.power = True
         self.cut = False
         self.running = True
@@ -197,6 +198,7 @@ class Server:
         if self.running:
             return
         self.running = self.power = True
+        self.started += 1
         self.starting = recovery > 0
         if self.starting:
             self._clock.after(recovery, self.recovered)

@@ -195,22 +195,33 @@ class Watch:
 
     def _fences(self) -> None:
         """Of the primaries of one system only those on its highest timeline count."""
-        newest: dict[str, float] = {}
+        newest: dict[str, int] = {}
         for endpoint in self.topology.endpoints:
-            if endpoint.identity is not None:
-                system, timeline = endpoint.identity
-                newest[system] = max(timeline, newest.get(system, timeline))
+            for server in endpoint.servers:
+                if server.identity is not None:
+                    system, timeline, _ = server.identity
+                    newest[system] = max(timeline, newest.get(system, timeline))
         for endpoint in self.topology.endpoints:
-            if endpoint.role is Role.PRIMARY and endpoint.identity is not None:
-                system, timeline = endpoint.identity
-                if (timeline < newest[system]) != (endpoint.fenced_by is not None):
-                    raise Violation(f"{endpoint.label}, {endpoint.identity}: {endpoint.fenced_by or 'not fenced'}")
+            for server in endpoint.servers:
+                if server.report.role is Role.PRIMARY and server.identity is not None:
+                    system, timeline, _ = server.identity
+                    latest = max(newest[system], endpoint.newest.get(system, 0))
+                    if (timeline < latest) != (server.fenced_by is not None):
+                        raise Violation(f"{endpoint.label}, {server.identity}: {server.fenced_by or 'not fenced'}")
 
     def _tiers(self, group: Group) -> list[list[Lane]]:
         ranked = []
         for number, lane in enumerate(group.lanes):
             endpoint = lane.endpoint
-            place = place_of(group.settings.target_session_attrs, endpoint)
+            place = place_of(group.settings.target_session_attrs, endpoint.server)
+            if place is None:  # then those count that are open with another server
+                target, staying = group.settings.target_session_attrs, 0.0
+                of_slots = [
+                    place_of(target, slot.server)
+                    for slot in lane.slots
+                    if slot.generation == lane.generation and slot.expires > staying
+                ]
+                place = min((each for each in of_slots if each is not None), default=None)
             way_in = endpoint.fault is None and lane.setup_error is None
             if place is not None and endpoint.health is not Health.DOWN and (lane.open or way_in):
                 ranked.append(((place, endpoint.priority), number, lane))

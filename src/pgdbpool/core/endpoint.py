@@ -1,4 +1,4 @@
-"""An endpoint: what is believed of one server, and when it may be tried again.
+"""An endpoint: the server that its name leads to, what is believed of it, and when it may be tried again.
 
 ::
 
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .evidence import SILENT, Fault, Health, Identity, Report, Role
+from .server import Server
 
 MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
 
@@ -74,7 +75,7 @@ def backoff(first: float, longest: float, failures: int, random: Callable[[], fl
 
 
 class Endpoint:
-    """One server address: belief and backoff."""
+    """One address or name: belief and backoff."""
 
     def __init__(self, settings: Address, random: Callable[[], float], slow_start: float = SLOW_START) -> None:
         self.settings = settings
@@ -83,11 +84,12 @@ class Endpoint:
         self.weight = settings.weight
         self.slow_start = slow_start
         self.health = Health.SUSPECT
-        self.report = Report(Role.UNKNOWN)
-        self.identity: Identity | None = None  # the last known, also while it is down
+        self.server = Server()  # what a new connection would reach, as the newest one has; the last known while down
+        self.others: list[Server] = []  # those where older sessions still are, or that were reached not long ago
+        self.since = float("-inf")  # when the connection was made that the belief comes from
+        self.newest: dict[str, int] = {}  # system -> the highest timeline on which its name has led to a primary
+        self.doubted = False  # an older session contradicts: only a new connection can tell
         self.position: int | None = None  # in the WAL, at the last probe
-        self.fenced_by: str | None = None  # why it must not be used, though it says primary
-        self.demoted = False  # it says primary, but took writes before and now refuses them
         self.fault: Fault | None = None
         self.last_error: str | None = None
         self.last_error_at: float | None = None
@@ -113,8 +115,33 @@ class Endpoint:
         self.open = 0  # connections, over all groups
 
     @property
+    def report(self) -> Report:
+        return self.server.report
+
+    @property
     def role(self) -> Role:
-        return self.report.role
+        return self.server.report.role
+
+    @property
+    def identity(self) -> Identity | None:
+        return self.server.identity
+
+    @property
+    def demoted(self) -> bool:
+        return self.server.demoted
+
+    @property
+    def fenced_by(self) -> str | None:
+        return self.server.fenced_by
+
+    @property
+    def servers(self) -> list[Server]:
+        """All that its name is known to lead to, or to have led to."""
+        return [self.server, *self.others]
+
+    def server_of(self, identity: Identity | None) -> Server | None:
+        """The one of them that a look with this identity has met; None: one that is not known yet."""
+        return next((server for server in self.servers if server.is_(identity)), None)
 
     def share(self, now: float) -> float:
         """The part of its weight that it gets now: less than 1 for a while after it came back."""
@@ -199,8 +226,9 @@ class Endpoint:
         if self.health is not Health.DOWN:
             self.down_since = now
         self.health = Health.DOWN
-        self.report = Report(Role.UNKNOWN)  # it may come back as something else
-        self.fenced_by = None
+        self.server.report = Report(Role.UNKNOWN)  # it may come back as something else
+        self.server.fenced_by = None
+        self.others.clear()
 
     def silent(self, error: str, now: float, fault: Fault = Fault.TIMEOUT) -> None:
         """It was asked and gave no answer: the server or the way to it is frozen."""

@@ -46,8 +46,9 @@ class Identity(NamedTuple):
 
     system: str
     """PostgreSQL's `system_identifier`: the same for a primary and all its standbys."""
-    timeline: float
-    """Infinite: promoted just now, the number is not known yet."""
+    timeline: int
+    started: int | None = None
+    """When its postmaster started, in microseconds: of all servers of one system each has its own."""
 
 
 class Sighting(NamedTuple):

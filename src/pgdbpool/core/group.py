@@ -121,7 +121,9 @@ class Limits(Protocol):
 
 # Moments in the past that `Slot.expires` is set to, to have a leased slot closed when it comes back: the earliest wins.
 SURPLUS = 0.0
+LEFT = -0.5  # its server does not suit the group
 BROKEN = -1.0
+OVERTAKEN = -1.5  # its server is a primary of the past: a call in flight is ended
 ABORTED = -2.0  # its call was ended because its server is dead
 
 
@@ -129,7 +131,7 @@ def outlived(slot: Slot) -> str:
     """Why a slot that may no longer be used may not: the reason it is closed for."""
     if slot.generation != slot.lane.generation:
         return "retired"
-    return {SURPLUS: "resized", BROKEN: "broken"}.get(slot.expires, "lifetime")
+    return {SURPLUS: "resized", LEFT: "role", BROKEN: "broken", OVERTAKEN: "fenced"}.get(slot.expires, "lifetime")
 
 
 class Group:
@@ -392,7 +394,8 @@ class Group:
         self._uncount(slot)
         lane.closing += 1
         lane.slots.remove(slot)
-        if lane.live and not lane.usable:  # this was the last, and no other can be opened now
+        # This was the last, and no other can be opened now, or would suit.
+        if lane.live and (lane.rank is None or not lane.usable):
             self.on_empty()
 
     def _uncount(self, slot: Slot) -> None:  # lock held; one call in here, before anything is changed

@@ -18,7 +18,8 @@ operation.
 Who writes what in a slot:
 
 * the holder of the lease, alone: ``taken``, ``rested``, ``fresh_until``, ``holder``, ``stack`` and the counters;
-* whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back");
+* whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back"),
+  ``server`` and ``read_only``;
 * whoever looks after the pool, one at a time: ``told``.
 
 The counters of a slot outlive it: when it goes, `Lane.ledger` is swapped for one in which they are added to those of
@@ -67,7 +68,9 @@ class Slot(Tally):
         "generation",
         "holder",
         "lane",
+        "read_only",
         "rested",
+        "server",
         "stack",
         "taken",
         "told",
@@ -80,6 +83,8 @@ class Slot(Tally):
         super().__init__()
         self.lane = lane
         self.conn = conn
+        self.server = lane.endpoint.server  # which one it has reached; set by the topology
+        self.read_only = False  # whether its transactions are, by a setting that it found when it was opened
         # From the driver, given the time: True when the session is idle outside any transaction, says of its server
         # what it said before, and nothing else stands in the way of simply putting it back.
         self.clean = clean
@@ -188,6 +193,7 @@ class Lane:
         "leaks",
         "ledger",
         "live",
+        "misled",
         "next_try",
         "open",
         "opening",
@@ -207,7 +213,9 @@ class Lane:
     def __init__(self, group: Owner, endpoint: Endpoint) -> None:
         self.group = group
         self.endpoint = endpoint
-        self.rank: int | None = 1  # how well the endpoint suits the group; None: it must not be used
+        # How well what a new connection would reach suits the group; None: not at all, and nothing new is opened. Those
+        # that are open may be with another server: see `core.server`.
+        self.rank: int | None = 1
         self.latency = Latency()
         self.share = 0.0
         self.set_share(1.0)
@@ -224,6 +232,7 @@ class Lane:
         self.live = False  # on the route now
         self.wished = False  # the balancer wanted a connection here and there was none
         self.searches = 0  # connects made only to ask for the role, since the group last had a route
+        self.misled = 0  # connects in a row that reached a server that the group cannot use
         self.next_try = 0.0  # paces those, and what follows a failed setup
         self.setup_error: str | None = None  # connected, but could not be made ready: `configure` raised, say
         self.setup_failures = 0

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from .endpoint import Endpoint
 from .events import Event, EventKind
-from .evidence import Role
 
 _MOST = 10_000  # events kept for those who are told late; of more the oldest are forgotten
 
@@ -42,9 +41,7 @@ class News:
         """Note when the last server that takes writes is gone, and when there is one again."""
         before = self._primaries
         self._primaries = {
-            endpoint: None
-            for endpoint in endpoints
-            if endpoint.role is Role.PRIMARY and not endpoint.demoted and endpoint.fenced_by is None
+            endpoint: None for endpoint in endpoints if any(server.takes_writes for server in endpoint.servers)
         }
         if before and not self._primaries:
             self._failing_over = now, tuple(before)

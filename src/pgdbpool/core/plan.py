@@ -11,13 +11,14 @@ All methods are called with the pool's lock held.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from .endpoint import backoff
 from .evidence import Fault, Health
 from .group import Group
 from .lane import Lane
-from .routes import suits
+from .server import suits
 
 # s, and up to as much again: without a monitor, between two looks at an endpoint that no group may use as it is, and so
 # has no session that would tell of a change; and at one that is fenced, and will not stay so for long. After a planned
@@ -121,7 +122,7 @@ class Planner:
         able = [lane for lane in group.lanes if lane.may_open(now, urgent=True) and not lane.opening]
         if not able:
             return None
-        lane = min(able, key=lambda lane: (lane.next_try, suits(target, lane.endpoint) or 0))
+        lane = min(able, key=lambda lane: (lane.next_try, suits(target, lane.endpoint.server) or 0))
         span = min(SEARCH_EVERY * (1 + lane.searches / _SEARCHES), SEARCH_LONGEST)
         lane.next_try = now + backoff(span, span, 0, self.random)
         lane.searches += 1
@@ -130,7 +131,7 @@ class Planner:
     def _keep_warm(self, group: Group, orders: list[Order], now: float) -> None:
         """Open what is wanted though nobody waits; where `total_count` is scarce, the preferred endpoints first."""
         target = group.settings.target_session_attrs
-        for lane in sorted(group.lanes, key=lambda lane: (suits(target, lane.endpoint) or 0, lane.endpoint.priority)):
+        for lane in sorted(group.lanes, key=partial(_preference, target)):
             while self._wanted(group, lane) and lane.may_open(now):
                 orders.append(self.order(group, lane, now))
 
@@ -157,7 +158,7 @@ class Planner:
         if endpoint.health is Health.DOWN:
             if self.monitored:
                 return False
-        elif suits(group.settings.target_session_attrs, endpoint) is None:
+        elif suits(group.settings.target_session_attrs, endpoint.server) is None:
             return False
         if lane.open + lane.opening < group.min_count:
             return True
@@ -190,6 +191,10 @@ class Planner:
                 if not self.monitored and _unseen(lane):
                     due = min(due, max(endpoint.next_look, now + SEARCH_EVERY))
         return due
+
+
+def _preference(target: str, lane: Lane) -> tuple[int, int]:
+    return suits(target, lane.endpoint.server) or 0, lane.endpoint.priority
 
 
 def _unseen(lane: Lane) -> bool:

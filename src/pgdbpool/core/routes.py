@@ -3,12 +3,14 @@
 ::
 
     candidates  endpoints that bear one of the group's tags
-    rank        (how well the role suits target_session_attrs, priority); one that does not suit drops out
+    rank        (how well the role suits target_session_attrs, priority); one that does not suit drops out, unless
+                sessions are open there with a server that does
     tiers       candidates of equal rank that are usable: not down, and something open or nothing in the way
     route       the first tier; with `spill` all of them
 
-A primary that was overtaken by a promotion is *fenced*: of all endpoints of one `system_identifier` a primary counts
-only if nobody has been seen on a higher timeline. Endpoints of different systems are independent of each other.
+A primary that was overtaken by a promotion is *fenced*: of all servers of one `system_identifier` a primary counts
+only if nobody has been seen on a higher timeline, and a name that has led to a primary never leads back to one of a
+lower timeline. Different systems are independent of each other.
 """
 
 from __future__ import annotations
@@ -18,73 +20,44 @@ from itertools import groupby
 from operator import attrgetter
 
 from .endpoint import Endpoint
-from .evidence import Report, Role
-from .group import Group
+from .evidence import Role
+from .group import SURPLUS, Group
 from .lane import Lane
-
-# What cannot do with a server of any role.
-PARTICULAR = frozenset({"primary", "standby", "read-write", "read-only"})
+from .server import Server, suits
 
 
-def fit(target: str, report: Report) -> int | None:
-    """How well a role suits a group: 0 as asked, 1 unknown yet, 2 second choice; None: not at all.
-
-    The words are libpq's ``target_session_attrs``, and ``prefer-primary``.
-    """
-    if target == "any":
-        return 0
-    role, read_only = report
-    if role is Role.UNKNOWN:
-        return 1
-    standby = role is Role.STANDBY
-    match target:
-        case "primary":
-            return None if standby else 0
-        case "standby":
-            return 0 if standby else None
-        case "read-write":
-            return None if standby or read_only else 0
-        case "read-only":
-            return 0 if standby or read_only else None
-        case "prefer-standby":
-            return 0 if standby else 2
-        case "prefer-primary":
-            return 2 if standby else 0
-    raise AssertionError(f"target_session_attrs {target!r} passed validation")
+def overtaken(endpoints: Iterable[Endpoint]) -> dict[Server, Endpoint]:
+    """Primaries of the past, each with the endpoint that shows it."""
+    endpoints = list(endpoints)
+    newest: dict[str, tuple[int, Endpoint]] = {}
+    for endpoint in endpoints:
+        for server in endpoint.servers:
+            if server.identity is not None:
+                system, timeline, _ = server.identity
+                if timeline > newest.get(system, (-1, endpoint))[0]:
+                    newest[system] = timeline, endpoint
+    found = {}
+    for endpoint in endpoints:
+        for server in endpoint.servers:
+            if server.identity is None or server.report.role is not Role.PRIMARY:
+                continue
+            system, timeline, _ = server.identity
+            if timeline < newest[system][0]:
+                found[server] = newest[system][1]
+            elif timeline < endpoint.newest.get(system, timeline):
+                found[server] = endpoint
+    return found
 
 
-def suits(target: str, endpoint: Endpoint) -> int | None:
-    """How well an endpoint suits a group, all that is known of it considered; as `fit`."""
-    if endpoint.fenced_by is not None:
-        return None
-    rank = fit(target, endpoint.report)
-    if endpoint.demoted and rank == 0:
-        # It says primary, but an operator has stopped its writes.
-        return {"primary": None, "prefer-primary": 2}.get(target, rank)
-    return rank
-
-
-def overtaken(endpoints: Iterable[Endpoint]) -> dict[Endpoint, Endpoint]:
-    """Primaries that are no longer, each with the endpoint that shows it."""
-    newest: dict[str, Endpoint] = {}
-    known = [endpoint for endpoint in endpoints if endpoint.identity is not None]
-    for endpoint in known:
-        best = newest.setdefault(_system(endpoint), endpoint)
-        if _timeline(endpoint) > _timeline(best):
-            newest[_system(endpoint)] = endpoint
-    return {
-        endpoint: newest[_system(endpoint)]
-        for endpoint in known
-        if endpoint.role is Role.PRIMARY and _timeline(endpoint) < _timeline(newest[_system(endpoint)])
-    }
-
-
-def _system(endpoint: Endpoint) -> str:
-    return endpoint.identity.system if endpoint.identity else ""
-
-
-def _timeline(endpoint: Endpoint) -> float:
-    return endpoint.identity.timeline if endpoint.identity else 0
+def standing(lane: Lane) -> int | None:
+    """How well a lane suits its group: by what a new connection would reach, else by the sessions that are open."""
+    target = lane.group.settings.target_session_attrs
+    rank = suits(target, lane.endpoint.server)
+    if rank is not None or not lane.open:
+        return rank
+    staying = (slot for slot in lane.slots if slot.generation == lane.generation and slot.expires > SURPLUS)
+    ranks = [suits(target, server) for server in {slot.server for slot in staying}]
+    return min((rank for rank in ranks if rank is not None), default=None)
 
 
 def tiers(group: Group) -> list[list[Lane]]:
@@ -93,7 +66,7 @@ def tiers(group: Group) -> list[list[Lane]]:
         (
             (rank, lane.endpoint.priority, lane)
             for lane in group.lanes
-            if lane.usable and (rank := suits(group.settings.target_session_attrs, lane.endpoint)) is not None
+            if lane.usable and (rank := standing(lane)) is not None
         ),
         key=lambda each: each[:2],
     )
@@ -115,7 +88,7 @@ def unreachable(group: Group) -> str:
     for endpoint in map(attrgetter("endpoint"), group.lanes):
         if endpoint.fenced_by is not None:
             words = endpoint.fenced_by
-        elif suits(target, endpoint) is None and endpoint.fault is None:
+        elif suits(target, endpoint.server) is None and endpoint.fault is None:
             words = f"is a {endpoint.role.value}, not {target}"
             if endpoint.role is Role.PRIMARY and endpoint.report.read_only:
                 words = f"takes no writes, not {target}"

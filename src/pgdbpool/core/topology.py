@@ -20,6 +20,7 @@ The effect of each kind of evidence::
     a probe not answered            suspect; `fall` times in a row: down, and calls in flight are aborted
     a probe answered                up; the share of the load grows over `slow_start`
     a promotion seen elsewhere      a primary on a lower timeline is fenced, and calls in flight there are aborted
+    a new connection, elsewhere     the name leads to another server now: sessions stay or go, see `server`
 
 All private methods are called with the lock held.
 """
@@ -27,20 +28,21 @@ All private methods are called with the lock held.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from ..errors import DBOfflineError
 from . import routes, times
-from .endpoint import BACKOFF, BACKOFF_ELSE, URGENT, Endpoint, backoff
+from .belief import Belief
+from .endpoint import BACKOFF, BACKOFF_ELSE, URGENT, URGENT_LONGEST, Endpoint, backoff
 from .events import Event, EventKind
 from .evidence import MISSES, SILENT, Fault, Health, Identity, Report, Role, Sighting, session_fault
 from .group import Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
 from .plan import Order, Planner
-from .routes import suits
+from .server import suits
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
 SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
@@ -70,6 +72,7 @@ class Topology:
         self.alarm: Callable[[], None] = lambda: None
         self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
         self._news = News()
+        self._belief = Belief(self.endpoints, self.groups, self._news, self._list_aborts)
         self.events = self._news.events
         self.noted = self._news.noted
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
@@ -81,7 +84,7 @@ class Topology:
     def attach(self, group: Group, endpoint: Endpoint) -> None:
         """Let a group use an endpoint. Before `open`."""
         lane = Lane(group, endpoint)
-        lane.rank = suits(group.settings.target_session_attrs, endpoint)
+        lane.rank = suits(group.settings.target_session_attrs, endpoint.server)
         group.lanes.append(lane)
 
     def lanes(self, endpoint: Endpoint) -> list[Lane]:
@@ -159,8 +162,12 @@ class Topology:
         report: Report,
         now: float,
         identity: Identity | None = None,
+        since: float | None = None,
     ) -> str | None:
-        """A connection was opened: put it to use. Returns None, or why it was put among those to close instead."""
+        """A connection, made at `since`, was opened: put it to use.
+
+        Returns None, or why it was put among those to close instead.
+        """
         group, lane = order.group, order.lane
         endpoint = lane.endpoint
         with self._lock:
@@ -170,11 +177,12 @@ class Topology:
             times.count(lane.connect_times, now - order.since)
             changed = endpoint.health is not Health.UP or endpoint.fault is not None or lane.setup_error is not None
             self._update(endpoint, now, partial(endpoint.connected, now))
-            changed |= self._believe(endpoint, report, identity, now)
+            server, news = self._belief.met(endpoint, report, identity, now if since is None else since, now)
+            changed |= news
             if self.closed:
                 reason = "closed"
-            elif lane.rank is None:
-                reason = "role" if endpoint.fenced_by is None else "fenced"
+            elif suits(group.settings.target_session_attrs, server) is None:
+                reason = "role" if server.fenced_by is None else "fenced"
             elif order.generation != lane.generation:
                 reason = "retired"
             elif lane.total >= group.limit:  # made smaller meanwhile
@@ -182,6 +190,7 @@ class Topology:
             else:
                 reason = None
             slot = Slot(lane, conn, clean, lane.generation, now, group.lifetime())
+            slot.server, slot.read_only = server, report.read_only
             lane.slots.add(slot)
             lane.ledger = lane.ledger.with_(slot)
             lane.open += 1
@@ -190,6 +199,11 @@ class Topology:
             lane.setup_failures = lane.setup_losses = lane.hindrances = 0
             if reason is not None:
                 group._retire(slot, reason)
+            if reason in ("role", "fenced") and not order.search:  # the name may lead elsewhere next time: not at once
+                lane.next_try = max(lane.next_try, now + backoff(URGENT, URGENT_LONGEST, lane.misled, self._random))
+                lane.misled += 1
+            else:
+                lane.misled = 0
             if changed or lane.open == 1:
                 self._reroute(now)
         if reason is None:
@@ -285,22 +299,18 @@ class Topology:
 
     # -- evidence from sessions -----------------------------------------------------------------------------------
 
-    def reported(self, endpoint: Endpoint, report: Report, now: float) -> None:
-        """A session that said one thing of its server now says another."""
+    def reported(
+        self, slot: Slot, report: Report, now: float, identity: Identity | None = None, *, refused: bool = False
+    ) -> None:
+        """A session that said one thing of its server now says another; or it `refused` a write with 25006."""
+        belief = self._belief
         with self._lock:
-            changed = self._believe(endpoint, report, None, now)
-            if changed:
-                self._reroute(now)
-        if changed:
-            self._stir()
-
-    def write_refused(self, endpoint: Endpoint, report: Report, now: float) -> None:
-        """A statement was refused with 25006, and `report` is what its session says of the server since."""
-        with self._lock:
-            changed = self._believe(endpoint, report, None, now)
-            if report.role is Role.PRIMARY and report.read_only and not endpoint.demoted:
-                endpoint.demoted = changed = True
-                self._leave(endpoint)
+            if belief.by_itself(slot, report):  # only this one is read only, and a new one is not
+                belief.part(slot)
+                return
+            changed = belief.told(slot, report, identity, now)
+            if refused and report.role is Role.PRIMARY and report.read_only:
+                changed |= belief.refused(slot.lane.endpoint, slot.server)
             if changed:
                 self._reroute(now)
         if changed:
@@ -332,8 +342,13 @@ class Topology:
 
     # -- evidence from probes -------------------------------------------------------------------------------------
 
-    def probed(self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float) -> bool:
-        """A probe was answered, after so many seconds. Returns whether it changed anything."""
+    def probed(
+        self, endpoint: Endpoint, sighting: Sighting, seconds: float, now: float, since: float | None = None
+    ) -> bool:
+        """A probe was answered, after so many seconds. Returns whether it changed anything.
+
+        `since` is when the connection was made on which it was asked: for this probe, unless it is given.
+        """
         with self._lock:
             if self.closed:
                 return False
@@ -343,7 +358,8 @@ class Topology:
                 endpoint.position = sighting.position
             for lane in self.lanes(endpoint):
                 lane.latency.observe_probe(seconds, now)
-            changed |= self._believe(endpoint, sighting.report, sighting.identity, now)
+            report, identity, _ = sighting
+            changed |= self._belief.met(endpoint, report, identity, now if since is None else since, now)[1]
             if changed:
                 self._reroute(now)
             return changed
@@ -376,7 +392,10 @@ class Topology:
     def _abort(self, endpoint: Endpoint) -> None:
         for lane in self.lanes(endpoint):
             idle = set(lane.idle)
-            self.aborts.extend(slot for slot in tuple(lane.slots) if slot not in idle and slot not in self.aborts)
+            self._list_aborts(slot for slot in tuple(lane.slots) if slot not in idle)
+
+    def _list_aborts(self, slots: Iterable[Slot]) -> None:
+        self.aborts.extend(slot for slot in slots if slot not in self.aborts)
 
     def searching(self, now: float) -> bool:
         """Whether some group finds no endpoint, so that probes should hurry."""
@@ -400,54 +419,6 @@ class Topology:
             # That all begin as suspect is no news.
             self._news.note(EventKind(f"endpoint-{endpoint.health.value}"), endpoint, words, lasted)
         self._set_poll_after(endpoint)
-
-    def _believe(self, endpoint: Endpoint, report: Report, identity: Identity | None, now: float) -> bool:
-        """Take over what a session or probe says; groups that must not stay there leave. Returns whether it is news."""
-        if report.role is Role.UNKNOWN:
-            return False
-        before, known = endpoint.report, endpoint.identity
-        if identity is None and known is not None and (before.role, report.role) == (Role.STANDBY, Role.PRIMARY):
-            identity = known._replace(timeline=float("inf"))  # promoted just now
-        if identity is not None:
-            endpoint.identity = identity
-        if report == before and endpoint.identity == known:
-            return False
-        endpoint.report = report
-        if report.role is not Role.PRIMARY or not report.read_only:
-            endpoint.demoted = False
-        elif before.role is Role.PRIMARY and not before.read_only:
-            endpoint.demoted = True
-        if report.role is not before.role and before.role is not Role.UNKNOWN:
-            words = f"{endpoint.label} is a {report.role.value} now, and was a {before.role.value}"
-            self._news.note(EventKind.ROLE_CHANGED, endpoint, words)
-        self._fence()
-        self._leave(endpoint)
-        return True
-
-    def _fence(self) -> None:
-        """Find the primaries that a promotion has overtaken."""
-        overtaken = routes.overtaken(self.endpoints)
-        for endpoint in self.endpoints:
-            by = overtaken.get(endpoint)
-            if by is not None and endpoint.fenced_by is None:
-                endpoint.fenced_by = f"a primary of an old timeline: {by.label} was promoted after it"
-                endpoint.looks, endpoint.next_look = 0, 0.0
-                self._news.note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {endpoint.fenced_by}")
-                self._leave(endpoint)
-                self._abort(endpoint)  # a COMMIT there may wait for ever for a standby that follows another now
-            elif by is None and endpoint.fenced_by is not None:
-                endpoint.fenced_by = None
-                self._news.note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
-                self._leave(endpoint)
-
-    def _leave(self, endpoint: Endpoint) -> None:
-        """Retire the connections of those groups that it no longer suits."""
-        for group in self.groups:
-            for lane in group.lanes:
-                if lane.endpoint is endpoint:
-                    lane.rank = suits(group.settings.target_session_attrs, endpoint)
-                    if lane.rank is None and lane.open + lane.opening:
-                        group.retire_lane(lane, "role" if endpoint.fenced_by is None else "fenced")
 
     def _raise_generation(self, endpoint: Endpoint, reason: str) -> None:
         for group in self.groups:

@@ -182,15 +182,17 @@ def asking_who_is_read_only(pgconn: pq.abc.PGconn) -> Steps[bool]:
 
 # One question for all: role, whether it takes writes, whose data it has, and how far it is. An ordinary role may ask.
 # The control file learns of a promotion only with the checkpoint after it, so a primary's timeline is read from the
-# name of the WAL file it writes.
+# name of the WAL file it writes. A standby's last restart point may be old, too, and the point up to which it has to
+# recover lies on the timeline that it follows.
 _SIGHT_QUERY = b"""
 select r.standby, pg_catalog.current_setting('default_transaction_read_only'), s.system_identifier,
-  case when r.standby then c.timeline_id::text
+  case when r.standby then greatest(c.timeline_id, p.min_recovery_end_timeline)::text
        else pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) end,
   case when r.standby then pg_catalog.pg_last_wal_replay_lsn()
-       else pg_catalog.pg_current_wal_lsn() end operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn
+       else pg_catalog.pg_current_wal_lsn() end operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn,
+  (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint
 from (select pg_catalog.pg_is_in_recovery() as standby) r,
-  pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c
+  pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() p
 """
 
 
@@ -204,7 +206,8 @@ def sighting(pgconn: pq.abc.PGconn) -> Steps[Sighting]:
     timeline = _number(answer, 3, 10 if report.role is Role.STANDBY else 16)
     system = answer.get_value(0, 2) if answer.nfields > 2 else None
     # What cannot be read is not known. The role is all the same.
-    identity = Identity(system.decode("ascii", "replace"), timeline) if system and timeline else None
+    started = _number(answer, 5, 10)
+    identity = Identity(system.decode("ascii", "replace"), timeline, started) if system and timeline else None
     return Sighting(report, identity, _number(answer, 4, 10))
 
 

@@ -16,7 +16,7 @@ from psycopg import pq
 
 from pgdbpool.config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
 from pgdbpool.core.evidence import Fault, Report, Role, Sighting
-from pgdbpool.core.routes import PARTICULAR
+from pgdbpool.core.server import PARTICULAR
 from pgdbpool.drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from pgdbpool.drivers.blocking import drive, reach, resolved
 from pgdbpool.drivers.passwords import Given, checked

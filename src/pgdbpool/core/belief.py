@@ -1,0 +1,255 @@
+"""Belief: what looks at servers say, and which connections have to go because of it.
+
+A look is what a new session, a probe, or a session that has changed its mind says of its server. A new connection tells
+most: it shows what the endpoint's name leads to now. One that was made earlier tells only of the server that it has
+reached; where that contradicts the belief, the endpoint is *doubted*, and the monitor makes a new connection at once.
+Which sessions may stay where servers have changed is written in `server`.
+
+All methods are called with the pool's lock held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from . import routes
+from .endpoint import Endpoint
+from .events import EventKind
+from .evidence import Identity, Report, Role
+from .group import LEFT, OVERTAKEN, Group
+from .lane import Lane, Slot
+from .news import News
+from .server import Server, leaves, suits
+
+KEEP = 150.0  # s for which a server is remembered that new connections do not reach any more, and that has no sessions
+
+
+class Belief:
+    """What is believed of the servers behind the endpoints of one pool."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        groups: Sequence[Group],
+        news: News,
+        abort: Callable[[Iterable[Slot]], None],
+    ) -> None:
+        self._endpoints = endpoints
+        self._groups = groups
+        self._news = news
+        self._abort = abort  # called with leased slots whose calls are to be ended
+
+    # -- looks ------------------------------------------------------------------------------------------------------
+
+    def met(
+        self, endpoint: Endpoint, report: Report, identity: Identity | None, since: float, now: float
+    ) -> tuple[Server, bool]:
+        """A connection that was made at `since` says where it leads. Returns the server, and whether that is news."""
+        current = endpoint.server
+        if report.role is Role.UNKNOWN:
+            return current, False
+        forgot = self._forget(endpoint, now)
+        newest = since >= endpoint.since
+        if newest and since > endpoint.since:
+            endpoint.doubted = False
+        server = endpoint.server_of(identity)
+        if identity is not None and report.role is Role.PRIMARY:
+            best = max(identity.timeline, endpoint.newest.get(identity.system, 0))
+            endpoint.newest[identity.system] = best
+        if server is current:
+            if not newest and not self._counts(current, report, identity):
+                endpoint.doubted = True
+                return current, forgot
+            changed = self._learned(endpoint, report, identity)
+        else:
+            changed = self._met_another(endpoint, server or Server(), report, identity, now, newest=newest)
+            server = server or endpoint.server_of(identity)
+        assert server is not None
+        server.seen = now
+        if newest and server is endpoint.server:
+            endpoint.since = since
+        return server, changed or forgot
+
+    def _counts(self, server: Server, report: Report, identity: Identity | None) -> bool:
+        """Whether the word of an older connection counts against that of a newer one.
+
+        What a server is, all its sessions say; whether it takes writes may be a setting that each has found when it was
+        opened. Where the servers do not say who they are, these may be two.
+        """
+        known = server.identity
+        sure = known is not None and identity is not None and known.started is not None is not identity.started
+        if report.role is not server.report.role:
+            return sure
+        return report == server.report
+
+    def _learned(self, endpoint: Endpoint, report: Report, identity: Identity | None) -> bool:
+        """The server that the endpoint leads to says this of itself."""
+        before = endpoint.role
+        if not endpoint.server.learn(report, identity):
+            return False
+        self._note_role(endpoint, before)
+        self._follow(endpoint)
+        return True
+
+    def _met_another(
+        self,
+        endpoint: Endpoint,
+        server: Server,
+        report: Report,
+        identity: Identity | None,
+        now: float,
+        *,
+        newest: bool,
+    ) -> bool:
+        """A connection leads to another server than the one that was believed to be there."""
+        current = endpoint.server
+        known = server in endpoint.others and server.report.role is report.role
+        changed = server.learn(report, identity)
+        if not known and server not in endpoint.others:
+            endpoint.others.append(server)
+            changed = True
+        if not newest or (self._is_past(endpoint, server) and self._holds(endpoint, now)):
+            endpoint.doubted = True
+            if changed:
+                self._follow(endpoint)
+            return changed
+        fenced = current.fenced_by is not None
+        endpoint.others.remove(server)
+        if current.report.role is not Role.UNKNOWN or self._in_use(endpoint, current):  # else it is gone
+            endpoint.others.append(current)
+        endpoint.server = server
+        if not known:  # else its name leads to several
+            self._note_role(endpoint, current.report.role)
+        self._follow(endpoint)
+        if fenced and endpoint.fenced_by is None:
+            self._news.note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
+        return True
+
+    def _is_past(self, endpoint: Endpoint, server: Server) -> bool:
+        return server in routes.overtaken(self._endpoints) or server.fenced_by is not None
+
+    def _holds(self, endpoint: Endpoint, now: float) -> bool:
+        """Whether the server that the endpoint was last seen to lead to is not of the past, and still there."""
+        server = endpoint.server
+        if server.fenced_by is not None or server.report.role is Role.UNKNOWN:
+            return False
+        return now < server.seen + KEEP or self._in_use(endpoint, server)
+
+    def told(self, slot: Slot, report: Report, identity: Identity | None, now: float) -> bool:
+        """A session that said one thing of its server now says another. Returns whether that changes anything."""
+        endpoint = slot.lane.endpoint
+        if report.role is Role.UNKNOWN:
+            return False
+        if identity is not None and not slot.server.is_(identity):  # a pooler in between has gone elsewhere
+            slot.server, changed = self.met(endpoint, report, identity, now, now)
+        elif slot.server is endpoint.server:
+            changed = self._learned(endpoint, report, identity)
+        else:
+            endpoint.doubted = True
+            changed = slot.server.learn(report, identity)
+            if changed:
+                self._follow(endpoint)
+        slot.read_only = report.read_only
+        return changed
+
+    def refused(self, endpoint: Endpoint, server: Server) -> bool:
+        """A primary has refused a write since it is read only. Returns whether that is news."""
+        if server.demoted:
+            return False
+        server.demoted = True
+        self.leave(endpoint)
+        return True
+
+    def by_itself(self, slot: Slot, report: Report) -> bool:
+        """Whether a session is read only by a setting that it found, and that a newer one has not."""
+        endpoint = slot.lane.endpoint
+        return (
+            report.read_only
+            and slot.read_only
+            and slot.server is endpoint.server
+            and endpoint.report == Report(Role.PRIMARY)
+        )
+
+    def part(self, slot: Slot) -> None:
+        """This session alone has to go, when it comes back."""
+        slot.expires = min(slot.expires, LEFT)
+
+    # -- what follows -----------------------------------------------------------------------------------------------
+
+    def _follow(self, endpoint: Endpoint) -> None:
+        self._fence()
+        self.leave(endpoint)
+
+    def _note_role(self, endpoint: Endpoint, before: Role) -> None:
+        role = endpoint.role
+        if role is not before and Role.UNKNOWN not in (role, before):
+            words = f"{endpoint.label} is a {role.value} now, and was a {before.value}"
+            self._news.note(EventKind.ROLE_CHANGED, endpoint, words)
+
+    def _fence(self) -> None:
+        """Find the primaries that a promotion has overtaken."""
+        overtaken = routes.overtaken(self._endpoints)
+        for endpoint in self._endpoints:
+            for server in endpoint.servers:
+                by = overtaken.get(server)
+                if by is not None and server.fenced_by is None:
+                    self._fence_off(endpoint, server, by)
+                elif by is None and server.fenced_by is not None:
+                    server.fenced_by = None
+                    if server is endpoint.server:
+                        self._news.note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
+                    self.leave(endpoint)
+
+    def _fence_off(self, endpoint: Endpoint, server: Server, by: Endpoint) -> None:
+        newer = f"{by.label} was promoted after it" if by is not endpoint else "its name has led to a newer one"
+        server.fenced_by = f"a primary of an old timeline: {newer}"
+        if server is endpoint.server:
+            endpoint.looks, endpoint.next_look = 0, 0.0
+            self._news.note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {server.fenced_by}")
+        elif self._in_use(endpoint, server):
+            words = f"connections of {endpoint.label} have {server.fenced_by}; they are ended"
+            self._news.note(EventKind.FENCED, endpoint, words)
+        self.leave(endpoint)
+        # A COMMIT there may wait for ever for a standby that follows another now.
+        for lane in self._lanes(endpoint):
+            idle = set(lane.idle)
+            self._abort(slot for slot in tuple(lane.slots) if slot not in idle and slot.server is server)
+
+    def leave(self, endpoint: Endpoint) -> None:
+        """Retire the connections of those groups that their servers no longer suit."""
+        for lane in self._lanes(endpoint):
+            self._leave(lane)
+
+    def _leave(self, lane: Lane) -> None:
+        group: Group = lane.group  # type: ignore[assignment]
+        target, found = group.settings.target_session_attrs, lane.endpoint.server
+        lane.rank = suits(target, found)
+        if not lane.open + lane.opening:
+            return
+        slots = tuple(lane.slots)
+        if lane.rank is None and all(slot.server is found for slot in slots):
+            group.retire_lane(lane, "role" if found.fenced_by is None else "fenced")
+            return
+        for slot in slots:
+            reason = leaves(target, slot.server, slot.read_only, found)
+            if reason is not None:
+                slot.expires = min(slot.expires, LEFT if reason == "role" else OVERTAKEN)
+        group.drop_idle(lane, lambda slot: slot.expires == LEFT, "role")
+        group.drop_idle(lane, lambda slot: slot.expires == OVERTAKEN, "fenced")
+
+    def _forget(self, endpoint: Endpoint, now: float) -> bool:
+        """Servers that nothing leads to any more are nothing to go by. Returns whether there were any."""
+        if not endpoint.others:
+            return False
+        kept = [server for server in endpoint.others if now < server.seen + KEEP or self._in_use(endpoint, server)]
+        if len(kept) == len(endpoint.others):
+            return False
+        endpoint.others[:] = kept
+        self._fence()
+        return True
+
+    def _in_use(self, endpoint: Endpoint, server: Server) -> bool:
+        return any(slot.server is server for lane in self._lanes(endpoint) for slot in lane.slots)
+
+    def _lanes(self, endpoint: Endpoint) -> list[Lane]:
+        return [lane for group in self._groups for lane in group.lanes if lane.endpoint is endpoint]

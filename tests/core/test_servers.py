@@ -1,0 +1,240 @@
+"""An endpoint is a name: which sessions stay when it leads to another server. The table in `pgdbpool.core.server`."""
+
+import pytest
+
+from pgdbpool.core.evidence import Identity, Sighting
+from pgdbpool.core.lane import Slot
+
+from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Rules, World, places
+
+WORDS = ["any", "primary", "standby", "read-write", "read-only", "prefer-standby", "prefer-primary"]
+
+
+def at(timeline: int, started: int, system: str = "7") -> Identity:
+    return Identity(system, timeline, started)
+
+
+def world_of(*targets: str, endpoints: str = "a") -> World:
+    return World(places(*endpoints), [Rules(word, connection_count=4, target_session_attrs=word) for word in targets])
+
+
+def open_one(world: World, report, identity, group: int = 0, **more: float) -> Slot | None:
+    """A session of this group, idle; None where it was closed at once."""
+    lane = world.groups[group].lanes[0]
+    before = set(lane.slots)
+    world.now += 1.0
+    reason = world.topology.opened(world.order(lane), object(), lambda now: True, report, world.now, identity, **more)
+    world.now += 1.0
+    return None if reason is not None else (set(lane.slots) - before).pop()
+
+
+def gone(world: World) -> dict[Slot, str]:
+    return dict(world.bury())
+
+
+# -- what a newer connection shows ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["any", "primary", "read-write", "prefer-standby", "prefer-primary"])
+@pytest.mark.parametrize("newer", [PRIMARY, STANDBY])
+@pytest.mark.parametrize("by", ["probe", "session"])
+def test_a_primary_of_an_older_timeline_is_left_by_every_group(target: str, newer, by: str):
+    world = world_of(target, "any")
+    idle, leased = (open_one(world, PRIMARY, at(1, 1)) for _ in range(2))
+    assert world.lease() is leased
+    world.events()
+    if by == "probe":
+        world.probed(report=newer, identity=at(2, 2))
+    else:
+        open_one(world, newer, at(2, 2), group=1)
+    assert gone(world) == {idle: "fenced"}
+    assert world.aborts() == [leased]
+    assert ("fenced", "a") in world.events()
+    world.give(leased)
+    assert gone(world) == {leased: "fenced"}
+
+
+@pytest.mark.parametrize("newer", [at(1, 2), at(9, 2, "8")])
+def test_a_primary_stays_where_nothing_tells_that_the_newer_server_is_the_right_one(newer: Identity):
+    world = world_of("primary")
+    slot = open_one(world, PRIMARY, at(1, 1))
+    world.probed(report=PRIMARY, identity=newer)
+    world.probed(report=STANDBY, identity=newer._replace(timeline=1))
+    assert gone(world) == {}
+    assert world.lease() is slot
+    assert world.aborts() == []
+
+
+@pytest.mark.parametrize("target", ["standby", "any", "read-only", "prefer-standby"])
+@pytest.mark.parametrize("newer", [(STANDBY, 1), (STANDBY, 2), (PRIMARY, 1), (PRIMARY, 2)])
+def test_a_session_with_a_standby_stays_whatever_else_its_name_leads_to(target: str, newer):
+    report, timeline = newer
+    world = world_of(target)
+    slot = open_one(world, STANDBY, at(1, 1))
+    world.probed(report=report, identity=at(timeline, 2))
+    world.probed(report=STANDBY, identity=at(1, 3))
+    assert gone(world) == {}
+    assert world.lease() is slot
+
+
+@pytest.mark.parametrize(
+    ("target", "held", "found"), [("prefer-primary", STANDBY, PRIMARY), ("prefer-standby", PRIMARY, STANDBY)]
+)
+def test_a_second_choice_is_replaced_once_a_new_connection_finds_the_first(target: str, held, found):
+    world = world_of(target)
+    idle, leased = (open_one(world, held, at(1, 1)) for _ in range(2))
+    world.lease()
+    world.probed(report=found, identity=at(1, 2))
+    assert gone(world) == {idle: "role"}
+    assert world.aborts() == []
+    world.give(leased)
+    assert gone(world) == {leased: "role"}
+
+
+# -- never back -------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_leads_back_to_a_lower_timeline_is_not_followed():
+    world = world_of("primary")
+    new = open_one(world, PRIMARY, at(2, 2))
+    assert open_one(world, PRIMARY, at(1, 1)) is None
+    assert set(gone(world).values()) == {"fenced"}
+    assert world.endpoint.identity == at(2, 2)
+    assert world.endpoint.doubted
+    assert world.lease() is new
+    assert open_one(world, PRIMARY, at(2, 2)) is not None
+
+
+def test_nor_is_it_once_the_newer_server_is_long_gone():
+    world = world_of("primary")
+    open_one(world, PRIMARY, at(2, 2))
+    world.missed()
+    world.missed()
+    world.bury()
+    for _ in range(3):
+        world.now += 1000
+        world.probed(report=PRIMARY, identity=at(1, 1))
+        assert world.route() == []
+    assert "a primary of an old timeline" in world.topology.unreachable(world.group)
+
+
+def test_connections_that_reach_the_wrong_server_are_spaced():
+    world = world_of("primary")
+    open_one(world, PRIMARY, at(2, 2))
+    world.lease()
+    world.wait()
+    began, made = world.now, 0
+    while world.now < began + 10:
+        for order in world.plan():
+            made += 1
+            assert world.opened(order, PRIMARY, at(1, 1)) == "fenced"
+        world.bury()
+        world.now += 1 / 64
+    assert 10 <= made <= 60
+
+
+def test_a_standby_that_lags_behind_in_telling_its_timeline_is_not_taken_back():
+    world = world_of("standby", endpoints="ab")
+    a, b = world.endpoints
+    world.probed(a, STANDBY, at(2, 1))
+    world.probed(a, STANDBY, at(1, 1))
+    assert a.identity == at(2, 1)
+    world.probed(b, PRIMARY, at(1, 2))
+    assert b.fenced_by is not None
+
+
+# -- who is believed --------------------------------------------------------------------------------------------------
+
+
+def test_what_an_older_connection_says_does_not_count_against_a_newer_one():
+    world = world_of("primary")
+    world.probed(report=STANDBY, identity=at(1, 1))  # the monitor's own session, kept
+    slot = open_one(world, PRIMARY, at(2, 2))
+    world.events()
+    for _ in range(5):
+        sighting = world.endpoint.server  # as it is
+        world.topology.probed(world.endpoint, Sighting(STANDBY, at(1, 1)), 0.001, world.now, 100.0)
+        world.now += 1
+        assert world.endpoint.server is sighting
+    assert world.endpoint.doubted
+    assert world.events() == []
+    assert world.lease() is slot
+    world.probed(report=PRIMARY, identity=at(2, 2))
+    assert not world.endpoint.doubted
+
+
+def test_but_what_it_says_of_the_same_server_does():
+    world = world_of("primary")
+    world.probed(report=STANDBY, identity=at(1, 1))
+    open_one(world, STANDBY, at(1, 1))
+    world.topology.probed(world.endpoint, Sighting(PRIMARY, at(2, 1)), 0.001, world.now, 100.0)
+    assert world.endpoint.report == PRIMARY
+    assert not world.endpoint.doubted
+
+
+def test_where_servers_do_not_say_who_they_are_the_newer_connection_is_believed():
+    world = world_of("primary")
+    world.probed(report=STANDBY)
+    open_one(world, PRIMARY, None)
+    world.topology.probed(world.endpoint, Sighting(STANDBY, None), 0.001, world.now, 100.0)
+    assert world.endpoint.report == PRIMARY
+    assert world.endpoint.doubted
+
+
+def test_a_name_that_leads_to_two_servers_in_turn_tells_of_no_failover():
+    world = world_of("primary", "standby")
+    world.probed(report=PRIMARY, identity=at(1, 1))
+    world.probed(report=STANDBY, identity=at(1, 2))
+    world.events()
+    for turn in range(10):
+        world.now += 60
+        world.probed(report=(PRIMARY, STANDBY)[turn % 2], identity=at(1, 1 + turn % 2))
+    assert world.events() == []
+
+
+def test_a_session_with_another_server_that_changes_takes_its_neighbours_along():
+    world = world_of("standby")
+    one, two = (open_one(world, STANDBY, at(1, 1)) for _ in range(2))
+    other = open_one(world, STANDBY, at(1, 2))
+    world.topology.reported(one, PRIMARY, world.now, at(2, 1))
+    assert gone(world) == {one: "role", two: "role"}
+    assert world.lease() is other
+
+
+# -- a setting of new sessions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["any", "prefer-primary", "prefer-standby"])
+def test_sessions_that_are_read_only_by_their_own_setting_are_replaced_when_it_is_lifted(target: str):
+    world = world_of(target)
+    slot = open_one(world, READ_ONLY_PRIMARY, at(1, 1))
+    world.probed(report=PRIMARY, identity=at(1, 1))
+    assert gone(world) == {slot: "role"}
+
+
+def test_a_write_refused_by_such_a_session_says_nothing_against_the_server():
+    world = world_of("any", "primary")
+    slot = open_one(world, READ_ONLY_PRIMARY, at(1, 1))
+    world.lease()
+    world.probed(report=PRIMARY, identity=at(1, 1))
+    world.topology.reported(slot, READ_ONLY_PRIMARY, world.now, refused=True)
+    assert not world.endpoint.demoted
+    assert world.route(world.groups[1]) == [["a"]]
+    world.give(slot)
+    assert gone(world) == {slot: "role"}
+
+
+def test_a_kept_session_that_is_read_only_does_not_contradict_a_newer_one_that_is_not():
+    world = world_of("primary")
+    world.probed(report=PRIMARY, identity=at(1, 1))
+    world.topology.probed(world.endpoint, Sighting(READ_ONLY_PRIMARY, at(1, 1)), 0.001, world.now, 50.0)
+    assert world.endpoint.report == PRIMARY
+    assert world.endpoint.doubted
+    assert world.route() == [["a"]]
+
+
+def test_a_server_that_does_not_say_its_role_changes_nothing():
+    world = world_of("primary")
+    slot = open_one(world, PRIMARY, at(1, 1))
+    world.probed(report=UNKNOWN, identity=at(2, 2))
+    assert world.lease() is slot

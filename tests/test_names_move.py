@@ -1,0 +1,140 @@
+"""An endpoint is a name: what becomes of sessions when it leads to another server."""
+
+import psycopg
+import pytest
+from conftest import LIMIT, config, wait_for
+from models import MODELS
+from support import start
+
+from pgdbpool import PoolTimeout
+
+EACH = pytest.mark.parametrize("model", MODELS)
+PORT = "select inet_server_port()"
+PID = "select pg_backend_pid()"
+
+
+def write(count=4, **more):
+    return {"write": {"target_session_attrs": "primary", "connection_count": count, **more}}
+
+
+def reaches(lent, node):
+    return lent.ask(PORT) == node.port
+
+
+def lend_if_any(pool, group):
+    try:
+        return pool.lend(group, timeout=1.0)
+    except PoolTimeout:
+        return None
+
+
+def ended(lent):
+    """The next statement on it fails, and no server sees it."""
+    try:
+        lent.ask(PORT)
+    except psycopg.Error:
+        return True
+    return False
+
+
+# -- the name moves, and the old primary lives on ---------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("endpoints", [1, 2])
+@pytest.mark.parametrize("target", ["primary", "read-write", "any", "prefer-primary", "prefer-standby"])
+def test_a_session_with_a_newer_primary_ends_those_with_the_old_one(pg_cluster, model, endpoints, target):
+    if endpoints == 2 and target in ("any", "prefer-standby"):
+        pytest.skip("the other endpoint serves as well")
+    old, (new, other) = pg_cluster.primary, pg_cluster.standbys
+    with old.proxy() as name:
+        places = [name, other][:endpoints]
+        groups = {"g": {"target_session_attrs": target, "connection_count": 4}}
+        with MODELS[model](config(*places, groups=groups, monitor={"interval": 3600.0})) as pool:
+            leased = [pool.lend("g") for _ in range(2)]
+            assert all(reaches(each, old) for each in leased)
+            idle = pool.lend("g")
+            idle.give()
+            new.promote()
+            other.rejoin(new)
+            name.target = new
+            idle = pool.lend("g")  # the one that rests
+            newest = pool.lend("g")
+            assert reaches(newest, new)
+            for each in [*leased, idle]:
+                wait_for(lambda each=each: ended(each))
+                each.give()
+            newest.give()
+            for _ in range(8):
+                assert pool.ask("g", PORT) == new.port
+
+
+@EACH
+def test_a_call_in_flight_on_the_old_primary_is_ended(pg_cluster, model):
+    if model == "non-threaded":
+        pytest.skip("one thread has one call in flight")
+    old, new = pg_cluster.primary, pg_cluster.standbys[0]
+    with (
+        old.proxy() as name,
+        MODELS[model](config(name, groups=write(), monitor={"interval": 3600.0})) as pool,
+    ):
+        leased = pool.lend("write")
+        call = start(leased.ask, "select pg_sleep(600)")
+        wait_for(lambda: old.execute("select 1 from pg_stat_activity where query like 'select pg_sleep(600)%'"))
+        new.promote()
+        name.target = new
+        newest = pool.lend("write")
+        assert reaches(newest, new)
+        with pytest.raises(psycopg.OperationalError):
+            call.result(LIMIT)
+        leased.give()
+        newest.give()
+
+
+@EACH
+def test_a_name_that_goes_back_to_the_old_primary_is_not_followed(pg_cluster, model):
+    old, new = pg_cluster.primary, pg_cluster.standbys[0]
+    with (
+        old.proxy() as name,
+        MODELS[model](config(name, groups=write(20), monitor={"interval": 3600.0})) as pool,
+    ):
+        first = pool.lend("write")
+        new.promote()
+        name.target = new
+        kept = pool.lend("write")
+        assert reaches(kept, new)
+        wait_for(lambda: ended(first))
+        first.give()
+        name.target = old
+        held = [kept]
+        while (another := lend_if_any(pool, "write")) is not None:  # some may have been opened before
+            held.append(another)
+            assert reaches(another, new)
+        name.target = new
+        held.append(pool.lend("write"))
+        assert all(reaches(each, new) for each in held)
+        for each in held:
+            each.give()
+
+
+# -- a name that leads to several at once -----------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("target", ["standby", "any", "prefer-standby", "read-only"])
+def test_a_name_that_leads_to_several_standbys_keeps_the_sessions_with_each(pg_cluster, model, target):
+    one, two = pg_cluster.standbys
+    groups = {"g": {"target_session_attrs": target, "connection_count": 4}}
+    with one.proxy() as name, MODELS[model](config(name, groups=groups)) as pool:
+        leased = []
+        for turn in range(4):
+            name.target = (one, two)[turn % 2]
+            leased.append(pool.lend("g"))
+        pids = [each.ask(PID) for each in leased]
+        assert [each.ask(PORT) for each in leased] == [one.port, two.port] * 2
+        for each in leased:
+            each.give()
+        leased = [pool.lend("g") for _ in range(4)]
+        assert {each.ask(PID) for each in leased} == set(pids)
+        for each in leased:
+            each.give()
