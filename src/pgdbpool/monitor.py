@@ -35,11 +35,12 @@ from psycopg import pq
 
 from . import forks
 from .background import nobodys, thread
-from .config import EndpointSettings, MonitorSettings, Secret
+from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import MISSES, Fault, Sighting
 from .drivers import ConnectFailed, DriverTimeout, psycopg3, steps
 from .drivers.asynchronous import Allowance, drive, password, reach
+from .drivers.sealed import Sealed
 from .probe import Asked, asking, key_of, request
 from .seldom import say_seldom
 
@@ -241,7 +242,7 @@ class Watch:
         except psycopg.Error as error:
             raise ConnectFailed(str(error).strip(), psycopg3.fault(error) or Fault.ENDED) from error
 
-    def _connecting(self, conninfo: Secret) -> steps.Steps[Asked]:
+    def _connecting(self, conninfo: Sealed) -> steps.Steps[Asked]:
         """Connect, and ask."""
         session = yield from steps.connecting(conninfo)
         self._new.add(session)

@@ -17,6 +17,7 @@ from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
 from .drivers.asynchronous import Allowance, resolved
 from .drivers.blocking import drive, reach, run
 from .drivers.blocking import resolved as resolved_here
+from .drivers.sealed import Sealed
 
 Password = Callable[[Callable[[], Any], float], Coroutine[Any, Any, Secret | None]]  # as `Driver.password`
 
@@ -46,7 +47,7 @@ def key_of(where: EndpointSettings) -> object:
     )
 
 
-async def request(where: EndpointSettings, password: Secret | None, allowance: Allowance) -> list[Secret]:
+async def request(where: EndpointSettings, password: Secret | None, allowance: Allowance) -> list[Sealed]:
     """What libpq is told, for each address of the host. Raises ConnectFailed."""
     # No startup options: a pooler in between may refuse them, and the question needs none.
     return await resolved(conninfo(where, _AS, password, startup_options=False), allowance)

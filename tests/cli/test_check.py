@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from rich.console import Console
 from support import Wire
 from testing.helpers import DEBIAN, needs_debian
 from typer.testing import CliRunner
@@ -409,6 +410,35 @@ def test_it_says_where_the_environment_decided_which_servers_there_are(pg_node: 
     assert "target_session_attrs is by PGTARGETSESSIONATTRS" in done.out
     found = run("check", path, "--json", **more).json
     assert found["endpoints"][0]["chosen"] == {"host": "PGHOST", "port": "PGPORT"}
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "environment", "expected"),
+    [
+        ("db.test", {}, {}, ["ssl is prefer, so nothing proves", 'params.require_auth = "scram-sha-256" keeps it']),
+        ("db.test", {"ssl": "require"}, {"PGREQUIREAUTH": "scram-sha-256"}, ["ssl is require"]),
+        ("db.test", {}, {"PGSSLMODE": "disable"}, ["ssl is disable", "require_auth"]),
+        ("db.test", {"ssl": "verify-full"}, {}, []),
+        ("db.test", {}, {"PGSSLROOTCERT": "system"}, []),
+        ("127.0.0.1", {}, {}, []),
+        ("localhost", {}, {}, []),
+        ("/run/postgresql", {}, {}, []),
+    ],
+)
+def test_it_recommends_what_proves_who_answers(
+    host: str, more: dict[str, Any], environment: dict[str, str], expected: list[str], monkeypatch: Any
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = load({"db": {"host": host, **more}, "groups": {"g": {}}})
+    report = judge(settings, [Look(sighting=Sighting(Report(Role.PRIMARY)), round_trip=0.001)])
+    assert report.ok
+    assert len(report.recommendations) == len(expected)
+    for words, line in zip(expected, report.recommendations, strict=True):
+        assert words in line
+    screen = Console(file=io.StringIO(), width=300)
+    show(report, screen)
+    assert screen.file.getvalue().count("Safer: ") == len(expected)  # type: ignore[attr-defined]
 
 
 # How it looks

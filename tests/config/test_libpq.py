@@ -139,7 +139,7 @@ def test_libpq_takes_all_of_it() -> None:
         }
     )
     info = conninfo(endpoint, group, "p'w \\")
-    parsed = psycopg.conninfo.conninfo_to_dict(sealed(info).reveal())
+    parsed = psycopg.conninfo.conninfo_to_dict(sealed(info).opened()[0].reveal())
     assert parsed == {key: str(value) for key, value in info.items()} | {"password": "p'w \\"}
 
 
@@ -156,4 +156,4 @@ def test_libpq_reads_what_it_is_told_or_is_told_nothing(info: dict[str, str]) ->
         with pytest.raises(ConnectFailed, match="no Unicode"):
             sealed(info)
         return
-    assert psycopg.conninfo.conninfo_to_dict(sealed(info).reveal()) == info
+    assert psycopg.conninfo.conninfo_to_dict(sealed(info).opened()[0].reveal()) == info

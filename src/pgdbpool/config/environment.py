@@ -15,9 +15,18 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pgdbpool.config.keys import ENDPOINT, GROUP, Kind, Unfit
-from pgdbpool.config.settings import FrozenMap, is_secret
+from pgdbpool.config.settings import EndpointSettings, FrozenMap, is_secret
 
-__all__ = ["Choice", "Refused", "Unclear", "filled", "libpq_choice", "libpq_parameters", "target_session_attrs"]
+__all__ = [
+    "Choice",
+    "Refused",
+    "Unclear",
+    "filled",
+    "libpq_choice",
+    "libpq_parameters",
+    "proofs",
+    "target_session_attrs",
+]
 
 
 class Refused(Exception):
@@ -120,6 +129,16 @@ def target_session_attrs(endpoints: Iterable[Mapping[str, Any]]) -> tuple[str, s
     for attrs, source in found.items():
         return str(_fitting(GROUP, "target_session_attrs", attrs, source)), source
     return "any", None
+
+
+def proofs(endpoint: EndpointSettings) -> tuple[str | None, bool]:
+    """libpq's `sslmode` at an endpoint, and whether `require_auth` is said; None: libpq cannot say."""
+    try:
+        values = libpq_choice(endpoint.params).values
+    except Refused:
+        values = {}
+    required = bool(endpoint.params.get("require_auth") or values.get("require_auth"))
+    return endpoint.ssl or values.get("sslmode"), required
 
 
 def filled(fields: Mapping[str, Any]) -> list[dict[str, Any]]:

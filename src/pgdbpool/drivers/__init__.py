@@ -17,6 +17,9 @@ from typing import Any, NamedTuple, Protocol
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 
+Params = Mapping[str, str | int | Secret]
+"""libpq's connection parameters."""
+
 
 class LastWords(NamedTuple):
     """With which a server ends a connection."""
@@ -80,7 +83,7 @@ class Driver(Protocol):
 
     async def connect(
         self,
-        params: Mapping[str, str | int | Secret],
+        params: Params,
         autocommit: bool,
         deadline: float,
         wanted: Callable[[], bool] | None = None,

@@ -48,7 +48,7 @@ from .psycopg3 import (
     words,
 )
 from .race import R, Race
-from .sealed import Params
+from .sealed import Params, Sealed
 
 __all__ = [
     "Allowance",
@@ -136,8 +136,8 @@ async def drive(conversation: steps.Steps[T], deadline: float | Allowance) -> T:
 
 
 async def reach(
-    places: Sequence[Secret],
-    attempt: Callable[[Secret], steps.Steps[R]],
+    places: Sequence[Sealed],
+    attempt: Callable[[Sealed], steps.Steps[R]],
     deadline: float | Allowance,
 ) -> R:
     """Carry out the attempt at the place that answers first, of those that `resolved` has found. Raises as `drive`.
@@ -355,7 +355,7 @@ class Guarded(Pooled):
             return await _wait_on(self, guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-async def resolved(params: Params, deadline: float | Allowance) -> list[Secret]:
+async def resolved(params: Params, deadline: float | Allowance) -> list[Sealed]:
     """What libpq is told for each address of the host. Raises ConnectFailed."""
     name = names.name_in(params)
     if name is None:

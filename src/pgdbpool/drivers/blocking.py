@@ -46,7 +46,7 @@ from .psycopg3 import (
     words,
 )
 from .race import R, Race
-from .sealed import Params
+from .sealed import Params, Sealed
 
 __all__ = [
     "abort",
@@ -123,8 +123,8 @@ def drive(
 
 
 def reach(
-    places: Sequence[Secret],
-    attempt: Callable[[Secret], steps.Steps[R]],
+    places: Sequence[Sealed],
+    attempt: Callable[[Sealed], steps.Steps[R]],
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     each: float | None = None,
@@ -247,7 +247,7 @@ class Guarded(Pooled):
             return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
-def resolved(params: Params) -> list[Secret]:
+def resolved(params: Params) -> list[Sealed]:
     """What libpq is told for each address of the host; waits for the resolver. Raises ConnectFailed."""
     name = names.name_in(params)
     return names.places(params, name and names.addresses_of(name))

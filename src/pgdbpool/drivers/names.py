@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from ..background import thread
-from ..config.secret import Secret
 from ..core.evidence import Fault
 from . import ConnectFailed
-from .sealed import Params, sealed
+from .sealed import Params, Sealed, sealed
 
 Found = Future[list[str]]
 
@@ -48,7 +47,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def places(params: Params, addresses: Sequence[str] | None) -> list[Secret]:
+def places(params: Params, addresses: Sequence[str] | None) -> list[Sealed]:
     """What libpq is told: once, or for each address of the host, so that it need not look. Raises ConnectFailed."""
     # The name is still needed to verify the server's certificate, and to find a password in the passfile.
     each = [params] if addresses is None else [{**params, "hostaddr": address} for address in addresses]

@@ -1,23 +1,40 @@
-"""What libpq is told, as one string that shows itself to nobody else."""
+"""What libpq is told, in an object that shows itself to nobody else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..config.secret import Secret
 from ..core.evidence import Fault
-from . import ConnectFailed
+from . import ConnectFailed, Params, tls
 
-Params = Mapping[str, str | int | Secret]
+__all__ = ["Params", "Sealed", "sealed"]
 
 
-def sealed(params: Params) -> Secret:
-    """libpq's connection string. Raises ConnectFailed for what cannot stand in one."""
+class Sealed:
+    """Connection parameters that can stand in a connection string of libpq's."""
+
+    __slots__ = ("_params", "place")
+
+    def __init__(self, params: Params) -> None:
+        self._params = params
+        self.place = tls.place_of(params)
+
+    def __repr__(self) -> str:
+        return f"<parameters of a connection to {self.place.host}:{self.place.port}>"
+
+    def opened(self) -> tuple[Secret, bool]:
+        """The connection string for a connect that begins now, and whether it keeps to TLS where libpq would not."""
+        keeps_tls = tls.must_stay(self._params, self.place)
+        params = {**self._params, "sslmode": "require"} if keeps_tls else self._params
+        return Secret(" ".join(map(_pair, params.items()))), keeps_tls
+
+
+def sealed(params: Params) -> Sealed:
+    """Raises ConnectFailed for what libpq cannot be told."""
     for key, value in params.items():
         problem = _problem(value)
         if problem:
             raise ConnectFailed(f"the connection parameter {key} has {problem} in it", Fault.MISCONFIGURED)
-    return Secret(" ".join(map(_pair, params.items())))
+    return Sealed(params)
 
 
 def _pair(item: tuple[str, str | int | Secret]) -> str:
@@ -35,7 +52,5 @@ def _problem(value: str | int | Secret) -> str:
     try:
         hidden.reveal().encode()
     except UnicodeEncodeError:
-        problem = "what is no Unicode text"
-    else:
-        problem = ""
-    return problem
+        return "what is no Unicode text"
+    return ""

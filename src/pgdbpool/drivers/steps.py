@@ -21,7 +21,8 @@ from psycopg import pq
 from .. import forks
 from ..config.secret import Secret
 from ..core.evidence import Fault, Identity, Report, Role, Sighting, unusable
-from . import ConnectFailed, DriverTimeout, Unanswered, refusals
+from . import ConnectFailed, DriverTimeout, Unanswered, refusals, tls
+from .sealed import Sealed
 
 T = TypeVar("T")
 Steps = Generator[tuple[int, int], None, T]
@@ -32,8 +33,21 @@ _DONE = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecSta
 half_open: set[pq.abc.PGconn] = set()
 
 
-def connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
+def connecting(conninfo: Sealed) -> Steps[pq.abc.PGconn]:
     """Open a connection. Raises ConnectFailed."""
+    opened, keeps_tls = conninfo.opened()  # now, and not when they were put together: TLS may have come meanwhile
+    try:
+        pgconn = yield from _connecting(opened)
+    except ConnectFailed as error:
+        if not keeps_tls:
+            raise
+        raise tls.explained(error, conninfo.place) from None
+    if pgconn.ssl_in_use:
+        tls.note(conninfo.place)
+    return pgconn
+
+
+def _connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
     pgconn = pq.PGconn.connect_start(conninfo.reveal().encode())
     half_open.add(pgconn)
     try:
@@ -67,7 +81,7 @@ class Met(NamedTuple):
     session: pq.abc.PGconn
 
 
-def meeting(conninfo: Secret) -> Steps[Met]:
+def meeting(conninfo: Sealed) -> Steps[Met]:
     """The same as an attempt at one of several addresses, see `race`."""
     return Met((yield from connecting(conninfo)))
 

@@ -6,9 +6,11 @@ those that a pool would take, fencing included, and not a second opinion.
 
 from __future__ import annotations
 
+import ipaddress
 from time import monotonic
 
 from pgdbpool.config import GroupSettings, Settings
+from pgdbpool.config.environment import libpq_parameters, proofs
 from pgdbpool.core import routes, stats
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.evidence import Fault, Role
@@ -61,7 +63,44 @@ def judge(
         groups=groups,
         sizing=size,
         problems=tuple(problems),
+        recommendations=_recommendations(settings),
     )
+
+
+def _recommendations(settings: Settings) -> tuple[str, ...]:
+    """Where nothing proves who answers: what would."""
+    unproved: dict[str | None, list[str]] = {}
+    readable = []
+    for where in settings.db:
+        mode, auth_required = proofs(where)
+        if where.is_socket or _is_here(where.host) or mode == "verify-full":
+            continue
+        unproved.setdefault(mode, []).append(where.label)
+        if not auth_required and "require_auth" in libpq_parameters():
+            readable.append(where.label)
+
+    def of(labels: list[str]) -> str:
+        return "" if len(labels) == len(settings.db) else f"{', '.join(labels)}: "
+
+    lines = [
+        f"{of(labels)}ssl is {mode}, so nothing proves who answers at its address, and who does gets the writes; "
+        'ssl = "verify-full" with params.sslrootcert is the proof'
+        for mode, labels in unproved.items()
+    ]
+    if readable:
+        lines.append(
+            f"{of(readable)}whoever answers at its address may ask for the password in plain text; "
+            'params.require_auth = "scram-sha-256" keeps it'
+        )
+    return tuple(lines)
+
+
+def _is_here(host: str) -> bool:
+    """Whether this is an address of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _told(settings: Settings, looks: list[Look]) -> Topology:
@@ -91,7 +130,12 @@ def _endpoints(settings: Settings, topology: Topology, looks: list[Look]) -> tup
             advice = ADVICE.get(look.fault) if look.fault else None
             reports.append(
                 EndpointReport(
-                    endpoint=believed.endpoint, reachable=False, chosen=chosen, error=look.error, advice=advice
+                    endpoint=believed.endpoint,
+                    reachable=False,
+                    chosen=chosen,
+                    sslmode=proofs(where)[0],
+                    error=look.error,
+                    advice=advice,
                 )
             )
             continue
@@ -102,6 +146,7 @@ def _endpoints(settings: Settings, topology: Topology, looks: list[Look]) -> tup
                 endpoint=believed.endpoint,
                 reachable=True,
                 chosen=chosen,
+                sslmode=proofs(where)[0],
                 role=believed.role,
                 read_only=believed.read_only,
                 fenced=believed.fenced,

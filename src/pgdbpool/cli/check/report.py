@@ -25,6 +25,8 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     lag: int | None = None
     """Bytes of WAL that a standby is behind its primary."""
     tls: str | None = None
+    sslmode: str | None = None
+    """As the configuration, the environment or libpq itself has it."""
     max_connections: int | None = None
     reserved: int | None = None
     """Of these, connections kept back for other roles than ours."""
@@ -131,3 +133,5 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     """None without ``--processes``, ``--threads`` and ``--memory``."""
     problems: tuple[str, ...]
     """One sentence for each."""
+    recommendations: tuple[str, ...] = ()
+    """What would be safer; the exit code does not depend on it."""

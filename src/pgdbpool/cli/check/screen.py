@@ -20,6 +20,8 @@ def show(report: CheckReport, console: Console) -> None:
         if report.sizing.threads is not None:
             _threads(report.sizing, console)
     _verdict(report, console)
+    for words in report.recommendations:
+        console.print(Text(f"Safer: {words}", "dim"))
 
 
 def _endpoints(endpoints: tuple[EndpointReport, ...], console: Console) -> None:
