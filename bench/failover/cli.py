@@ -14,6 +14,7 @@ from bench.environment import environment
 from bench.failover import effort
 from bench.failover.client import ClientError
 from bench.failover.figures import Figures
+from bench.failover.moves import MOVES
 from bench.failover.oddities import ODDITIES
 from bench.failover.peers import PEERS, why_not
 from bench.failover.report import Report, Result
@@ -21,7 +22,7 @@ from bench.failover.run import Outcome, part, perform
 from bench.failover.scenarios import SCENARIOS, Scenario
 from bench.failover.story import Story
 
-ALL: dict[str, Scenario] = {scenario.name: scenario for scenario in (*SCENARIOS, *ODDITIES)}
+ALL: dict[str, Scenario] = {scenario.name: scenario for scenario in (*SCENARIOS, *ODDITIES, *MOVES)}
 HERE = Path(__file__).resolve().parent.parent
 RESULTS = HERE / "failover.json"
 DOCUMENTATION = HERE.parent / "docs" / "_generated" / "failover.inc"

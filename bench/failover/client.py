@@ -10,6 +10,7 @@ they share. `hung` is known after `wait_for_callers`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from bench.failover.worker import Task
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_LIMIT = 60.0  # s: eight processes may have to load, on a busy machine
 ABOUT_LIMIT = 5.0  # s
+NUMBERS = itertools.count(1)
 LATEST = 2000  # operations that are looked through for the first success
 
 
@@ -47,7 +49,12 @@ class Client:
         """After `wait_for_callers`: those that did not end, and since when they have been in an operation."""
         self.began = 0.0
         parts = [[caller] for caller in task.callers] if self.peer.single else [task.callers]
-        self._children = [_Child(replace(task, callers=part), prefix, self.ops.append) for part in parts]
+        self.processes = [f"bench-{next(NUMBERS)}" for _ in parts]
+        """Their names in the servers' logs (`application_name`)."""
+        self._children = [
+            _Child(name, replace(task, callers=part), prefix, self.ops.append)
+            for name, part in zip(self.processes, parts, strict=True)
+        ]
 
     def start(self) -> Self:
         """Wait until the pools are open and the callers work."""
@@ -107,7 +114,7 @@ class Client:
 class _Child:
     """One process."""
 
-    def __init__(self, task: Task, prefix: Sequence[str], note: Callable[[Op], None]) -> None:
+    def __init__(self, name: str, task: Task, prefix: Sequence[str], note: Callable[[Op], None]) -> None:
         self.ready = threading.Event()
         self.over = threading.Event()
         self.told = threading.Event()
@@ -122,7 +129,7 @@ class _Child:
             [*prefix, sys.executable, "-m", "bench.failover.worker"],
             cwd=ROOT,
             # The user's PGHOST and the like are meant for other servers.
-            env={key: value for key, value in os.environ.items() if not key.startswith("PG")},
+            env={key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"PGAPPNAME": name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -73,6 +73,8 @@ class Figures:
     """From the first blow to the end."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """What the callers were told, and how often."""
+    stale: float | None = None
+    """Where a name moves: writes reached the old primary for so long after the new one had let the pool in. 0: none."""
 
     @property
     def failed(self) -> int:
@@ -92,7 +94,12 @@ class Figures:
 
 
 def figures(
-    peer: str, callers: Sequence[Caller], ops: Sequence[Op], hung: Mapping[int, float], story: Story
+    peer: str,
+    callers: Sequence[Caller],
+    ops: Sequence[Op],
+    hung: Mapping[int, float],
+    story: Story,
+    stale: float | None = None,
 ) -> Figures:
     """Look at all of it. ``hung``: the callers that did not end, and since when."""
     blow = story.faults[0][0] if story.faults else story.began
@@ -130,6 +137,7 @@ def figures(
         phantoms=sum(op.outcome == "failed" and story.rows[op.id] > 0 for op in writes),
         seconds=story.over - blow,
         errors=dict(Counter(f"{op.kind}: {op.error}" for op in failures).most_common(8)),
+        stale=stale,
     )
 
 

@@ -45,6 +45,17 @@ class Result:
     def targets(self) -> list[Target]:
         return targets(self.name, self.rows)
 
+    @property
+    def notes(self) -> list[str]:
+        """What the table has no room for."""
+        late = [
+            f"{one.peer} {f'for {one.stale:.2f} s' if one.stale else 'no'}"
+            for one in self.rows
+            if one.stale is not None
+        ]
+        what = "Writes that reached the old primary after the new one had let the pool in"
+        return [f"{what}: {', '.join(late)}"] if late else []
+
     def lines(self) -> list[list[str]]:
         order = [peer.name for peer in PEERS]
         return [line(one) for one in sorted(self.rows, key=lambda one: order.index(one.peer))]
@@ -132,6 +143,8 @@ class Report:
             printer(f"{result.name}: {result.title}", HEADING, result.lines())
             for name, reason in result.missing.items():
                 print(f"  {name}: {reason}")
+            for note in result.notes:
+                print(f"  {note}")
         printer("Targets", ["what", "needed", "measured", ""], self.verdicts())
 
     def write_rst(self, file: Path) -> None:
@@ -142,6 +155,7 @@ class Report:
             parts += [result.title, "-" * len(result.title), ""]
             parts += rst_table(HEADING, result.lines())
             parts += [f"- {name}: not measured, {reason}" for name, reason in result.missing.items()]
+            parts += [f"- {note}." for note in result.notes]
             parts += [
                 f"- {one.what}: {one.needed}; {one.measured}{'' if one.reached else ', **not reached**'}"
                 for one in result.targets

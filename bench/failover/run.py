@@ -14,6 +14,7 @@ from bench.failover.ops import Caller, callers
 from bench.failover.peers import OURS
 from bench.failover.scenarios import Scenario
 from bench.failover.stage import Stage
+from bench.failover.stale import stale
 from bench.failover.story import Story
 from bench.failover.worker import Task
 
@@ -67,12 +68,16 @@ def perform(scenario: Scenario, parts: Sequence[Part], effort: Effort) -> Outcom
         stage.work(clients)
         scenario.play(stage)
         stage.end()
+        logs = {node.name: node.log() for node in cluster.nodes}
+        old, new = (logs[node.name] for node in stage.moved) if stage.moved else ("", "")
         return Outcome(
             story=stage.story,
             figures=[
-                figures(each.peer, each.callers, client.ops, client.hung, stage.story)
+                figures(
+                    each.peer, each.callers, client.ops, client.hung, stage.story, stale(old, new, client.processes)
+                )
                 for each, client in zip(parts, clients, strict=True)
             ],
             about=[client.about() for client in clients],
-            logs={node.name: node.log() for node in cluster.nodes},
+            logs=logs,
         )

@@ -55,6 +55,8 @@ class Stage:
         self.impostors: list[Impostor] = []
         """Servers that are not real; their attempts are counted among the connects."""
         self.clients: list[Client] = []
+        self.moved: tuple[Node, Node] | None = None
+        """From which server to which one a name has moved that the clients know."""
         self.watched = cluster.standbys[-1]
         self.story = Story({node.port: node.name for node in cluster.nodes}, writer=cluster.primary.port)
         self._connects_before = 0
@@ -87,8 +89,11 @@ class Stage:
         self.story.faults.append((began, time.monotonic()))
         self.story.tell(began, what)
 
-    def promote(self, node: Node) -> None:
-        """Make a standby the primary, have the others follow it, and find out when it takes writes."""
+    def promote(self, node: Node, *, known: bool = True) -> None:
+        """Make a standby the primary, have the others follow it, and find out when it takes writes.
+
+        Not `known`: no place of the clients leads there yet, so a healthy write is not possible for them.
+        """
         followers = [each for each in self.cluster.standbys if each is not node and each.following is not node]
         with Observer(node, "write") as observer:
             self.tell(f"{node.name} is being promoted")
@@ -97,7 +102,11 @@ class Stage:
                 if follower.is_running and not follower.is_frozen:
                     follower.rejoin(node)
             self.story.writer = node.port
-            self.possible("write", observer.answer())
+            answer = observer.answer()
+        if known:
+            self.possible("write", answer)
+        else:
+            self.story.tell(answer.at, f"{node.name} takes writes")
 
     def possible(self, kind: Kind, since: Possible) -> None:
         """A healthy answer is possible."""

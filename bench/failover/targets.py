@@ -12,6 +12,7 @@ from bench.targets import Target
 
 STORM = 50.0  # connects per second to each server, on the average, that are still no storm
 SERVERS = 3
+STALE = 0.01  # s
 
 
 class Check(NamedTuple):
@@ -106,6 +107,14 @@ EVEN = Check(
     lambda one: one.p99_ratio is not None and one.p99_ratio <= 1.5,
 )
 
+MOVED = "first write after the name had moved"
+NOT_STALE = Check(
+    "writes that reached the old primary after the new one had let the pool in",
+    f"none later than {STALE * 1000:g} ms",
+    lambda one: "-" if one.stale is None else f"for {one.stale * 1000:.0f} ms" if one.stale else "none",
+    lambda one: one.stale is not None and one.stale <= STALE,
+)
+
 CHECKS: Mapping[str, Sequence[Check]] = {
     "kill-primary": (ONLY_IN_FLIGHT, within(0.25, "first_write", FIRST_WRITE)),
     "freeze-primary": (NOBODY_HANGS, within(3.0, "first_write", FIRST_WRITE)),
@@ -132,6 +141,8 @@ CHECKS: Mapping[str, Sequence[Check]] = {
     "name": (NOBODY_HANGS, ONLY_IN_FLIGHT, RIGHT_SERVER, NO_STORM),
     "split-brain": (NOBODY_HANGS, RIGHT_SERVER),
     "flapping": (NOBODY_HANGS, ONLY_IN_FLIGHT, NO_STORM),
+    "name-switchover": (NOBODY_HANGS, ONLY_IN_FLIGHT, RIGHT_SERVER, NOT_STALE, within(1.0, "first_write", MOVED)),
+    "name-old-lives-on": (NOBODY_HANGS, ONLY_IN_FLIGHT, RIGHT_SERVER, NOT_STALE, within(1.0, "first_write", MOVED)),
 }
 
 
@@ -139,7 +150,7 @@ def targets(scenario: str, rows: Sequence[Figures]) -> list[Target]:
     """What was to be reached in a scenario, and whether it was."""
     return [
         Target(f"{scenario}, {one.peer}: {check.what}", check.needed, check.measured(one), check.reached(one))
-        for check in (*CHECKS[scenario], KEPT)
+        for check in (*CHECKS.get(scenario, ()), KEPT)
         for one in rows
         if one.peer.startswith(OURS)
     ]

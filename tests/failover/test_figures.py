@@ -1,19 +1,21 @@
 """How the figures are made of operations and of the story, without any server."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.failover.cli import worst
+from bench.failover.cli import ALL, worst
 from bench.failover.figures import Figures, figures
 from bench.failover.ops import Caller, Op
+from bench.failover.report import Report
+from bench.failover.stale import stale
 from bench.failover.story import Possible, Story
 from bench.failover.targets import CHECKS, targets
-
-from .playing import ALL
 
 OLD, NEW, THIRD = 1, 2, 3
 WRITER, READER = Caller(0, "write"), Caller(1, "read")
@@ -140,6 +142,39 @@ def test_figures_can_be_written_down_and_read_again() -> None:
     found = look(write(1, 12, 13), possible={"write": Possible(12.5, 14.0)})
     assert Figures.from_json(found.as_json()) == found
     assert found.as_json()["first_write"] == "never"
+
+
+LET_IN = "LOG:  connection authorized: user=app database=app application_name={}"
+WRITES = "LOG:  execute <unnamed>: insert into items (id, caller) values ($1, $2) returning inet_server_port()"
+
+
+def logged(*lines: tuple[str, str, str]) -> str:
+    return "".join(f"2026-11-25 10:00:{at} UTC [42] app={name} {words}\n" for at, name, words in lines)
+
+
+def test_writes_that_reach_the_old_primary_are_stale_from_the_first_session_with_the_new_one_on() -> None:
+    old = logged(("01.000", "one", WRITES), ("01.250", "one", WRITES), ("09.000", "one", "LOG:  statement: select 1"))
+    new = logged(("01.100", "[unknown]", LET_IN.format("one")), ("08.000", "[unknown]", LET_IN.format("one")))
+    assert stale(old, new, ["one"]) == pytest.approx(0.15)
+
+
+def test_each_process_has_sessions_of_its_own() -> None:
+    old = logged(("01.000", "one", WRITES), ("05.000", "two", WRITES), ("09.000", "three", WRITES))
+    new = logged(("02.000", "[unknown]", LET_IN.format("one")), ("06.000", "[unknown]", LET_IN.format("two")))
+    assert stale(old, new, ["one", "two"]) == 0
+    assert stale(old, new, ["three"]) is None
+
+
+def test_results_are_shown_that_know_nothing_of_a_newer_scenario_or_figure(tmp_path: Path) -> None:
+    row = look(write(1, 12, 13)).as_json()
+    del row["stale"]
+    results = [{"name": name, "title": name, "rows": [row]} for name in ("kill-primary", "given up since")]
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"environment": {}, "results": results}))
+    report = Report.read_json(file)
+    assert [result.name for result in report.results] == ["kill-primary", "given up since"]
+    assert report.verdicts()
+    assert all(result.lines() for result in report.results)
 
 
 def test_of_several_rounds_the_worst_counts() -> None:
