@@ -16,7 +16,7 @@ from typing import Any
 
 from .config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
 from .core.endpoint import Endpoint
-from .core.evidence import Fault, Identity, Report, Role
+from .core.evidence import Fault, Report, Role, Sighting
 from .core.group import ABORTED, LEFT, OVERTAKEN, Group, outlived
 from .core.lane import Lane, Slot
 from .core.plan import Order
@@ -31,6 +31,7 @@ from .wording import chain, log_raised, words_of
 logger = logging.getLogger("pgdbpool")
 
 PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
+ASK_AGAIN_AFTER = 1.0  # s without an answer, after which it is asked what is behind a pooler: as often as monitors do
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
@@ -93,7 +94,9 @@ class Sessions:
             conn = await self._connect(order, where, how, deadline)
             since = monotonic()
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
-            report, identity = await self._ask(conn, how, deadline)
+            sighting = await self._ask(conn, how, deadline)
+            if sighting.pooled:
+                self.driver.through_pooler(conn)
         except NotWanted:
             self.topology.cancelled(order)
             return
@@ -150,22 +153,22 @@ class Sessions:
             return
         finally:
             self._unready.pop(key, None)
-        self.topology.opened(order, conn, clean, report, monotonic(), identity, since)
+        report, identity, _, pooled = sighting
+        self.topology.opened(order, conn, clean, report, monotonic(), identity, since, pooled)
         self.abort()
         self.bury(group)
 
-    async def _ask(self, conn: Any, how: GroupSettings, deadline: float) -> tuple[Report, Identity | None]:
-        """The role of its server, and which one it is.
+    async def _ask(self, conn: Any, how: GroupSettings, deadline: float) -> Sighting:
+        """The role of its server, which one it is, and whether a pooler is in between.
 
         Raises Unanswered for a group that must not have a server whose role nobody knows.
         """
         try:
-            report, identity, _ = await self.driver.sight(conn, deadline)
-            return report, identity
+            return await self.driver.sight(conn, deadline)
         except Unanswered:
             if how.target_session_attrs in PARTICULAR:
                 raise
-            return Report(Role.UNKNOWN), None
+            return Sighting(Report(Role.UNKNOWN))
 
     async def _ask_neighbour(self, order: Order, deadline: float) -> bool:
         """In a search for a role: ask a session of another group what its server is now, in place of a connect.
@@ -290,6 +293,8 @@ class Sessions:
             return True
         check = group.settings.check
         try:
+            if self._unsure(slot.lane, now):
+                await self._ask_again(slot, min(deadline, now + PING_LIMIT))
             # `off` comes here where a fork may have gone unnoticed, and when the whole pool is asked.
             if check not in ("auto", "off") or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
@@ -314,10 +319,28 @@ class Sessions:
         except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
             group.retire(slot, "broken")
             raise
+        if slot.generation != slot.lane.generation:
+            group.retire(slot, "role")
+            return False
         if not _clean(slot):
             # What it heard while it rested: its server has another role now, say.
             return await self._catch_up(slot, deadline)
         return True
+
+    def _unsure(self, lane: Lane, now: float) -> bool:
+        """Whether nothing would tell that another server answers behind a pooler: no monitor, and no session either."""
+        endpoint = lane.endpoint
+        if not endpoint.pooled or self.topology.monitored or lane.group.settings.target_session_attrs == "any":
+            return False
+        return endpoint.answered_at is None or now - endpoint.answered_at >= ASK_AGAIN_AFTER
+
+    async def _ask_again(self, slot: Slot, limit: float) -> None:
+        began = monotonic()
+        try:
+            sighting = await self.driver.sight(slot.conn, limit)
+        except Unanswered:
+            return
+        self.topology.probed(slot.lane.endpoint, sighting, monotonic() - began, monotonic())
 
     async def _catch_up(self, slot: Slot, deadline: float, *, refused: bool = False) -> bool:
         """The session says something else of its server than before, or a write was refused.
@@ -327,12 +350,18 @@ class Sessions:
         group, conn = slot.lane.group, slot.conn
         limit = min(deadline, monotonic() + PING_LIMIT)
         try:
-            report, identity = await self.driver.report(conn, limit), None
+            pooled = slot.lane.endpoint.pooled
+            report, identity = (
+                (Report(Role.UNKNOWN) if refused or pooled else await self.driver.report(conn, limit)),
+                None,
+            )
             if report.role is not slot.server.report.role:  # a promotion begins a new timeline
-                report, identity, _ = await self.driver.sight(conn, limit)
+                report, identity, _, _ = await self.driver.sight(conn, limit)
             if report.read_only and await self.driver.says_read_only_itself(conn, limit):
-                # Its user's own doing. The next one shall find a session like any other.
-                await self.driver.statement(conn, "RESET default_transaction_read_only", limit)
+                # Its user's own doing. The next one shall find a session like any other. Behind a pooler it may be
+                # that of another application, and the next statement may run elsewhere.
+                if not pooled:
+                    await self.driver.statement(conn, "RESET default_transaction_read_only", limit)
             else:
                 self.topology.reported(slot, report, monotonic(), identity, refused=refused)
                 self.abort()
@@ -413,7 +442,9 @@ class Sessions:
                     "what had not been committed before is not committed"
                 )
             return
-        refused = how.target_session_attrs in _WRITERS and self._sqlstate(error) == _READ_ONLY
+        # What the user has caught inside the block is known only to a connection that takes note.
+        refused = driver.write_refused(conn) or self._sqlstate(error) == _READ_ONLY
+        refused = refused and how.target_session_attrs in _WRITERS
         if refused and not await self._catch_up(slot, monotonic() + PING_LIMIT, refused=True):
             return
         if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):

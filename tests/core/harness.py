@@ -156,10 +156,13 @@ class World:
         identity: Identity | None = None,
         position: int | None = None,
         seconds: float = 0.001,
+        *,
+        pooled: bool = False,
+        since: float | None = None,
     ) -> bool:
         """What the monitor does when a probe is answered."""
-        sighting = Sighting(report, identity, position)
-        return self.topology.probed(endpoint or self.endpoint, sighting, seconds, self.now)
+        sighting = Sighting(report, identity, position, pooled)
+        return self.topology.probed(endpoint or self.endpoint, sighting, seconds, self.now, since)
 
     def missed(
         self,

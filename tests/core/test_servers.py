@@ -238,3 +238,42 @@ def test_a_server_that_does_not_say_its_role_changes_nothing():
     slot = open_one(world, PRIMARY, at(1, 1))
     world.probed(report=UNKNOWN, identity=at(2, 2))
     assert world.lease() is slot
+
+
+# -- through a pooler -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("newer", [at(1, 2), at(1, 1)])
+def test_through_a_pooler_all_sessions_go_by_the_newest_answer(newer: Identity):
+    world = world_of("primary", "standby", "any")
+    writer = open_one(world, PRIMARY, at(1, 1), pooled=True)
+    anyone = open_one(world, PRIMARY, at(1, 1), group=2, pooled=True)
+    world.probed(report=STANDBY, identity=newer, pooled=True)
+    assert gone(world) == {writer: "role"}
+    reader = open_one(world, STANDBY, newer, group=1, pooled=True)
+    world.topology.reported(reader, PRIMARY, world.now, at(1, 3))
+    assert gone(world) == {reader: "role"}
+    assert open_one(world, PRIMARY, at(1, 3), pooled=True) is not None
+    assert world.lease(world.groups[2]) is anyone
+    assert world.aborts() == []
+
+
+def test_the_answer_on_an_older_session_with_a_pooler_counts_as_much_as_that_on_a_new_one():
+    world = world_of("primary")
+    writer = open_one(world, PRIMARY, at(1, 1), pooled=True)
+    world.probed(report=STANDBY, identity=at(1, 2), pooled=True, since=0.0)
+    assert gone(world) == {writer: "role"}
+    assert not world.endpoint.doubted
+
+
+def test_through_a_pooler_too_what_is_of_the_past_is_left_and_never_taken_again():
+    world = world_of("primary", "any")
+    idle, leased = (open_one(world, PRIMARY, at(1, 1), pooled=True) for _ in range(2))
+    assert world.lease() is leased
+    world.probed(report=PRIMARY, identity=at(2, 2), pooled=True)
+    assert gone(world) == {idle: "fenced"}
+    assert world.aborts() == [leased]
+    kept = open_one(world, PRIMARY, at(2, 2), pooled=True)
+    for group in range(2):  # the pooler has a connection left that leads back
+        assert open_one(world, PRIMARY, at(1, 1), group=group, pooled=True) is None
+    assert world.lease() is kept

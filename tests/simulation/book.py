@@ -250,6 +250,7 @@ class BookedTopology(Topology):
         now: float,
         identity: Identity | None = None,
         since: float | None = None,
+        pooled: bool = False,
     ) -> str | None:
         book = self.book
         book.orders.remove(order)
@@ -257,7 +258,7 @@ class BookedTopology(Topology):
         retired = order.generation != order.lane.generation
         if book.clock.trace:
             book.say(f"opened {conn} for {order.group.name}, {words(report)}{'' if identity is None else identity[1:]}")
-        reason = super().opened(order, conn, clean, report, now, identity, since)
+        reason = super().opened(order, conn, clean, report, now, identity, since, pooled)
         book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
         if retired and reason is None:
             raise Violation(f"{conn} was asked for before its lane was retired, and is kept")

@@ -151,7 +151,10 @@ class SimulatedDriver:
     async def statement(self, session: Session, text: str, deadline: float) -> None:
         await self.ask(session, deadline)
 
-    async def report(self, session: Session, deadline: float) -> Report:
+    async def report(self, session: Session, deadline: float, *, ask: bool = False) -> Report:
+        if ask:
+            await self.ask(session, deadline)
+            return look(session).report
         self.others_run()
         return session.heard
 
@@ -178,6 +181,12 @@ class SimulatedDriver:
 
     async def restore(self, session: Session) -> None:
         session.altered = False
+
+    def through_pooler(self, session: Session) -> None:
+        raise AssertionError("there are no poolers here")
+
+    def write_refused(self, session: Session) -> bool:
+        return False
 
     # -- a look ---------------------------------------------------------------------------------------------------
 

@@ -49,10 +49,14 @@ class Belief:
         if report.role is Role.UNKNOWN:
             return current, False
         forgot = self._forget(endpoint, now)
+        if endpoint.pooled:  # who answers this session now need not have been there when it was made
+            since = now
         newest = since >= endpoint.since
         if newest and since > endpoint.since:
             endpoint.doubted = False
-        server = endpoint.server_of(identity)
+        # Who answers one session through a pooler may answer any other next: all go by the newest answer.
+        merged = endpoint.pooled and not self._overtakes(endpoint, report, identity)
+        server = current if merged else endpoint.server_of(identity)
         if identity is not None and report.role is Role.PRIMARY:
             best = max(identity.timeline, endpoint.newest.get(identity.system, 0))
             endpoint.newest[identity.system] = best
@@ -81,6 +85,15 @@ class Belief:
         if report.role is not server.report.role:
             return sure
         return report == server.report
+
+    def _overtakes(self, endpoint: Endpoint, report: Report, identity: Identity | None) -> bool:
+        """Whether, of the server that is believed to be there and the one just met, one is a primary of the past."""
+        current, known = endpoint.server, endpoint.server.identity
+        if identity is None or known is None or known.system != identity.system:
+            return False
+        if current.report.role is Role.PRIMARY and identity.timeline > known.timeline:
+            return True
+        return report.role is Role.PRIMARY and identity.timeline < endpoint.newest.get(identity.system, 0)
 
     def _learned(self, endpoint: Endpoint, report: Report, identity: Identity | None) -> bool:
         """The server that the endpoint leads to says this of itself."""

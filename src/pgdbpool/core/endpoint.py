@@ -90,6 +90,7 @@ class Endpoint:
         self.newest: dict[str, int] = {}  # system -> the highest timeline on which its name has led to a primary
         self.doubted = False  # an older session contradicts: only a new connection can tell
         self.position: int | None = None  # in the WAL, at the last probe
+        self.pooled = False  # a pooler is in between, as the last answer showed: see `core.server`
         self.fault: Fault | None = None
         self.last_error: str | None = None
         self.last_error_at: float | None = None

@@ -58,6 +58,8 @@ class Sighting(NamedTuple):
     identity: Identity | None = None
     position: int | None = None
     """Bytes of WAL: written by a primary, replayed by a standby."""
+    pooled: bool = False
+    """A pooler is in between: the session is the pooler's, and another server may answer the next question."""
 
 
 class Fault(StrEnum):

@@ -19,6 +19,7 @@ What follows where a session has one server, and a newer connection of the same 
     standby          any timeline, standby             stays: round-robin DNS, a service for all that may be read
     any              another system                    stays until its life ends: systems have no order
     not known        any                               goes by the endpoint's role, as if it were the same server
+    with a pooler    any of no higher timeline         the same: its next transaction may run on any of them
 
 and where it is the same server::
 

@@ -163,6 +163,7 @@ class Topology:
         now: float,
         identity: Identity | None = None,
         since: float | None = None,
+        pooled: bool = False,
     ) -> str | None:
         """A connection, made at `since`, was opened: put it to use.
 
@@ -176,6 +177,8 @@ class Topology:
             lane.connect_time += now - order.since
             times.count(lane.connect_times, now - order.since)
             changed = endpoint.health is not Health.UP or endpoint.fault is not None or lane.setup_error is not None
+            if report.role is not Role.UNKNOWN:
+                endpoint.pooled = pooled
             self._update(endpoint, now, partial(endpoint.connected, now))
             server, news = self._belief.met(endpoint, report, identity, now if since is None else since, now)
             changed |= news
@@ -353,12 +356,14 @@ class Topology:
             if self.closed:
                 return False
             changed = endpoint.health is not Health.UP or endpoint.fault is not None
+            if sighting.report.role is not Role.UNKNOWN:
+                endpoint.pooled = sighting.pooled
             self._update(endpoint, now, partial(endpoint.answered, seconds, now))
             if sighting.position is not None:
                 endpoint.position = sighting.position
             for lane in self.lanes(endpoint):
                 lane.latency.observe_probe(seconds, now)
-            report, identity, _ = sighting
+            report, identity, _, _ = sighting
             changed |= self._belief.met(endpoint, report, identity, now if since is None else since, now)[1]
             if changed:
                 self._reroute(now)
@@ -427,8 +432,11 @@ class Topology:
                     group.retire_lane(lane, reason)
 
     def _set_poll_after(self, endpoint: Endpoint) -> None:
-        """Where something broke, look at every socket before it is handed out, however short its rest."""
-        sound = endpoint.health is Health.UP
+        """Where something broke, look at every socket before it is handed out, however short its rest.
+
+        So where a pooler is in between and no monitor asks: a caller's turn comes to ask, now and then.
+        """
+        sound = endpoint.health is Health.UP and (self.monitored or not endpoint.pooled)
         for lane in self.lanes(endpoint):
             after = lane.group.poll_after
             look = not sound and after != float("inf")  # a group that never looks does not here either

@@ -130,11 +130,20 @@ class Driver(Protocol):
     def status(self, conn: Any) -> Status:
         """What the session is doing."""
 
-    async def report(self, conn: Any, deadline: float) -> Report:
-        """The role of its server: as reported by the session, else asked for. Raises Unanswered."""
+    async def report(self, conn: Any, deadline: float, *, ask: bool = False) -> Report:
+        """The role of its server: as reported by the session, else asked for. Raises Unanswered.
+
+        With `ask`, and through a pooler, always asked for.
+        """
 
     async def sight(self, conn: Any, deadline: float) -> Sighting:
         """The role of its server, whose data it has and how far it is, in one round trip. Raises Unanswered."""
+
+    def through_pooler(self, conn: Any) -> None:
+        """A pooler is in between: from now on believe of the server only what it answers."""
+
+    def write_refused(self, conn: Any) -> bool:
+        """Whether a write was refused (25006) on a connection through a pooler since the last time this was asked."""
 
     def watch(self, conn: Any, writes: bool) -> Callable[[float], bool]:
         """A cheap look, given the time: is it idle, as `adopt` left it, and says of its server what it says now?

@@ -37,6 +37,7 @@ from .psycopg3 import (
     last_words,
     listen,
     listen_to_the_end,
+    note_refusal,
     nothing_committed,
     quiet,
     seconds_of,
@@ -44,6 +45,7 @@ from .psycopg3 import (
     status,
     watch,
     words,
+    write_refused,
 )
 from .race import R, Race
 from .sealed import Params, Sealed
@@ -77,9 +79,11 @@ __all__ = [
     "sqlstate",
     "statement",
     "status",
+    "through_pooler",
     "watch",
     "within",
     "words",
+    "write_refused",
 ]
 
 T = TypeVar("T")
@@ -178,6 +182,8 @@ class Pooled(psycopg.Connection[Any]):
     """A connection that knows whether its user has changed how its transactions are."""
 
     altered = False
+    pooled = False  # a pooler is in between, see `PooledBehind`
+    refused = False
     adopted: Adopted
     heard: list[LastWords]
 
@@ -245,6 +251,40 @@ class Guarded(Pooled):
             return super().wait(gen, interval, seconds_of(patience))
         except WaitTimeout:  # raised beside the conversation, which goes on where it was
             return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
+
+
+class PooledBehind(Pooled):
+    """A connection through a pooler: what it reports may be another server's.
+
+    So it takes note of a refused write, also of one that its user catches: nothing else tells that the role is another.
+    """
+
+    pooled = True
+
+    def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        try:
+            return Pooled.wait(self, gen, interval) if timeout is None else Pooled.wait(self, gen, interval, timeout)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            note_refusal(self)
+            raise
+
+
+class GuardedBehind(Guarded):
+    """The same of a guarded one."""
+
+    pooled = True
+
+    def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        try:
+            return Guarded.wait(self, gen, interval, timeout)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            note_refusal(self)
+            raise
+
+
+def through_pooler(conn: Pooled) -> None:
+    if not conn.pooled:
+        conn.__class__ = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
 
 
 def resolved(params: Params) -> list[Sealed]:
@@ -328,12 +368,12 @@ async def statement(conn: Pooled, text: str, deadline: float) -> None:
     drive(steps.asking(conn.pgconn, text.encode()), deadline)
 
 
-async def report(conn: Pooled, deadline: float) -> Report:
-    return drive(steps.reporting(conn.pgconn), deadline)
+async def report(conn: Pooled, deadline: float, *, ask: bool = False) -> Report:
+    return drive(steps.reporting(conn.pgconn, ask=ask or conn.pooled), deadline)
 
 
 async def sight(conn: Pooled, deadline: float) -> Sighting:
-    return drive(steps.sighting(conn.pgconn), deadline)
+    return drive(steps.sighting(conn.pgconn, pooled=conn.pooled), deadline)
 
 
 async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:

@@ -189,6 +189,18 @@ def as_it_is(conn: Connection) -> Adopted:
     return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable)
 
 
+def note_refusal(conn: Any) -> None:
+    """A write was refused, and the user may catch that: the connection is not put back before its server was asked."""
+    conn.refused = conn.altered = True
+
+
+def write_refused(conn: Any) -> bool:
+    """Whether a write was refused (25006) on a connection through a pooler since the last time that this was asked."""
+    refused: bool = conn.refused
+    conn.refused = False
+    return refused
+
+
 def watch(conn: Any, writes: bool) -> Callable[[float], bool]:
     pgconn = conn.pgconn
     parameter = pgconn.parameter_status

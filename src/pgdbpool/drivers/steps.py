@@ -138,14 +138,15 @@ def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | N
 
 
 _ROLE_QUERY = (
-    b"select pg_catalog.pg_is_in_recovery(), setting, source from pg_catalog.pg_settings "
+    b"select pg_catalog.pg_is_in_recovery(), setting, source, pg_catalog.pg_backend_pid() from pg_catalog.pg_settings "
     b"where name = 'default_transaction_read_only'"
 )
 
 
-def reporting(pgconn: pq.abc.PGconn) -> Steps[Report]:
-    """The role of its server: as reported by the session, else asked for. Raises Unanswered."""
-    return _reported(pgconn) or (yield from _asking_for_the_role(pgconn))
+def reporting(pgconn: pq.abc.PGconn, *, ask: bool = False) -> Steps[Report]:
+    """The role of its server: as reported by the session, else, or if told to `ask`, asked for. Raises Unanswered."""
+    reported = None if ask else _reported(pgconn)
+    return reported or (yield from _asking_for_the_role(pgconn, believe_reported=not ask)).report
 
 
 _SWITCH = {b"on": True, b"off": False, b"t": True, b"f": False}
@@ -163,18 +164,28 @@ def _role(standby: bytes | None, read_only: bytes | None) -> Report | None:
     return Report(Role.STANDBY if in_recovery else Role.PRIMARY, refuses)
 
 
-def _asking_for_the_role(pgconn: pq.abc.PGconn) -> Steps[Report]:
+def _asking_for_the_role(pgconn: pq.abc.PGconn, *, believe_reported: bool) -> Steps[Sighting]:
     answer = yield from _row(pgconn, _ROLE_QUERY)
     if isinstance(answer, psycopg.Error):
-        reported = _reported(pgconn)  # that came with this answer, if it has changed
+        reported = _reported(pgconn) if believe_reported else None  # that came with this answer, if it has changed
         if reported is None:
             words = str(answer).strip()
             raise Unanswered(f"the server does not say whether it is a primary or a standby: {words}") from answer
-        return reported
+        return Sighting(reported)
     report = None if answer is None else _report(answer)
-    if report is None:
+    if report is None or answer is None:
         raise Unanswered("the server does not say whether it is a primary or a standby, but something else")
-    return report
+    return Sighting(report, pooled=_pooled(pgconn, answer, report, 3))
+
+
+def _pooled(pgconn: pq.abc.PGconn, answer: pq.abc.PGresult, report: Report, column: int) -> bool:
+    """Whether a pooler is in between: the backend that answered is not the one that this session began with.
+
+    Or it says of itself something else than the session reports, as where a pooler passes on what another server said
+    to another client.
+    """
+    backend, reported = _number(answer, column, 10), _reported(pgconn)
+    return backend not in (None, pgconn.backend_pid) or (reported is not None and reported != report)
 
 
 def _row(pgconn: pq.abc.PGconn, question: bytes) -> Steps[pq.abc.PGresult | psycopg.Error | None]:
@@ -204,25 +215,29 @@ select r.standby, pg_catalog.current_setting('default_transaction_read_only'), s
        else pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) end,
   case when r.standby then pg_catalog.pg_last_wal_replay_lsn()
        else pg_catalog.pg_current_wal_lsn() end operator(pg_catalog.-) '0/0'::pg_catalog.pg_lsn,
-  (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint
+  (pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()) operator(pg_catalog.*) 1000000)::bigint,
+  pg_catalog.pg_backend_pid()
 from (select pg_catalog.pg_is_in_recovery() as standby) r,
   pg_catalog.pg_control_system() s, pg_catalog.pg_control_checkpoint() c, pg_catalog.pg_control_recovery() p
 """
 
 
-def sighting(pgconn: pq.abc.PGconn) -> Steps[Sighting]:
-    """All that one question tells of a server; of one that does not answer it, at least the role. Raises Unanswered."""
+def sighting(pgconn: pq.abc.PGconn, *, pooled: bool = False) -> Steps[Sighting]:
+    """All that one question tells of a server; of one that does not answer it, at least the role. Raises Unanswered.
+
+    Where a pooler is known to be in between, what the session reports is not believed.
+    """
     answer = yield from _row(pgconn, _SIGHT_QUERY)
     report = None if answer is None or isinstance(answer, psycopg.Error) else _report(answer)
     if report is None or answer is None or isinstance(answer, psycopg.Error):
         # No such function, or no right to call it: a relative of PostgreSQL, perhaps.
-        return Sighting((yield from _asking_for_the_role(pgconn)))
+        return (yield from _asking_for_the_role(pgconn, believe_reported=not pooled))
     timeline = _number(answer, 3, 10 if report.role is Role.STANDBY else 16)
     system = answer.get_value(0, 2) if answer.nfields > 2 else None
     # What cannot be read is not known. The role is all the same.
     started = _number(answer, 5, 10)
     identity = Identity(system.decode("ascii", "replace"), timeline, started) if system and timeline else None
-    return Sighting(report, identity, _number(answer, 4, 10))
+    return Sighting(report, identity, _number(answer, 4, 10), pooled=_pooled(pgconn, answer, report, 6))
 
 
 def _report(result: pq.abc.PGresult) -> Report | None:

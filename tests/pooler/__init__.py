@@ -1,0 +1,1 @@
+"""The pool behind a real PgBouncer."""

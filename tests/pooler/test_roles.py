@@ -1,0 +1,78 @@
+"""Which server is behind a pooler: PgBouncer says of every server what the first one said (`in_hot_standby`)."""
+
+import pytest
+from conftest import LIMIT, config, wait_for
+
+from pgdbpool import PoolTimeout
+from tests.pooler.conftest import READ_ONLY, door_to
+from tests.testing.helpers import needs_pgbouncer
+
+pytestmark = needs_pgbouncer
+MODES = ("transaction", "session")
+INSERT = "insert into pooled values (1)"
+
+
+@pytest.fixture
+def cluster(pg_cluster):
+    pg_cluster.primary.execute("create table if not exists pooled (n int); grant all on pooled to app")
+    pg_cluster.wait_for_replication()
+    return pg_cluster
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_write_refused_behind_a_pooler_is_the_last_one(cluster, front, mode):
+    with door_to(cluster.primary, mode) as door:
+        pool = front(config(door.pooler, target_session_attrs="primary", acquire_timeout=0.3))
+        for _ in range(5):
+            assert pool.ask(INSERT) == "INSERT 0 1"
+        door.lead_to(cluster.standbys[0])
+        seen = [pool.outcome(INSERT) for _ in range(8)]
+        assert seen.count(READ_ONLY) <= 1
+        assert seen[-6:] == 6 * [PoolTimeout]
+        assert pool.endpoint().role == "standby"
+        door.lead_to(cluster.primary)
+        assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
+
+
+def test_that_the_application_catches_the_refusal_changes_nothing(cluster, front):
+    with door_to(cluster.primary) as door:
+        pool = front(config(door.pooler, target_session_attrs="primary", acquire_timeout=0.3, monitor=False))
+        assert pool.ask(INSERT) == "INSERT 0 1"
+        door.lead_to(cluster.standbys[0])
+        seen = [pool.outcome(INSERT, catch=True) for _ in range(4)]
+        assert "read-only transaction" in seen[0]
+        assert seen[1:] == 3 * [PoolTimeout]
+
+
+@pytest.mark.parametrize("catch", [True, False])
+def test_so_it_is_in_a_group_with_transactions(cluster, front, catch):
+    with door_to(cluster.primary) as door:
+        group = {"target_session_attrs": "primary", "acquire_timeout": 0.3, "autocommit": False}
+        pool = front(config(door.pooler, monitor=False, **group))
+        assert pool.ask(INSERT) == "INSERT 0 1"
+        door.lead_to(cluster.standbys[0])
+        assert pool.outcome(INSERT, catch=catch) is not PoolTimeout
+        assert [pool.outcome(INSERT) for _ in range(3)] == 3 * [PoolTimeout]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_is_read_only_by_its_settings_takes_no_writes_behind_a_pooler(cluster, front, mode):
+    with door_to(cluster.primary, mode) as door:
+        pool = front(config(door.pooler, target_session_attrs="read-write", acquire_timeout=0.3))
+        assert pool.ask(INSERT) == "INSERT 0 1"
+        cluster.primary.refuse_writes()
+        seen = [pool.outcome(INSERT) for _ in range(6)]
+        assert seen.count(READ_ONLY) <= 1
+        assert seen[-4:] == 4 * [PoolTimeout]
+        cluster.primary.refuse_writes(False)
+        assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
+
+
+def test_readers_leave_a_pooler_that_leads_to_a_primary_now(cluster, front):
+    primary, standby = cluster.primary, cluster.standbys[0]
+    with door_to(standby) as door:
+        pool = front(config(door.pooler, cluster.standbys[1], target_session_attrs="standby"))
+        wait_for(lambda: pool.ask("show port") == str(standby.port))
+        door.lead_to(primary)
+        wait_for(lambda: pool.endpoint().role == "primary" or pool.ask("show port") is None)
+        assert {pool.ask("show port") for _ in range(20)} == {str(cluster.standbys[1].port)}
