@@ -10,9 +10,11 @@ def test_something(pg_node, model):
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, Self
 
+import pytest
 from conftest import LIMIT
 from support import one
 
@@ -115,3 +117,10 @@ class Asyncio:
 
 
 MODELS: dict[str, Any] = {model.type: model for model in (Sync, NonThreaded, Asyncio)}
+
+
+@pytest.fixture
+def open_model() -> Iterator[Callable[[dict[str, Any]], Any]]:
+    """Makes pools of the model that their `type` names, and closes them after the test."""
+    with ExitStack() as stack:
+        yield lambda config: stack.enter_context(MODELS[config["type"]](config))

@@ -17,19 +17,19 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import LIMIT, backends, config, wait_for
-from support import one, start
+from models import MODELS
+from models import open_model as open_model
+from psycopg.conninfo import conninfo_to_dict
+from support import start
 from support import tidy as tidy
 from testing.helpers import DEBIAN, needs_debian
 
-from pgdbpool import AsyncPool, DBOfflineError, PoolTimeout
-from pgdbpool.config.secret import Secret
+from pgdbpool import DBOfflineError, PoolTimeout
 from pgdbpool.core.evidence import Fault
 from pgdbpool.drivers import ConnectFailed, blocking, steps
+from pgdbpool.drivers.sealed import sealed
 from pgdbpool.testing import Cluster, Impostor
 from pgdbpool.testing.binaries import server_account
-from pgdbpool.testing.loop import LoopThread
-
-MODELS = ["threaded", "non-threaded", "asyncio"]
 
 
 def certificate(folder, name):
@@ -70,7 +70,7 @@ def tls(keys):
 def connect(conninfo, limit=LIMIT):
     """One attempt; returns why it failed."""
     with pytest.raises(ConnectFailed) as caught:
-        blocking.drive(steps.connecting(Secret(conninfo)), time.monotonic() + limit).finish()
+        blocking.drive(steps.connecting(sealed(conninfo_to_dict(conninfo))), time.monotonic() + limit).finish()
     return caught.value
 
 
@@ -132,14 +132,15 @@ def test_what_a_server_says_is_known_by_its_code_whatever_its_language(code, fau
 def test_what_a_server_says_is_known_also_to_psycopg_in_python():
     program = """
 from psycopg import pq
-from pgdbpool.config.secret import Secret
 from pgdbpool.drivers import ConnectFailed, blocking, steps
+from pgdbpool.drivers.sealed import sealed
 from pgdbpool.testing import Impostor
+from psycopg.conninfo import conninfo_to_dict
 from time import monotonic
 assert pq.__impl__ == "python"
 with Impostor("57P03", "das Datenbanksystem startet") as server:
     try:
-        blocking.drive(steps.connecting(Secret(server.dsn)), monotonic() + 30)
+        blocking.drive(steps.connecting(sealed(conninfo_to_dict(server.conninfo()))), monotonic() + 30)
     except ConnectFailed as error:
         print(error.fault.value, error.sqlstate)
 """
@@ -157,7 +158,7 @@ def test_a_server_that_says_no_where_the_code_cannot_be_had_is_full(monkeypatch)
 
 
 def test_the_errors_of_an_open_session_have_the_words_that_users_know(pg_node):
-    pgconn = blocking.drive(steps.connecting(Secret(pg_node.dsn)), time.monotonic() + LIMIT)
+    pgconn = blocking.drive(steps.connecting(sealed(conninfo_to_dict(pg_node.conninfo()))), time.monotonic() + LIMIT)
     try:
         words = pgconn.exec_(b"select 1/0").error_message.decode()
     finally:
@@ -283,13 +284,14 @@ with socket.create_server(("127.0.0.1", 5999)) as server:
 def in_own_network(program):
     head = """
 import socket
-from pgdbpool.config.secret import Secret
 from pgdbpool.drivers import ConnectFailed, blocking, steps
+from pgdbpool.drivers.sealed import sealed
+from psycopg.conninfo import conninfo_to_dict
 from time import monotonic
 open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40003")
 def failed(conninfo):
     try:
-        blocking.drive(steps.connecting(Secret(conninfo)), monotonic() + 30)
+        blocking.drive(steps.connecting(sealed(conninfo_to_dict(conninfo))), monotonic() + 30)
     except ConnectFailed as error:
         return error
 """
@@ -307,100 +309,54 @@ def failed(conninfo):
 # -- a pool -------------------------------------------------------------------------------------------------------
 
 
-class Calls:
-    """A pool of any model, used as a threaded one is. Each of its methods may be called by any thread."""
-
-    def __init__(self, settings, open_pool):
-        self.model = settings["type"]
-        if self.model != "asyncio":
-            self.pool = open_pool(settings)
-            return
-        self._loop = LoopThread("calls")
-        settings = {key: value for key, value in settings.items() if key != "type"}
-        self.pool = self._run(self._open(settings))
-
-    async def _open(self, settings):
-        return AsyncPool(settings)
-
-    def _run(self, coroutine):
-        return self._loop.run(coroutine)
-
-    def ask(self, *statements, timeout=LIMIT):
-        """The first value of the last of some statements of one checkout."""
-        if self.model == "asyncio":
-            return self._run(self._ask(statements, timeout))
-        with self.pool.connection(timeout=timeout) as conn:
-            return [one(conn, each) for each in statements][-1]
-
-    async def _ask(self, statements, timeout):
-        async with self.pool.connection(timeout=timeout) as conn:
-            for each in statements:
-                (value,) = await (await conn.execute(each)).fetchone()
-            return value
-
-    def close(self):
-        if self.model == "asyncio":
-            self._run(self.pool.close(timeout=0.0))
-            self._loop.close()
-
-
-@pytest.fixture
-def calls(open_pool):
-    opened = []
-
-    def make(settings):
-        opened.append(Calls(settings, open_pool))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
-
-
 def never_lost(calls, node, spoil, words):
     """A call in flight goes on, and its session serves, while no other can be opened."""
-    calls.ask("select 1")
+    calls.ask("default", "select 1")
     (backend,) = backends(node)
     events = []
     calls.pool.on_event(lambda event: events.append(event.message))
 
     def meanwhile():
-        wait_for(lambda: node.execute("select 1 from pg_stat_activity where query = 'select pg_sleep(3)'"))
+        wait_for(
+            lambda: node.execute(
+                "select 1 from pg_stat_activity where query ~ '^select pg_backend_pid.. from pg_sleep'"
+            )
+        )
         spoil()
         node.terminate_backends("application_name = 'pgdbpool:monitor'")
-        if calls.model != "non-threaded":
+        if calls.type != "non-threaded":
             with pytest.raises(PoolTimeout, match="in use"):
-                calls.ask("select 2", timeout=1.0)
+                calls.ask("default", "select 2", timeout=1.0)
 
     spoiled = start(meanwhile)
     # Longer than a call waits until it asks whether its server is still there.
-    assert calls.ask("select pg_sleep(3)", "select pg_backend_pid()") == backend
+    assert calls.ask("default", "select pg_backend_pid() from pg_sleep(3)") == backend
     spoiled.result(LIMIT)
     (endpoint,) = calls.pool.endpoints()
-    if calls.model != "non-threaded":
+    if calls.type != "non-threaded":
         assert words in endpoint.last_error, endpoint
         assert endpoint.fault == "misconfigured"
     assert endpoint.health == "up"
     for _ in range(3):
-        assert calls.ask("select pg_backend_pid()", timeout=0) == backend
+        assert calls.ask("default", "select pg_backend_pid()", timeout=0) == backend
     assert [each for each in events if "is down" in each] == []
     assert len(events) <= 3, events
 
 
 @needs_debian
 @pytest.mark.parametrize("model", MODELS)
-def test_a_key_that_cannot_be_read_any_more_costs_no_open_session(model, tls, keys, tmp_path, calls):
+def test_a_key_that_cannot_be_read_any_more_costs_no_open_session(model, tls, keys, tmp_path, open_model):
     key, cert = tmp_path / "key", tmp_path / "cert"
     shutil.copy(keys / "ours.key", key)
     shutil.copy(keys / "ours.crt", cert)
     place = tls.endpoint(ssl="require", params={"sslkey": str(key), "sslcert": str(cert)})
-    pool = calls(config(place, type=model, connection_count=2))
+    pool = open_model(config(place, type=model, connection_count=2))
     never_lost(pool, tls, lambda: key.chmod(0o644), "group or world access")
 
 
 @needs_debian
 @pytest.mark.parametrize("model", MODELS)
-def test_a_certificate_that_the_server_does_not_trust_costs_no_open_session(model, tls, keys, tmp_path, calls):
+def test_a_certificate_that_the_server_does_not_trust_costs_no_open_session(model, tls, keys, tmp_path, open_model):
     key, cert = tmp_path / "key", tmp_path / "cert"
     place = tls.endpoint(ssl="require", params={"sslkey": str(key), "sslcert": str(cert)})
 
@@ -409,17 +365,17 @@ def test_a_certificate_that_the_server_does_not_trust_costs_no_open_session(mode
         shutil.copy(keys / f"{name}.crt", cert)
 
     use("ours")
-    pool = calls(config(place, type=model, connection_count=2))
+    pool = open_model(config(place, type=model, connection_count=2))
     never_lost(pool, tls, lambda: use("other"), "unknown ca")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_service_file_that_is_being_rotated_costs_no_open_session(model, pg_node, tmp_path, calls, monkeypatch):
+def test_a_service_file_that_is_being_rotated_costs_no_open_session(model, pg_node, tmp_path, open_model, monkeypatch):
     file = tmp_path / "services"
     file.write_text("[prod]\nclient_encoding=UTF8\n")
     monkeypatch.setenv("PGSERVICEFILE", str(file))
     place = pg_node.endpoint(ssl="disable", params={"service": "prod"})
-    pool = calls(config(place, type=model, connection_count=2))
+    pool = open_model(config(place, type=model, connection_count=2))
     never_lost(pool, pg_node, lambda: file.write_text(""), '"prod" not found')
 
 
@@ -435,13 +391,13 @@ def test_a_service_file_that_is_being_rotated_costs_no_open_session(model, pg_no
         ({"options": "-c nonsense=1"}, 'unrecognized configuration parameter "nonsense"'),
     ],
 )
-def test_callers_get_the_words_at_once_where_nothing_is_open(model, params, words, pg_node, calls):
-    pool = calls(config(pg_node.endpoint(ssl="disable", params=params), type=model))
+def test_callers_get_the_words_at_once_where_nothing_is_open(model, params, words, pg_node, open_model):
+    pool = open_model(config(pg_node.endpoint(ssl="disable", params=params), type=model))
     events = []
     pool.pool.on_event(lambda event: events.append(event.message))
     for _ in range(5):
         with pytest.raises(DBOfflineError, match=words):
-            pool.ask("select 1")
+            pool.ask("default", "select 1")
     (endpoint,) = pool.pool.endpoints()
     assert (endpoint.fault, endpoint.health) == ("misconfigured", "suspect")
     assert events == []

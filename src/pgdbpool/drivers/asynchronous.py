@@ -90,6 +90,7 @@ __all__ = [
 T = TypeVar("T")
 
 _LATE = 0.1  # s beyond its time after which a loop has been kept busy
+_ANEW = 20  # times at most that a busy loop gives the time anew: a login has some eight steps
 
 
 class Allowance:
@@ -103,21 +104,32 @@ class Allowance:
         self._granted = max(0.0, deadline - monotonic())
         self._until = until
         self._again = True
+        self._anew = _ANEW
+        self._over = False
 
     def due(self) -> float:
         """When a wait that begins now ends: one for which no time is left still gets one look."""
         return max(self.deadline, monotonic())
 
     def waited(self, due: float, *, ready: bool) -> bool:
-        """After a wait that was to end at `due`. Returns whether there is time for another."""
+        """After a wait that was to end at `due`. Returns whether there is time for another.
+
+        A server that has something to say when its time is over is listened to once more, and not for as long as it
+        goes on.
+        """
         now = monotonic()
-        late = now - due > _LATE
-        if late and (ready or self._again):
+        late = now - due > _LATE and self._anew > 0
+        anew = late and (ready or self._again)
+        if self._over and not anew:
+            return False
+        if anew:
+            self._anew -= 1
             self.deadline = now + self._granted
         elif ready and self._until is not None:
             self.deadline = min(now + self._granted, self._until)
         more = ready or (late and self._again)
         self._again = ready  # so a loop that is always late comes to an end
+        self._over = now >= self.deadline
         return more
 
 

@@ -110,13 +110,16 @@ def drive(
 ) -> T:
     """Carry out a conversation. Raises DriverTimeout at the deadline, NotWanted when `wanted` says so.
 
-    With `each` the server has so many seconds for each word.
+    With `each` the server has so many seconds for each word. One that has something to say at the deadline is listened
+    to once more, and not for as long as it goes on.
     """
+    late = False
     try:
         waits_for = next(conversation)
         while True:
             limit = deadline if each is None else min(deadline, monotonic() + each)
-            if _wait(*waits_for, limit, wanted):
+            if _wait(*waits_for, limit, wanted) and not late:
+                late = monotonic() >= deadline
                 waits_for = conversation.send(None)
             else:
                 waits_for = conversation.throw(DriverTimeout("the server did not answer in time"))

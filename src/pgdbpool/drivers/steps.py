@@ -27,6 +27,8 @@ from .sealed import Sealed
 T = TypeVar("T")
 Steps = Generator[tuple[int, int], None, T]
 
+MOST = refusals.MOST  # bytes
+
 _DONE = frozenset({pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY})
 
 # Being opened at this moment. A child forked now inherits their sockets, and nobody there will ever close them.
@@ -110,17 +112,21 @@ forks.in_child(_forget_half_open)
 
 
 def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | None]:
-    """One statement by the simple protocol, outside any transaction of the user's. Raises psycopg.Error."""
+    """One statement by the simple protocol, outside any transaction of the user's. Raises psycopg.Error.
+
+    The answers to our questions are short. A server that sends more than `MOST` is not listened to any longer.
+    """
+    left = MOST
     pgconn.send_query(statement)
     while pgconn.flush():
         yield pgconn.socket, select.POLLIN | select.POLLOUT
-        pgconn.consume_input()
+        left = _read(pgconn, left)
     last = error = None
     while True:
         try:
             while pgconn.is_busy():
                 yield pgconn.socket, select.POLLIN
-                pgconn.consume_input()
+                left = _read(pgconn, left)
             result = pgconn.get_result()
         except psycopg.Error as lost:
             raise error or lost from None
@@ -135,6 +141,15 @@ def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | N
     if error is not None:
         raise error
     return last
+
+
+def _read(pgconn: pq.abc.PGconn, left: int) -> int:
+    """Read what has come. Returns how many bytes may still come. Raises psycopg.OperationalError if it is too much."""
+    waiting, _ = refusals.waiting_in(pgconn.socket)
+    if waiting > left:
+        raise psycopg.OperationalError(f"the server has sent more than {MOST} bytes in answer to a short question")
+    pgconn.consume_input()
+    return left - waiting
 
 
 _ROLE_QUERY = (
