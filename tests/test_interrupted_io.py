@@ -50,6 +50,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.conns: list[Conn] = []
+        self.cancelled: list[Conn] = []
         self.raises: dict[str, BaseException] = {}
         self.says = STANDBY
         self.sees = STANDBY
@@ -128,6 +129,18 @@ class Driver:
 
     def fault(self, error: BaseException) -> Fault | None:
         return Fault.REFUSED if isinstance(error, Lost) else None
+
+    def at_work(self, conn: Conn) -> bool:
+        return conn.status is Status.BUSY
+
+    def given_up(self, conn: Conn) -> bool:
+        return False
+
+    async def ended(self, conn: Conn) -> None:
+        await self._step("ended")
+
+    def cancel_now(self, conn: Conn, deadline: float) -> None:
+        self.cancelled.append(conn)
 
     def listen_to_the_end(self, conn: Conn) -> None: ...
 
@@ -306,6 +319,11 @@ def commit_and_reset() -> tuple[Scene, Work]:
     return scene, scene.settle(Status.IN_TRANSACTION)
 
 
+def give_back_in_the_middle_of_a_statement() -> tuple[Scene, Work]:
+    scene = Scene()
+    return scene, scene.settle(Status.BUSY, ZeroDivisionError())
+
+
 def give_back_one_with_news() -> tuple[Scene, Work]:
     scene = Scene()
     scene.driver.says = Report(Role.STANDBY, read_only=True)
@@ -342,6 +360,7 @@ STORIES = [
     commit,
     roll_back,
     commit_and_reset,
+    give_back_in_the_middle_of_a_statement,
     give_back_one_with_news,
     give_back_one_that_is_gone,
     look_at_all,

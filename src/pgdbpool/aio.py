@@ -152,7 +152,7 @@ class AsyncPool(Base):
         keeper.reclaim = Lost(self._out, keeper.references, driver)
         keeper.look_for_leaks = Leaks(self._topology, find_now, keeper.reclaim).look
         self._topology.born = keeper.opened
-        self._sessions.closing = keeper.closing
+        self._sessions.closing, self._sessions.end_first = keeper.closing, keeper.end
         return keeper
 
     def _title(self) -> str:

@@ -28,6 +28,7 @@ from .core.lane import Slot
 from .core.plan import Order
 from .core.topology import Topology
 from .drivers.blocking import keep_to, run
+from .drivers.cancel import LIMIT
 from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
 from .habitat import Door, look_for_fork, look_for_loop, may_monitor, refuse_greenlets
 from .herald import Herald
@@ -77,6 +78,9 @@ class Keeper(Protocol):
 
     def closing(self, slot: Slot) -> None:
         """A connection is about to be closed."""
+
+    def end(self, slot: Slot) -> None:
+        """Close one whose server may be busy with its statement, and have that ended before; see `Sessions.end`."""
 
     def wish(self, group: Group) -> None:
         """Something may have to be opened or closed."""
@@ -172,6 +176,16 @@ class Threaded:
 
     def closing(self, slot: Slot) -> None:
         self._listener.forget(slot)
+
+    def end(self, slot: Slot) -> None:
+        """Close what was left in the middle of a statement, by a thread of its own: a frozen server may hold it up."""
+        try:
+            thread(self._end, f"{self._name} canceller", slot).start()
+        except RuntimeError:  # no more threads to be had
+            self._sessions.end_now(slot)
+
+    def _end(self, slot: Slot) -> None:
+        run(self._sessions.end(slot, LIMIT))
 
     def tend(self, now: float) -> None: ...
 
@@ -404,6 +418,9 @@ class Inline:
         keep_to(slot.conn, self._door)
 
     def closing(self, slot: Slot) -> None: ...
+
+    def end(self, slot: Slot) -> None:
+        self._sessions.end_now(slot)
 
     def stop(self) -> None:
         for group in self._topology.groups:

@@ -23,6 +23,7 @@ from .core.plan import Order
 from .core.server import PARTICULAR
 from .core.topology import Topology
 from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
+from .drivers.cancel import IN_PLACE
 from .errors import DBConnectionError, OutcomeUnknown
 from .habitat import say_once
 from .seldom import say_seldom
@@ -38,6 +39,8 @@ GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this si
 LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
 # Of the caller's own thread, and for the caller: it has called too deep, or there is no memory.
 _CALLERS_OWN = (RecursionError, MemoryError)
+# Closed for these reasons it has no statement of a user's: its server is dead, or a question of ours got no answer.
+_ENDED = frozenset({"aborted", "broken"})
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 
@@ -52,6 +55,8 @@ class Sessions:
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
         self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
+        # Has `end` carried out where nobody is held up by it.
+        self.end_first: Callable[[Slot], None] = self.end_now
         self._unready: dict[int, tuple[Order, Any]] = {}  # being made ready; whoever opens one puts it in and out
         # In the place of `Driver.password`, by a threaded pool: one that can be ended.
         self.password: Callable[[Callable[[], Any], float], Coroutine[Any, Any, Secret | None]] | None = None
@@ -392,6 +397,12 @@ class Sessions:
         is busy or broken is closed. Raises OutcomeUnknown if the connection dies during COMMIT, the driver's exception
         if the server refuses to commit, and DBConnectionError if there is nothing left to commit on.
         """
+        if self.driver.status(slot.conn) is Status.BUSY:
+            try:
+                await self.driver.ended(slot.conn)
+            except BaseException:
+                slot.lane.group.retire(slot, "busy")
+                raise
         commit = commit and error is None and not slot.lane.group.settings.autocommit
         if not commit or self.driver.status(slot.conn) is not Status.IN_TRANSACTION:
             await self._put_away(slot, error, commit=commit)
@@ -577,12 +588,37 @@ class Sessions:
         """Close what core has taken out of the pool."""
         while True:
             try:
-                slot, _reason = group.closing.popleft()
+                slot, reason = group.closing.popleft()
             except IndexError:
                 return
             self.closing(slot)
+            driver, conn = self.driver, slot.conn
+            if (reason not in _ENDED or driver.given_up(conn)) and driver.at_work(conn):
+                self.end_first(slot)
+            else:
+                driver.close(conn)
+                group.buried(slot)
+
+    async def end(self, slot: Slot, limit: float) -> None:
+        """Close a slot with whose statement its server is still busy, and have that ended before.
+
+        Until then it counts, so that no other connection is opened in its place. Never raises an `Exception`.
+        """
+        try:
+            await self.driver.cancel(slot.conn, monotonic() + limit)
+        except Exception as error:
+            logger.debug("group %r: cannot cancel a statement: %s", slot.lane.group.name, type(error).__name__)
+        finally:
             self.driver.close(slot.conn)
-            group.buried(slot)
+            slot.lane.group.buried(slot)
+
+    def end_now(self, slot: Slot) -> None:
+        """The same where nothing can be awaited, and nobody else could do it."""
+        try:
+            self.driver.cancel_now(slot.conn, monotonic() + IN_PLACE)
+        finally:
+            self.driver.close(slot.conn)
+            slot.lane.group.buried(slot)
 
 
 class _Resets:

@@ -150,7 +150,7 @@ class Pool(Base):
         keeper.reclaim = Lost(self._out, keeper.references, self._driver)
         keeper.look_for_leaks = Leaks(self._topology, partial(find, driver=self._driver), keeper.reclaim).look
         self._topology.born = keeper.opened
-        self._sessions.closing = keeper.closing
+        self._sessions.closing, self._sessions.end_first = keeper.closing, keeper.end
         return keeper
 
     # -- life -------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
 from .core.topology import Topology
+from .drivers.cancel import LIMIT
 from .herald import Herald
 from .keeper import TimedOut
 from .lifecycle import is_ending
@@ -154,6 +155,8 @@ class Tasks:
         self._lookers: dict[Group, asyncio.TimerHandle] = {}
         self._owed: set[Group] = set()  # a look that came too early, to be made up for
         self._openers: dict[asyncio.Task[None], Order] = {}
+        self._began_in: asyncio.AbstractEventLoop | None = None
+        self._endings: set[asyncio.Task[None]] = set()
         self._telling: asyncio.Task[None] | None = None
         self._subscriptions: list[Subscription] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -165,7 +168,7 @@ class Tasks:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keep the pool in this loop, which is running, from now on."""
-        self.loop = loop
+        self.loop = self._began_in = loop
         self._thread = get_ident()
         self._loop_end = LoopEnd(self._end_of_loop, self._loop_closed)
         if isinstance(self._listener, EpollListener):
@@ -252,6 +255,8 @@ class Tasks:
         if tasks:
             await asyncio.wait(tasks, timeout=_LAST_WORDS)
         self._at_loop_end()
+        if self._endings:
+            await asyncio.wait(self._endings, timeout=_LAST_WORDS)
 
     def _loop_closed(self) -> None:
         self._at_loop_end()
@@ -274,6 +279,15 @@ class Tasks:
     def closing(self, slot: Slot) -> None:
         """A connection is about to be closed."""
         self._listener.forget(slot)
+
+    def end(self, slot: Slot) -> None:
+        """Close what was left in the middle of a statement: by a task, where the loop still runs."""
+        if self._began_in is not None and asyncio._get_running_loop() is self._began_in:
+            ending = background.task(self._sessions.end(slot, LIMIT))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+        else:
+            self._sessions.end_now(slot)
 
     def wish(self, group: Group) -> None:
         """Something may have to be opened or closed."""

@@ -242,6 +242,18 @@ class SimulatedDriver:
             return Fault.TIMEOUT
         return connect_fault(error.sqlstate) if isinstance(error, Lost | Refused) else None
 
+    def at_work(self, session: Session) -> bool:
+        return False  # a statement of its users ends by itself
+
+    def given_up(self, session: Session) -> bool:
+        return False
+
+    async def ended(self, session: Session) -> None: ...
+
+    async def cancel(self, session: Session, deadline: float) -> None: ...
+
+    def cancel_now(self, session: Session, deadline: float) -> None: ...
+
     def describe(self, session: Session) -> str:
         return str(session)
 

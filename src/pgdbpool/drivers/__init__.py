@@ -130,6 +130,27 @@ class Driver(Protocol):
     def status(self, conn: Any) -> Status:
         """What the session is doing."""
 
+    def at_work(self, conn: Any) -> bool:
+        """Whether its server may be busy with a statement, whatever else is the matter."""
+
+    def given_up(self, conn: Any) -> bool:
+        """Whether a call on it has lasted for too long: it is as good as broken, but its statement may be going on."""
+
+    async def ended(self, conn: Any) -> None:
+        """Where its user was cancelled: wait until that has ended on the server, for a limited time.
+
+        Does not wait where that would hold up the user. Never raises an Exception.
+        """
+
+    async def cancel(self, conn: Any, deadline: float) -> None:
+        """End on the server what the session is doing, whoever began it, and read what is left of it.
+
+        A COMMIT is only waited for. Raises DriverTimeout, or the driver's own error; then it is to be closed.
+        """
+
+    def cancel_now(self, conn: Any, deadline: float) -> None:
+        """The same where nothing can be awaited. Never raises an Exception."""
+
     async def report(self, conn: Any, deadline: float, *, ask: bool = False) -> Report:
         """The role of its server: as reported by the session, else asked for. Raises Unanswered.
 

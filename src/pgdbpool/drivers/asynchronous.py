@@ -16,11 +16,15 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import waiting
 
+from .. import background
 from ..background import nobodys
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
+from .blocking import cancel_now
+from .cancel import IN_PLACE, LIMIT, at_work, ending, in_pipeline, left_unfinished
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -33,6 +37,7 @@ from .psycopg3 import (
     disown,
     fault,
     first_patience,
+    given_up,
     guarded,
     heard_within,
     in_failed_transaction,
@@ -56,6 +61,9 @@ __all__ = [
     "Allowance",
     "abort",
     "adopt",
+    "at_work",
+    "cancel",
+    "cancel_now",
     "close",
     "commit",
     "connect",
@@ -63,7 +71,9 @@ __all__ = [
     "descriptor",
     "disown",
     "drive",
+    "ended",
     "fault",
+    "given_up",
     "heard_within",
     "last_words",
     "listen_to_the_end",
@@ -275,22 +285,64 @@ async def _elsewhere(ask: Callable[[], Any], deadline: float) -> passwords.Given
     return passwords.outcome(call)
 
 
-_psycopg_waits = psycopg.AsyncConnection.wait  # without the price of `super()`, in every call
+async def _wait_on(conn: Pooled, gen: Generator[Any, Any, T], *limits: float) -> T:
+    """As psycopg waits. But whatever interrupts it, its statement does not go on on the server.
 
-
-async def _wait_on(conn: psycopg.AsyncConnection[Any], gen: Generator[Any, Any, T], *limits: float) -> T:
-    """As psycopg waits. But a conversation that was called off is ended at once.
-
-    Else the garbage collector would end it some time, and psycopg_binary's generators have been seen to crash the
-    interpreter then (psycopg 3.3.9, Python 3.11).
+    That is ended by a task of its own, which is not cancelled again and again with whoever was. And the conversation is
+    ended at once; else the garbage collector would do it some time, and psycopg_binary's generators have been seen to
+    crash the interpreter then (psycopg 3.3.9, Python 3.11).
     """
+    if conn.ending is not None:
+        await asyncio.wait({conn.ending})
     try:
-        return await _psycopg_waits(conn, gen, *limits)
+        return await waiting.wait_async(gen, conn.pgconn.socket, *limits)
     except WaitTimeout:  # raised beside the conversation, which goes on where it was
         raise
-    except BaseException:
+    except GeneratorExit:  # nothing can be awaited; whoever closes the connection ends it
         gen.close()
         raise
+    except BaseException as error:
+        if left_unfinished(conn, gen, error):
+            conn.ending = background.task(_end_for(conn, gen))
+            try:
+                await asyncio.wait({conn.ending}, timeout=IN_PLACE)
+            except BaseException:
+                if in_pipeline(conn):  # psycopg raises another error where a pipeline that is in use is left
+                    close(conn)
+                raise
+        else:
+            gen.close()
+        raise
+
+
+async def _end_for(conn: Pooled, gen: Generator[Any, Any, Any] | None = None) -> None:
+    """End what its session is doing; `gen` is the conversation that was interrupted just now."""
+    try:
+        deadline = monotonic() + LIMIT
+        await _end(conn, deadline, mine=gen is not None)
+        if gen is not None and in_pipeline(conn) and TAKES_TIMEOUT:
+            await waiting.wait_async(gen, conn.pgconn.socket, INTERVAL, max(0.0, deadline - monotonic()))
+    except Exception:  # it will be closed
+        pass
+    finally:
+        conn.ending = None
+        if gen is not None:
+            gen.close()
+
+
+async def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
+    work = ending(conn, deadline, mine=mine)
+    try:
+        conversation, limit = next(work)
+        while True:
+            try:
+                await drive(conversation, limit)
+            except DriverTimeout:
+                conversation, limit = work.send(False)
+            else:
+                conversation, limit = work.send(True)
+    except StopIteration:
+        pass
 
 
 class Pooled(psycopg.AsyncConnection[Any]):
@@ -299,6 +351,9 @@ class Pooled(psycopg.AsyncConnection[Any]):
     altered = False
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
+    committing = False  # a COMMIT was interrupted
+    given_up = False
+    ending: asyncio.Task[None] | None = None  # what was interrupted
     adopted: Adopted
     heard: list[LastWords]
 
@@ -479,6 +534,17 @@ def close(conn: Pooled) -> None:
         pass
     finally:
         closing.close()
+
+
+async def ended(conn: Pooled) -> None:
+    if conn.ending is not None:
+        await asyncio.wait({conn.ending})
+    elif at_work(conn):
+        await _end_for(conn)
+
+
+async def cancel(conn: Pooled, deadline: float) -> None:
+    await _end(conn, deadline, mine=False)
 
 
 async def ping(conn: Pooled, deadline: float) -> None:

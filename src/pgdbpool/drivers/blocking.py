@@ -10,15 +10,17 @@ import inspect
 import select
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import waiting
 
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
 from . import Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
+from .cancel import IN_PLACE, at_work, ending, in_pipeline, left_unfinished
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -31,6 +33,7 @@ from .psycopg3 import (
     disown,
     fault,
     first_patience,
+    given_up,
     guarded,
     heard_within,
     in_failed_transaction,
@@ -53,13 +56,18 @@ from .sealed import Params, Sealed
 __all__ = [
     "abort",
     "adopt",
+    "at_work",
+    "cancel",
+    "cancel_now",
     "close",
     "commit",
     "connect",
     "describe",
     "descriptor",
     "disown",
+    "ended",
     "fault",
+    "given_up",
     "heard_within",
     "keep_to",
     "last_words",
@@ -178,7 +186,36 @@ def _wait_for(events: Mapping[int, int], deadline: float, wanted: Callable[[], b
             raise NotWanted
 
 
-_wait_on = psycopg.Connection.wait  # without the price of `super()`, in every call
+def _wait_on(conn: Pooled, gen: Generator[Any, Any, T], *limits: float) -> T:
+    """As psycopg waits. But whatever interrupts it, its statement does not go on on the server."""
+    try:
+        return waiting.wait(gen, conn.pgconn.socket, *limits)
+    except WaitTimeout:  # raised beside the conversation, which goes on where it was
+        raise
+    except BaseException as error:
+        if left_unfinished(conn, gen, error):
+            deadline = monotonic() + IN_PLACE
+            with suppress(Exception):  # if it takes longer, whoever closes the connection does it
+                _end(conn, deadline, mine=True)
+                if in_pipeline(conn) and TAKES_TIMEOUT:
+                    waiting.wait(gen, conn.pgconn.socket, INTERVAL, max(0.0, deadline - monotonic()))
+        gen.close()
+        raise
+
+
+def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
+    work = ending(conn, deadline, mine=mine)
+    try:
+        conversation, limit = next(work)
+        while True:
+            try:
+                drive(conversation, limit)
+            except DriverTimeout:
+                conversation, limit = work.send(False)
+            else:
+                conversation, limit = work.send(True)
+    except StopIteration:
+        pass
 
 
 class Pooled(psycopg.Connection[Any]):
@@ -187,6 +224,8 @@ class Pooled(psycopg.Connection[Any]):
     altered = False
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
+    committing = False  # a COMMIT was interrupted
+    given_up = False
     adopted: Adopted
     heard: list[LastWords]
 
@@ -197,6 +236,9 @@ class Pooled(psycopg.Connection[Any]):
             return super().execute(query, params, prepare=prepare, binary=binary)
         cursor = self.cursor_factory(self)
         return cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
+
+    def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        return _wait_on(self, gen, interval) if timeout is None else _wait_on(self, gen, interval, timeout)
 
     def set_autocommit(self, value: bool) -> None:
         self.altered = True
@@ -244,16 +286,16 @@ class Guarded(Pooled):
     def _wait(self, gen: Generator[Any, Any, T], interval: float, timeout: float | None) -> T:
         patience = self.conduct.patience
         if timeout is not None:
-            return super().wait(gen, interval, timeout)
+            return _wait_on(self, gen, interval, timeout)
         if patience is None:
-            return super().wait(gen, interval)
+            return _wait_on(self, gen, interval)
         began = monotonic()
         if not TAKES_TIMEOUT:
-            return super().wait(guarded(gen, self.pgconn, patience, began, started=False), interval)
+            return _wait_on(self, guarded(gen, self.pgconn, patience, began, started=False), interval)
         try:
-            return super().wait(gen, interval, seconds_of(patience))
+            return _wait_on(self, gen, interval, seconds_of(patience))
         except WaitTimeout:  # raised beside the conversation, which goes on where it was
-            return super().wait(guarded(gen, self.pgconn, patience, began, started=True), interval)
+            return _wait_on(self, guarded(gen, self.pgconn, patience, began, started=True), interval)
 
 
 class PooledBehind(Pooled):
@@ -361,6 +403,18 @@ def close(conn: Pooled) -> None:
         conn.close()
     except Exception:  # what is wrong with it does not matter any more
         pass
+
+
+async def ended(conn: Pooled) -> None: ...
+
+
+async def cancel(conn: Pooled, deadline: float) -> None:
+    _end(conn, deadline, mine=False)
+
+
+def cancel_now(conn: Any, deadline: float) -> None:
+    with suppress(Exception):
+        _end(conn, deadline, mine=False)
 
 
 async def ping(conn: Pooled, deadline: float) -> None:

@@ -21,6 +21,7 @@ from psycopg import pq
 
 from ..core.evidence import Fault, connect_fault
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, Status, steps
+from .cancel import GaveUp
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -42,6 +43,14 @@ def guarded(
     While it lasts, `patience.check` is asked whether the server is still there: after `check_after` seconds without a
     word, and each time the silence has doubled.
     """
+    same = _guarded(gen, pgconn, patience, began, started=started)
+    same.__qualname__ = getattr(gen, "__qualname__", "")  # type: ignore[attr-defined]  # by which it is known whether it is a COMMIT, say
+    return same
+
+
+def _guarded(
+    gen: Generator[Any, Any, T], pgconn: pq.abc.PGconn, patience: Patience, began: float, *, started: bool
+) -> Generator[Any, Any, T]:
     heard = began
     check_at = patience.check_after
     try:
@@ -55,7 +64,7 @@ def guarded(
             elif pgconn.transaction_status == pq.TransactionStatus.ACTIVE:  # not while LISTENing, say
                 silent = now - heard
                 if patience.limit is not None and silent >= patience.limit:
-                    raise _no_answer(pgconn, f"the server has not answered for {silent:.1f} s")
+                    raise GaveUp(f"the server has not answered for {silent:.1f} s; the connection was given up")
                 if patience.check is not None and silent >= check_at:
                     words = patience.check()
                     if words is not None and not _readable(pgconn):
@@ -161,9 +170,16 @@ def heard_within(conn: Connection, seconds: float) -> bool:
     return bool(ago < seconds * 1000)
 
 
+def given_up(conn: Any) -> bool:
+    """Whether a call on it has lasted for too long: it is as good as broken, but its statement may be going on."""
+    return bool(conn.given_up)
+
+
 def status(conn: Connection) -> Status:
     if conn.closed:
         return Status.BROKEN if conn.broken else Status.CLOSED
+    if given_up(conn):
+        return Status.BROKEN
     match conn.pgconn.transaction_status:
         case pq.TransactionStatus.IDLE:
             # Somebody who was cancelled on the way out of a pipeline has left it half done.
