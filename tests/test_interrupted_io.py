@@ -12,6 +12,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine, Generator
+from time import monotonic
 from types import coroutine
 from typing import Any
 
@@ -171,16 +172,16 @@ class Scene:
         for _ in range(idle):
             conn = Conn()
             self.driver.conns.append(conn)
-            order = self.topology.order(self.read, self.read.lanes[0], 0.0)
-            self.topology.opened(order, conn, self.driver.watch(conn, False), STANDBY, 0.0, Identity("1", 1))
+            order = self.topology.order(self.read, self.read.lanes[0], monotonic())
+            self.topology.opened(order, conn, self.driver.watch(conn, False), STANDBY, monotonic(), Identity("1", 1))
 
     def open(self, group: Group | None = None, *, search: bool = False) -> Work:
         group = group or self.read
-        order = self.topology.order(group, group.lanes[0], 0.0)._replace(search=search)
+        order = self.topology.order(group, group.lanes[0], monotonic())._replace(search=search)
         return self.sessions.open(order)
 
     def lease(self) -> Slot:
-        slot = self.read.take(0.0)
+        slot = self.read.take(monotonic())
         assert slot is not None
         slot.fresh_until = slot.rested = float("-inf")
         return slot
@@ -188,7 +189,7 @@ class Scene:
     async def verify(self) -> None:
         slot = self.lease()
         if await self.sessions.verify(slot, FOREVER):
-            self.read.give(slot, 0.0)
+            self.read.give(slot, monotonic())
 
     def settle(self, status: Status, error: BaseException | None = None, *, commit: bool = True) -> Work:
         slot = self.lease()
