@@ -460,13 +460,16 @@ class Told:
     def __init__(self):
         self.told = []
 
-    def probed(self, sighting, seconds):
+    def probed(self, sighting, seconds, since):
         self.told.append("answered")
 
     def probe_failed(self, fault, error):
         self.told.append(fault.value)
 
     def in_a_hurry(self):
+        return False
+
+    def in_doubt(self):
         return False
 
 
@@ -492,7 +495,7 @@ def test_a_silent_server_fails_so_many_probes_in_a_row_each_on_a_connection_of_i
 
 def test_a_subscriber_that_raises_does_not_blind_the_others(pg_node, caplog):
     class Broken(Told):
-        def probed(self, sighting, seconds):
+        def probed(self, sighting, seconds, since):
             raise RuntimeError("of a subscriber")
 
     settings = load(config(pg_node, monitor=QUICK))

@@ -138,3 +138,92 @@ def test_a_name_that_leads_to_several_standbys_keeps_the_sessions_with_each(pg_c
         assert {each.ask(PID) for each in leased} == set(pids)
         for each in leased:
             each.give()
+
+
+# -- the name moves, and the old server is something else -------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("target", ["primary", "read-write", "prefer-primary"])
+def test_writes_find_the_new_primary_behind_the_same_name(pg_cluster, model, target):
+    old, new = pg_cluster.primary, pg_cluster.standbys[0]
+    groups = {"write": {"target_session_attrs": target}, "read": {"target_session_attrs": "any"}}
+    old.execute("drop table if exists moves; create table moves (port int); grant select, insert on moves to app")
+    pg_cluster.wait_for_replication()
+    with old.proxy() as name, MODELS[model](config(name, groups=groups)) as pool:
+        assert writes(pool) == old.port
+        old.stop()
+        new.promote()
+        old.rejoin(new)
+        wait_for(lambda: reads(pool) == old.port)  # it is back as a standby, and found there
+        name.target = new
+        assert wait_for(lambda: writes(pool)) == new.port
+
+
+def writes(pool):
+    """Where to; None: it was refused, or there was nowhere."""
+    try:
+        return pool.ask("write", "insert into moves values (inet_server_port()) returning port", timeout=5.0)
+    except (psycopg.Error, PoolTimeout):
+        return None
+
+
+def reads(pool):
+    """From where; None: from a connection that was ended a moment ago."""
+    try:
+        return pool.ask("read", PORT)
+    except psycopg.OperationalError:
+        return None
+
+
+@EACH
+def test_readers_find_the_standby_behind_the_same_name(pg_cluster, model):
+    one, (two, three) = pg_cluster.primary, pg_cluster.standbys
+    groups = {"read": {"target_session_attrs": "standby"}, "any": {"target_session_attrs": "any"}}
+    with two.proxy() as name, MODELS[model](config(name, groups=groups)) as pool:
+        assert pool.ask("read", PORT) == two.port
+        one.stop()
+        two.promote()
+        three.rejoin(two)
+        name.target = three
+        wait_for(lambda: pool.ask("read", PORT) == three.port)
+
+
+@EACH
+@pytest.mark.parametrize("target", ["primary", "read-write", "prefer-primary", "any"])
+def test_a_read_only_setting_that_was_lifted_for_new_sessions_is_over(pg_node, model, target):
+    admin = pg_node._admin(None, LIMIT)
+    groups = {"g": {"target_session_attrs": target, "connection_count": 3}}
+    with admin, MODELS[model](config(pg_node, groups=groups, monitor={"max_lifetime": 2.0})) as pool:
+        assert read_only(pool) == "off"
+        admin.execute("alter database app set default_transaction_read_only = on")
+        try:
+            pg_node.terminate_backends("usename = 'app'")
+            if target in ("prefer-primary", "any"):
+                assert wait_for(lambda: read_only(pool)) == "on"
+            else:
+                wait_for(lambda: nowhere(pool))
+        finally:
+            admin.execute("set default_transaction_read_only = off")
+            admin.execute("alter database app reset default_transaction_read_only")
+        if model == "non-threaded" and target in ("prefer-primary", "any"):
+            pytest.skip("nobody makes a new connection there")
+        wait_for(lambda: read_only(pool) == "off")
+
+
+def nowhere(pool):
+    """No server takes writes."""
+    try:
+        pool.ask("g", PORT, timeout=0.5)
+    except PoolTimeout:
+        return True
+    except psycopg.OperationalError:  # one that had been ended a moment ago
+        pass
+    return False
+
+
+def read_only(pool):
+    try:
+        return pool.ask("g", "show default_transaction_read_only")
+    except (psycopg.OperationalError, PoolTimeout):
+        return None

@@ -4,6 +4,7 @@ import asyncio
 import random
 import selectors
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -61,10 +62,15 @@ class Scene:
     kept_answers: float = 0.01  # s after which a kept session answers
     new_answers: float = 0.01  # s after which a new one does
     fault: Fault | None = None  # which a new one meets instead
+    life: float = NEVER
+    host: str = "127.0.0.1"
     hurry: bool = False
+    doubt: bool = False  # until a new connection is answered
+    stubborn: bool = False  # ... and even then
     began: list[tuple[float, bool]] = field(default_factory=list)  # probes: when, and whether on a new connection
     told: list[tuple[float, str]] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
+    newest: float = 0.0
 
     def __post_init__(self) -> None:
         scene = self
@@ -77,24 +83,28 @@ class Scene:
                 if took > scene.timeout:
                     await asyncio.sleep(scene.timeout)
                     if not new:
-                        self.drop_session()
+                        self._drop()
                     raise ConnectFailed("no answer", Fault.TIMEOUT)
                 await asyncio.sleep(took)
                 if new and scene.fault:
                     raise ConnectFailed("no", scene.fault)
                 if new:
                     scene.sessions.append(Session())
-                return Asked(scene.sessions[-1] if new else self.session, ANSWER, took)  # type: ignore[arg-type]
+                session: Any = scene.sessions[-1] if new else self.session
+                return Asked(session, ANSWER, took, scene.loop.now if new else self._since)
 
-        (where,) = load({"db": {"host": "db1", "name": "a", "user": "a"}, "groups": {"g": {}}}).db
-        how = MonitorSettings(interval=self.interval, timeout=self.timeout, fall=self.fall)
+        (where,) = load({"db": {"host": self.host, "name": "a", "user": "a"}, "groups": {"g": {}}}).db
+        how = MonitorSettings(interval=self.interval, timeout=self.timeout, fall=self.fall, max_lifetime=self.life)
         self.watch = Played(where)
         self.watch.subscriptions.append(Subscription(None, where, how, self))  # type: ignore[arg-type]
 
     # as a subscriber
 
-    def probed(self, sighting: Sighting, seconds: float) -> None:
+    def probed(self, sighting: Sighting, seconds: float, since: float) -> None:
         assert sighting == ANSWER
+        if since > self.newest:
+            self.newest = since
+            self.doubt = self.stubborn and self.doubt
         self.told.append((self.loop.now, "answered"))
 
     def probe_failed(self, fault: Fault, error: str) -> None:
@@ -102,6 +112,9 @@ class Scene:
 
     def in_a_hurry(self) -> bool:
         return self.hurry
+
+    def in_doubt(self) -> bool:
+        return self.doubt
 
     # as the test
 
@@ -128,6 +141,7 @@ def scene(monkeypatch):
     loop = VirtualLoop()
     monkeypatch.setattr(monitor, "monotonic", loop.time)
     monkeypatch.setattr(random, "uniform", lambda low, high: (low + high) / 2)
+    monkeypatch.setattr(random, "random", lambda: 0.5)
     tasks = []
 
     def make(**more: Any) -> Scene:
@@ -413,3 +427,131 @@ def test_a_watch_that_ends_in_the_middle_of_a_round_leaves_no_task(scene):
         task.cancel()
     watched.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     assert asyncio.all_tasks(watched.loop) == set()
+
+
+# -- a new connection, before it is needed ----------------------------------------------------------------------------
+
+
+def open_sessions(watched):
+    return [session for session in watched.sessions if not session.finished]
+
+
+def new_ones(watched):
+    return [when for when, new in watched.began if new]
+
+
+def test_the_life_of_a_session_is_bounded_and_no_probe_is_missing(scene):
+    watched = scene(life=20.0)
+    watched.run(200)
+    assert len(new_ones(watched)) == pytest.approx(200 / 15, abs=2)  # from 10 to 20 s
+    assert set(watched.words()) == {"answered"}
+    assert len(open_sessions(watched)) == 1
+    assert watched.watch.session is watched.sessions[-1]
+
+
+def test_lives_that_begin_together_end_apart(monkeypatch, scene):
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    short = scene(life=20.0)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    long = scene(life=20.0)
+    short.run(19)
+    assert (len(short.sessions), len(long.sessions)) == (2, 1)
+
+
+def test_a_doubt_is_resolved_by_a_new_connection_at_once(scene):
+    watched = scene(interval=60.0)
+    watched.doubt = True
+    watched.watch.bell.set()
+    watched.run(10)
+    assert len(new_ones(watched)) == 1
+    assert new_ones(watched)[0] - watched.began[0][0] < 2 * HURRY
+
+
+@pytest.mark.parametrize(("hurry", "most"), [(True, 1.0), (False, 15.0)])
+def test_a_doubt_that_stays_is_looked_into_again_and_again_and_less_often_the_longer_it_lasts(hurry, most, scene):
+    watched = scene(hurry=hurry, doubt=True, stubborn=True)
+    watched.run(300)
+    times = new_ones(watched)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps[0] < 0.3
+    assert max(gaps) <= most + 0.2
+    assert min(gaps[-3:]) >= most - 0.2
+    assert len(times) <= 300 / most + 60
+    assert len(open_sessions(watched)) == 1
+
+
+def test_a_caller_who_comes_ends_the_calm(scene):
+    watched = scene(interval=60.0, doubt=True, stubborn=True)
+    watched.run(300)
+    watched.hurry = True
+    watched.watch.bell.set()
+    watched.run(1.5)
+    assert new_ones(watched)
+
+
+@pytest.mark.parametrize("fault", [Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL])
+def test_that_the_server_lets_nobody_in_is_no_failure_while_the_session_is_answered(fault, scene):
+    watched = scene(life=20.0, doubt=True, stubborn=True, hurry=True)
+    watched.fault = fault
+    watched.run(100)
+    assert set(watched.words()) == {"answered"}
+    assert len(watched.told) >= 90
+    assert 2 <= len(new_ones(watched)) <= 200
+    assert len(open_sessions(watched)) == 1
+
+
+def test_nor_is_a_new_connection_that_is_not_answered(scene):
+    watched = scene(life=20.0)
+    watched.new_answers = NEVER
+    watched.run(100)
+    assert set(watched.words()) == {"answered"}
+    assert not watched.sessions[0].finished
+
+
+def test_where_nobody_listens_any_more_the_session_counts_for_nothing(scene):
+    watched = scene(life=20.0)
+    watched.fault = Fault.REFUSED
+    watched.run(30)
+    assert "refused" in watched.words()
+    assert open_sessions(watched) == []
+
+
+def test_a_changed_address_is_a_reason_to_see_what_is_there(monkeypatch, scene):
+    answer = ["10.0.0.1"]
+
+    async def look_up(host):
+        assert host == "db.test"
+        return list(answer)
+
+    monkeypatch.setattr(monitor.names, "look_up_here", look_up)
+    watched = scene(host="db.test")
+    watched.run(100)
+    assert new_ones(watched) == []
+    answer[:] = ["10.0.0.2"]
+    watched.run(7)
+    assert len(new_ones(watched)) == 1
+    watched.run(100)
+    assert new_ones(watched) == []
+
+
+def test_a_name_whose_answers_always_differ_costs_few_connections(monkeypatch, scene):
+    turn = iter(range(10**6))
+
+    async def look_up(host):
+        return [f"10.0.0.{next(turn) % 3}"]
+
+    monkeypatch.setattr(monitor.names, "look_up_here", look_up)
+    watched = scene(host="db.test", life=60.0)
+    watched.run(600)
+    assert len(new_ones(watched)) <= 600 / 45 + 600 / 60 + 5
+
+
+def test_a_name_that_cannot_be_looked_up_is_none_of_it(monkeypatch, scene):
+    async def look_up(host):
+        raise OSError("no answer")
+
+    monkeypatch.setattr(monitor.names, "look_up_here", look_up)
+    watched = scene(host="db.test")
+    watched.run(100)
+    assert set(watched.words()) == {"answered"}
+    assert new_ones(watched) == []

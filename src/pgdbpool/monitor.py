@@ -12,8 +12,9 @@ The life of a watch::
                                    each that fails is told, the first that is answered ends the others
 
 So a server that freezes is found out after at most ``interval * 1.1 + timeout * (fall + 1) / 2`` seconds. A probe is
-one question on a connection that is kept. When the server ends that connection, a new one is made at once: that alone
-is no failure.
+one question on a connection that is kept for a while. When the server ends that connection, a new one is made at once:
+that alone is no failure. It is replaced where the endpoint's name may lead elsewhere now, see `renewal`: beside the
+probes, which go on on the old one until the new one has answered.
 
 The thread starts with the first subscription and ends after the last. All of `Watch` runs in it, and nowhere else.
 """
@@ -37,11 +38,12 @@ from . import forks
 from .background import nobodys, thread
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
-from .core.evidence import MISSES, Fault, Sighting
-from .drivers import ConnectFailed, DriverTimeout, psycopg3, steps
+from .core.evidence import MISSES, SILENT, Fault, Sighting
+from .drivers import ConnectFailed, DriverTimeout, names, psycopg3, steps
 from .drivers.asynchronous import Allowance, drive, password, reach
 from .drivers.sealed import Sealed
-from .probe import Asked, asking, key_of, request
+from .probe import Asked, asking, key_of, name_of, request
+from .renewal import Renewal
 from .seldom import say_seldom
 
 logger = logging.getLogger("pgdbpool")
@@ -52,6 +54,7 @@ HURRY = 0.1  # s between two probes of an endpoint while a wanted role is missin
 # is starting costs it a process.
 _AGAIN = {Fault.REFUSED: (0.02, HURRY), Fault.UNREACHABLE: (0.05, HURRY), Fault.STARTING: (0.05, 0.5)}
 _SHARE = 20
+_TURNED_AWAY = frozenset({Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL})
 
 _LAST_WORDS = 1.0  # s
 
@@ -59,14 +62,17 @@ _LAST_WORDS = 1.0  # s
 class Subscriber(Protocol):
     """Who is told. All of it is called in the monitor's thread, and must not block."""
 
-    def probed(self, sighting: Sighting, seconds: float) -> None:
-        """A probe was answered after so many seconds."""
+    def probed(self, sighting: Sighting, seconds: float, since: float) -> None:
+        """A probe was answered after so many seconds, on a connection that was made at `since`."""
 
     def probe_failed(self, fault: Fault, error: str) -> None:
         """A probe failed."""
 
     def in_a_hurry(self) -> bool:
         """Whether to probe ten times a second."""
+
+    def in_doubt(self) -> bool:
+        """Whether only a new connection can tell what the endpoint's name leads to."""
 
 
 class Subscription:
@@ -98,6 +104,11 @@ class Watch:
         self._where = where
         self.subscriptions: list[Subscription] = []
         self.session: pq.abc.PGconn | None = None
+        self._since = 0.0  # when it was made
+        self._renewal = Renewal(random.random)
+        self._renewing: asyncio.Task[None] | None = None
+        self._successor: Asked | None = None  # takes the place of the session before the next probe
+        self._refusals = 0  # new connections in a row that could not be had beside the session
         self._new: set[pq.abc.PGconn] = set()  # connected, and not answered yet
         self.bell = asyncio.Event()
         self._misses = 0
@@ -108,15 +119,23 @@ class Watch:
 
     async def run(self) -> None:
         """Probe again and again."""
-        while True:
-            began = monotonic()
-            self.bell.clear()
-            try:
-                await self._round()
-                await self._rest(began)
-            except Exception as error:  # a bug must not blind the pools
-                self._failed(error)
-                await asyncio.sleep(HURRY)
+        following = asyncio.create_task(self._follow_the_name())
+        try:
+            while True:
+                began = monotonic()
+                self.bell.clear()
+                try:
+                    await self._round()
+                    self._renew_if_due()
+                    await self._rest(began)
+                except Exception as error:  # a bug must not blind the pools
+                    self._failed(error)
+                    await asyncio.sleep(HURRY)
+        finally:
+            tasks = [following] if self._renewing is None else [following, self._renewing]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _failed(self, error: Exception) -> None:
         """An error of our own, or of this machine: no evidence, and nobody is told but the log."""
@@ -133,6 +152,7 @@ class Watch:
         pause = min((each.how.interval for each in self.subscriptions), default=1.0) * random.uniform(0.9, 1.1)
         if hurry:
             pause = min(pause, self._hurried(began))
+        pause = min(pause, max(self._renewal_due() - began, HURRY / 2))
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, began + pause - monotonic())):
                 await self.bell.wait()
@@ -154,8 +174,79 @@ class Watch:
     def _fall(self) -> int:
         return max((each.how.fall for each in self.subscriptions), default=1)
 
+    # -- a new connection, before it is needed ------------------------------------------------------------------
+
+    def _renewal_due(self) -> float:
+        if self.session is None or self._renewing is not None:  # then every probe is one, or one is under way
+            return float("inf")
+        doubted = any(each.subscriber.in_doubt() for each in self.subscriptions)
+        urgent = doubted and any(each.subscriber.in_a_hurry() for each in self.subscriptions)
+        return self._renewal.due(monotonic(), doubted=doubted, urgent=urgent)
+
+    def _renew_if_due(self) -> None:
+        now = monotonic()
+        if self._renewal_due() <= now:
+            self._renewal.began(now)
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        """See what the name leads to now."""
+        try:
+            self._successor = asked = await self._attempt(fresh=True)
+            self._refusals = 0
+            self._renewal.renewed(monotonic(), self._life)
+            self._tell(asked)
+        except ConnectFailed as error:
+            self._not_renewed(error)
+        except Exception as error:
+            self._failed(error)
+        finally:
+            self._renewing = None
+            self.bell.set()
+
+    def _not_renewed(self, error: ConnectFailed) -> None:
+        """Beside a session that answers one failure says little. But sessions live on where nobody gets in any more."""
+        self._refusals += 1
+        if error.fault in _TURNED_AWAY:
+            first, longest = BACKOFF[error.fault]
+            self._renewal.put_off(monotonic(), max(first, backoff(first, longest, self._refusals - 1, random.random)))
+        elif error.fault not in SILENT and self._refusals >= self._fall:
+            self._refusals = 0
+            self.drop_session()
+            self._tell_failure(error.fault, str(error))
+
+    def _take_over(self) -> None:
+        if self._successor is not None:
+            self._keep(self._successor)
+            self._successor = None
+
+    def _keep(self, asked: Asked) -> None:
+        if self.session is not asked.session:
+            self._drop()
+            self.session, self._since = asked.session, asked.since
+
+    @property
+    def _life(self) -> float:
+        return min((each.how.max_lifetime for each in self.subscriptions), default=MonitorSettings().max_lifetime)
+
+    async def _follow_the_name(self) -> None:
+        """Look the name up every few seconds; other addresses are a reason to see what is there."""
+        host = name_of(self._where)
+        while host is not None:
+            try:
+                addresses = frozenset(await names.look_up_here(host))
+                self._renewal.resolved(addresses, monotonic(), self._life)
+                if self._renewal_due() <= monotonic():
+                    self.bell.set()
+            except (OSError, UnicodeError):
+                pass  # whoever connects will hear of it
+            await asyncio.sleep(self._renewal.look_up_every * random.uniform(0.8, 1.2))
+
+    # -- probes -------------------------------------------------------------------------------------------------
+
     async def _round(self) -> None:
         """One probe, and others beside it if it is not answered soon."""
+        self._take_over()
         attempts = {asyncio.create_task(self._attempt(fresh=False))}
         left = 0 if self._misses >= self._fall else self._fall - 1
         next_at = monotonic() + self._timeout / 2
@@ -165,6 +256,8 @@ class Watch:
                 limit = max(0.0, next_at - monotonic()) if left else None
                 done, attempts = await asyncio.wait(attempts, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
+                    if self._renewing is not None:  # no more connections at a time than the sizing page says
+                        self._renewing.cancel()
                     left -= 1
                     next_at = monotonic() + self._timeout / 2
                     attempts.add(asyncio.create_task(self._attempt(fresh=True)))
@@ -183,14 +276,14 @@ class Watch:
             await asyncio.gather(*attempts, return_exceptions=True)
         if asked is not None:
             if self.session is not asked.session:
-                self.drop_session()  # one that never answered
-                self.session = asked.session
+                self._renewal.renewed(monotonic(), self._life)
+            self._keep(asked)
             self._tell(asked)
 
     def _tell(self, asked: Asked) -> None:
         self._misses = self._turned_away = 0
         self._away_since = self._away_for = None
-        self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds))
+        self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds, asked.since))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
         self._misses += fault in MISSES
@@ -198,7 +291,7 @@ class Watch:
             self._away_since, self._away_for = self._away_since or monotonic(), fault
         else:
             self._away_since = self._away_for = None
-        turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL)
+        turned_away = fault in _TURNED_AWAY
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._tell_all(lambda each: each.probe_failed(fault, error))
 
@@ -223,9 +316,10 @@ class Watch:
         try:
             if session is not None:
                 try:
-                    return await drive(asking(session), allowance)
+                    return await drive(asking(session, self._since), allowance)
                 except psycopg.Error:  # the server has ended it
-                    self.drop_session()
+                    if session is self.session:
+                        self._drop()
             secret = self._where.password
             if callable(secret):
                 secret = await password(secret, monotonic() + self._where.connect_timeout)
@@ -237,7 +331,7 @@ class Watch:
                 return await reach(places, self._connecting, allowance)
         except DriverTimeout as error:
             if session is not None and session is self.session:
-                self.drop_session()
+                self._drop()
             raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
         except psycopg.Error as error:
             raise ConnectFailed(str(error).strip(), psycopg3.fault(error) or Fault.ENDED) from error
@@ -254,14 +348,20 @@ class Watch:
         finally:
             self._new.discard(session)
 
-    def drop_session(self) -> None:
+    def _drop(self) -> None:
         if self.session is not None:
             self.session.finish()
             self.session = None
 
+    def drop_session(self) -> None:
+        """End the session, and the one that was to follow."""
+        self._take_over()
+        self._drop()
+
     def disown(self) -> None:
         """In a forked child: the sessions are the parent's."""
-        for session in (*self._new, *([] if self.session is None else [self.session])):
+        successor = [] if self._successor is None else [self._successor.session]
+        for session in (*self._new, *successor, *([] if self.session is None else [self.session])):
             steps.disown(session)
 
 

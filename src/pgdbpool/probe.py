@@ -13,7 +13,7 @@ from .config import EndpointSettings, GroupSettings, MonitorSettings, Secret, co
 from .core.endpoint import Endpoint
 from .core.evidence import MISSES, Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
-from .drivers import ConnectFailed, DriverTimeout, Unanswered, steps
+from .drivers import ConnectFailed, DriverTimeout, Unanswered, names, steps
 from .drivers.asynchronous import Allowance, resolved
 from .drivers.blocking import drive, reach, run
 from .drivers.blocking import resolved as resolved_here
@@ -31,6 +31,8 @@ class Asked(NamedTuple):
     session: pq.abc.PGconn
     sighting: Sighting
     seconds: float
+    since: float
+    """When its connection was made."""
 
 
 def key_of(where: EndpointSettings) -> object:
@@ -47,20 +49,28 @@ def key_of(where: EndpointSettings) -> object:
     )
 
 
+def name_of(where: EndpointSettings) -> str | None:
+    """The host name that leads there; None: an address, or the folder of a socket."""
+    return names.name_in(conninfo(where, _AS, None, startup_options=False))
+
+
 async def request(where: EndpointSettings, password: Secret | None, allowance: Allowance) -> list[Sealed]:
     """What libpq is told, for each address of the host. Raises ConnectFailed."""
     # No startup options: a pooler in between may refuse them, and the question needs none.
     return await resolved(conninfo(where, _AS, password, startup_options=False), allowance)
 
 
-def asking(session: pq.abc.PGconn) -> steps.Steps[Asked]:
-    """The question. A server that answers by an error is there; what it is, is not known then."""
+def asking(session: pq.abc.PGconn, since: float | None = None) -> steps.Steps[Asked]:
+    """The question, on a session that was made at `since`, or just now.
+
+    A server that answers by an error is there; what it is, is not known then.
+    """
     began = monotonic()
     try:
         sighting = yield from steps.sighting(session)
     except Unanswered:
         sighting = Sighting(Report(Role.UNKNOWN))
-    return Asked(session, sighting, monotonic() - began)
+    return Asked(session, sighting, monotonic() - began, began if since is None else since)
 
 
 def death_of(

@@ -324,7 +324,7 @@ class Sessions:
         except BaseException:  # interrupted: no evidence, but nobody knows what is still to come on this connection
             group.retire(slot, "broken")
             raise
-        if slot.generation != slot.lane.generation:
+        if slot.generation != slot.lane.generation or slot.expires <= LEFT:
             group.retire(slot, "role")
             return False
         if not _clean(slot):

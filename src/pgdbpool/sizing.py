@@ -79,7 +79,7 @@ def probes(settings: Settings) -> int:
     """Connections to one endpoint that serve to see whether it lives: at most so many, in one process."""
     if settings.type == "non-threaded" or settings.monitor is None:
         return 1
-    return max(1, settings.monitor.fall)
+    return max(2, settings.monitor.fall)  # two while the one takes the place of the other
 
 
 def needs(

@@ -114,8 +114,8 @@ class Told(ToldHere):
         super().__init__(sessions, endpoint, how, wake)
         self._loop = loop
 
-    def _believe(self, sighting: Sighting, seconds: float) -> None:
-        self._hand_over(super()._believe, sighting, seconds)
+    def _believe(self, sighting: Sighting, seconds: float, since: float) -> None:
+        self._hand_over(super()._believe, sighting, seconds, since)
 
     def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
         self._hand_over(super()._disbelieve, fault, error, speaks)

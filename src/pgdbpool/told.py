@@ -22,16 +22,17 @@ class Told:
         self._lately = how.timeout / 2
         self._wake = wake
 
-    def probed(self, sighting: Sighting, seconds: float) -> None:
-        self._believe(sighting, seconds)
+    def probed(self, sighting: Sighting, seconds: float, since: float) -> None:
+        """A probe was answered, on a connection that was made at `since`."""
+        self._believe(sighting, seconds, since)
 
     def probe_failed(self, fault: Fault, error: str) -> None:
         """A probe that got no answer says nothing against a server that answers others at the same time."""
         speaks = fault in SILENT and self._sessions.speaks(self._endpoint, self._lately)
         self._disbelieve(fault, error, speaks)
 
-    def _believe(self, sighting: Sighting, seconds: float) -> None:
-        if self._topology.probed(self._endpoint, sighting, seconds, monotonic()):
+    def _believe(self, sighting: Sighting, seconds: float, since: float) -> None:
+        if self._topology.probed(self._endpoint, sighting, seconds, monotonic(), since):
             self._wake()
 
     def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
@@ -40,3 +41,6 @@ class Told:
 
     def in_a_hurry(self) -> bool:
         return self._topology.searching(monotonic())
+
+    def in_doubt(self) -> bool:
+        return self._topology.doubts(self._endpoint)

@@ -151,7 +151,8 @@ def test_any_mapping_and_any_sequence_will_do() -> None:
 
 def test_the_monitor_is_on_and_can_be_set_or_switched_off() -> None:
     assert load(config()).monitor == load(config(monitor=True)).monitor == load(config(monitor={})).monitor
-    assert load(config()).monitor == MonitorSettings(interval=1.0, timeout=1.0, fall=2, slow_start=10.0)
+    expected = MonitorSettings(interval=1.0, timeout=1.0, fall=2, max_lifetime=60.0, slow_start=10.0)
+    assert load(config()).monitor == expected
     assert load(config(monitor={"fall": 3, "interval": 2})).monitor == MonitorSettings(fall=3, interval=2.0)
     assert load(config(monitor=False)).monitor is None
 

@@ -14,6 +14,7 @@ from pgdbpool.core.endpoint import BACKOFF, Endpoint, backoff
 from pgdbpool.core.evidence import MISSES, Fault
 from pgdbpool.core.topology import Topology
 from pgdbpool.drivers import ConnectFailed, DriverTimeout
+from pgdbpool.renewal import LIFE, Renewal
 
 from .book import Book
 from .clock import FOREVER, Bell, Clock, Task, hear, sleep
@@ -69,6 +70,11 @@ class Watch:
         self._endpoint = endpoint
         self._host = {"host": endpoint.settings.host}  # type: ignore[attr-defined]
         self._session: Session | None = None
+        self._since = 0.0
+        self._renewal = Renewal(random.random)
+        self._renewing: Task | None = None
+        self._successor: tuple[Session, float] | None = None
+        self._refusals = 0
         self._misses = 0
         self._turned_away = 0
         self._turned_away_for: Fault | None = None
@@ -81,16 +87,65 @@ class Watch:
         while self.running:
             began = clock.now
             self.bell.rung = False
+            self._take_over()
             await self._round()
+            if self.running and self._renewal_due() <= clock.now:
+                self._renewal.began(clock.now)
+                self._book.counts["renewals"] += 1
+                self._renewing = clock.spawn("probe", self._renew())
             if self._turned_away and self.running:
                 await self._keep_away()
                 continue
             hurry = 0 < self._misses < self._topology.fall or self._topology.searching(clock.now)
             pause = HURRY if hurry else INTERVAL * (0.9 + 0.2 * self._random.random())
+            pause = min(pause, max(self._renewal_due() - began, HURRY / 2))
             if self.running:
                 await hear(self.bell, began + pause)
             await sleep(max(0.0, began + HURRY / 2 - clock.now))
+        if self._renewing is not None:
+            self._renewing.interrupt()
+        self._take_over()
         self._drop(self._session)
+
+    # -- a new connection, before it is needed ------------------------------------------------------------------
+
+    def _renewal_due(self) -> float:
+        if self._session is None or self._renewing is not None:
+            return FOREVER
+        doubted = self._topology.doubts(self._endpoint)
+        urgent = doubted and self._topology.searching(self._clock.now)
+        return self._renewal.due(self._clock.now, doubted=doubted, urgent=urgent)
+
+    async def _renew(self) -> None:
+        results: deque[Any] = deque()
+        try:
+            await self._try(Bell(), results, None)
+        finally:
+            self._renewing = None
+        session, outcome, seconds, since = results.popleft()
+        now = self._clock.now
+        if not isinstance(outcome, ConnectFailed):
+            self._refusals = 0
+            self._renewal.renewed(now, LIFE)
+            self._successor = session, since
+            self._tell(outcome, seconds, since)
+        elif outcome.fault in (Fault.FULL, Fault.MISCONFIGURED):
+            first, longest = BACKOFF[outcome.fault]
+            self._renewal.put_off(now, max(first, backoff(first, longest, self._refusals, self._random.random)))
+            self._refusals += 1
+        elif outcome.fault is not Fault.TIMEOUT:
+            self._refusals += 1
+            if self._refusals >= self._topology.fall:
+                self._refusals = 0
+                self._drop(self._session)
+                self._failed(outcome.fault, str(outcome))
+        self.bell.ring()
+
+    def _take_over(self) -> None:
+        if self._successor is not None:
+            self._drop(self._session)
+            self._session, self._since = self._successor
+            self._successor = None
 
     async def _keep_away(self) -> None:
         """The server spoke, and would not let us in."""
@@ -114,13 +169,13 @@ class Watch:
                 attempts.append(self._attempt(bell, results, fresh=True))
             while results and not answered:
                 ended += 1
-                session, outcome, seconds = results.popleft()
+                session, outcome, seconds, since = results.popleft()
                 if isinstance(outcome, ConnectFailed):
                     left = 0
                     self._failed(outcome.fault, str(outcome))
                 else:
                     answered = True
-                    self._answered(session, outcome, seconds)
+                    self._answered(session, outcome, seconds, since)
         for attempt in attempts:
             attempt.interrupt()
         for session, *_ in results:  # one that came too late
@@ -137,20 +192,20 @@ class Watch:
         try:
             if session is not None:
                 try:
-                    began = clock.now
-                    results.append((session, await driver.sight(session, deadline), clock.now - began))
+                    began, since = clock.now, self._since
+                    results.append((session, await driver.sight(session, deadline), clock.now - began, since))
                     return
                 except Lost:
                     self._drop(session)
             session = await driver.connect(self._host, True, deadline)
             began = clock.now
-            results.append((session, await driver.sight(session, deadline), clock.now - began))
+            results.append((session, await driver.sight(session, deadline), clock.now - began, began))
         except ConnectFailed as error:
-            results.append((None, error, 0.0))
+            results.append((None, error, 0.0, 0.0))
         except (DriverTimeout, Lost) as error:
             self._drop(session)
             fault = Fault.TIMEOUT if isinstance(error, DriverTimeout) else Fault.ENDED
-            results.append((None, ConnectFailed(str(error), fault), 0.0))
+            results.append((None, ConnectFailed(str(error), fault), 0.0, 0.0))
         except BaseException:
             if session is not kept:
                 self._drop(session)
@@ -164,14 +219,18 @@ class Watch:
             if session is self._session:
                 self._session = None
 
-    def _answered(self, session: Session, sighting: Any, seconds: float) -> None:
+    def _answered(self, session: Session, sighting: Any, seconds: float, since: float) -> None:
         if session is not self._session:
             self._drop(self._session)
-            self._session = session
+            self._session, self._since = session, since
+            self._renewal.renewed(self._clock.now, LIFE)
+        self._tell(sighting, seconds, since)
+
+    def _tell(self, sighting: Any, seconds: float, since: float) -> None:
         self._misses = self._turned_away = 0
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {sighting.report.role.value}, {sighting.identity}")
-        if self._topology.probed(self._endpoint, sighting, seconds, self._clock.now):
+        if self._topology.probed(self._endpoint, sighting, seconds, self._clock.now, since):
             self.wake.ring()
 
     def _failed(self, fault: Fault, error: str) -> None:

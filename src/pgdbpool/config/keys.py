@@ -228,6 +228,7 @@ MONITOR: dict[str, Kind] = {
     "interval": _seconds(gt=0),
     "timeout": _seconds(gt=0),
     "fall": _whole(ge=1, le=1000),
+    "max_lifetime": _seconds(gt=0),
     "slow_start": _seconds(ge=0),
 }
 

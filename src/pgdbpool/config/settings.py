@@ -187,6 +187,8 @@ class MonitorSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Seconds a server may take to answer."""
     fall: int = 2
     """How many probes must fail in a row before an endpoint is taken for dead and calls in flight on it are ended."""
+    max_lifetime: float = 60.0
+    """Seconds after which, at the latest, a probe is a new connection: what the endpoint's name leads to now."""
     slow_start: float = 10.0
     """Seconds over which an endpoint that came back gets its share of the load back. 0: all of it at once."""
 

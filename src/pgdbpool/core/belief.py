@@ -183,10 +183,6 @@ class Belief:
             and endpoint.report == Report(Role.PRIMARY)
         )
 
-    def part(self, slot: Slot) -> None:
-        """This session alone has to go, when it comes back."""
-        slot.expires = min(slot.expires, LEFT)
-
     # -- what follows -----------------------------------------------------------------------------------------------
 
     def _follow(self, endpoint: Endpoint) -> None:

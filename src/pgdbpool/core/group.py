@@ -125,6 +125,7 @@ LEFT = -0.5  # its server does not suit the group
 BROKEN = -1.0
 OVERTAKEN = -1.5  # its server is a primary of the past: a call in flight is ended
 ABORTED = -2.0  # its call was ended because its server is dead
+PARTED = frozenset({LEFT, OVERTAKEN, ABORTED})  # because of its server
 
 
 def outlived(slot: Slot) -> str:

@@ -21,7 +21,7 @@ from operator import attrgetter
 
 from .endpoint import Endpoint
 from .evidence import Role
-from .group import SURPLUS, Group
+from .group import PARTED, Group
 from .lane import Lane
 from .server import Server, suits
 
@@ -55,7 +55,7 @@ def standing(lane: Lane) -> int | None:
     rank = suits(target, lane.endpoint.server)
     if rank is not None or not lane.open:
         return rank
-    staying = (slot for slot in lane.slots if slot.generation == lane.generation and slot.expires > SURPLUS)
+    staying = (slot for slot in lane.slots if slot.generation == lane.generation and slot.expires not in PARTED)
     ranks = [suits(target, server) for server in {slot.server for slot in staying}]
     return min((rank for rank in ranks if rank is not None), default=None)
 

@@ -38,7 +38,7 @@ from .belief import Belief
 from .endpoint import BACKOFF, BACKOFF_ELSE, URGENT, URGENT_LONGEST, Endpoint, backoff
 from .events import Event, EventKind
 from .evidence import MISSES, SILENT, Fault, Health, Identity, Report, Role, Sighting, session_fault
-from .group import Group, Lock, Tier
+from .group import LEFT, Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
 from .plan import Order, Planner
@@ -46,6 +46,7 @@ from .server import suits
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
 SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
+SECOND_CHOICE = 1.0  # s, at least, between two sessions that refused a write and were replaced
 _SEARCH_PATIENCE = 60.0  # s: after so long without anybody waiting, a missing role is looked for at the usual pace
 
 
@@ -76,6 +77,7 @@ class Topology:
         self.events = self._news.events
         self.noted = self._news.noted
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
+        self._called = False  # somebody waits for a role that no endpoint is known to have
         self._missing_since: float | None = None  # a group has had no route since
         self.closed = True
         for group in self.groups:
@@ -200,6 +202,7 @@ class Topology:
             endpoint.open += 1
             lane.setup_error = None
             lane.setup_failures = lane.setup_losses = lane.hindrances = 0
+            doubted = endpoint.doubted
             if reason is not None:
                 group._retire(slot, reason)
             if reason in ("role", "fenced") and not order.search:  # the name may lead elsewhere next time: not at once
@@ -209,6 +212,8 @@ class Topology:
                 lane.misled = 0
             if changed or lane.open == 1:
                 self._reroute(now)
+        if doubted:
+            self.alarm()
         if reason is None:
             self.born(slot)
             group.give(slot, now)
@@ -309,14 +314,21 @@ class Topology:
         belief = self._belief
         with self._lock:
             if belief.by_itself(slot, report):  # only this one is read only, and a new one is not
-                belief.part(slot)
+                slot.expires = min(slot.expires, LEFT)
+                self._reroute(now)
                 return
+            doubted = slot.lane.endpoint.doubted
             changed = belief.told(slot, report, identity, now)
             if refused and report.role is Role.PRIMARY and report.read_only:
                 changed |= belief.refused(slot.lane.endpoint, slot.server)
+            if refused and report.role is Role.STANDBY:  # it was the second choice: a new one may be the first
+                slot.lane.endpoint.doubted = True
+                if not self.monitored and now > slot.born + SECOND_CHOICE:
+                    slot.expires = min(slot.expires, LEFT)
+                    changed = True
             if changed:
                 self._reroute(now)
-        if changed:
+        if changed or (slot.lane.endpoint.doubted and not doubted):
             self._stir()
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
@@ -364,10 +376,13 @@ class Topology:
             for lane in self.lanes(endpoint):
                 lane.latency.observe_probe(seconds, now)
             report, identity, _, _ = sighting
+            doubted = endpoint.doubted
             changed |= self._belief.met(endpoint, report, identity, now if since is None else since, now)[1]
             if changed:
                 self._reroute(now)
-            return changed
+        if endpoint.doubted and not doubted:
+            self.alarm()
+        return changed
 
     def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float, *, speaks: bool = False) -> None:
         """A probe failed: with `TIMEOUT` it was not answered, else a connection for it could not be had.
@@ -401,6 +416,14 @@ class Topology:
 
     def _list_aborts(self, slots: Iterable[Slot]) -> None:
         self.aborts.extend(slot for slot in slots if slot not in self.aborts)
+
+    def doubts(self, endpoint: Endpoint) -> bool:
+        """Whether only a new connection can tell what the endpoint's name leads to.
+
+        An older one contradicts the newest; or what is known of the endpoint leaves a group without what it wants, and
+        its name may lead elsewhere now.
+        """
+        return endpoint.doubted or any(_missing(lane.group) for lane in self.lanes(endpoint) if lane.rank in (None, 2))
 
     def searching(self, now: float) -> bool:
         """Whether some group finds no endpoint, so that probes should hurry."""
@@ -504,7 +527,12 @@ class Topology:
     def plan(self, now: float, only: Group | None = None, demand: int | None = None) -> list[Order]:
         """The connections to open now, their places reserved. See `Planner.plan`."""
         with self._lock:
-            return [] if self.closed else self._planner.plan(now, only, demand)
+            orders = [] if self.closed else self._planner.plan(now, only, demand)
+            lost = [group for group in self.groups if group.waiters and not (group.route or group.paused)]
+            called, self._called = self._called, bool(lost) and self.monitored
+        if self._called and not called:  # somebody has begun to wait for what only a probe can find
+            self.alarm()
+        return orders
 
     def due(self, now: float, only: Group | None = None) -> float:
         """When `plan` could have something new to say though nothing happens."""
@@ -519,3 +547,10 @@ class Topology:
     def unreachable(self, group: Group) -> str:
         """Why a group can use no endpoint: a few words for each."""
         return routes.unreachable(group)
+
+
+def _missing(group: Owner) -> bool:
+    """Whether a group does not get what it wants: nothing at all, or its second choice."""
+    if group.paused or group.closed:
+        return False
+    return not group.route or all(lane.rank == 2 for lane in group.route[0].lanes)
