@@ -18,6 +18,7 @@ from pgdbpool.core.plan import Order
 from pgdbpool.core.topology import Topology
 
 from .clock import FOREVER, Clock
+from .names import Promotions
 from .servers import Session
 from .shared import Lock, Queue, Shared, Slots, Violation
 
@@ -42,6 +43,7 @@ class Book:
         self.failed_probes: dict[Endpoint, int] = {}  # in a row
         self.outages: set[tuple[str, str]] = set()  # groups that were told of it, and endpoints
         self.counts: Counter[str] = Counter()
+        self.promotions = Promotions(clock)
         self.on_connect: Callable[[Endpoint], None] = lambda endpoint: None
 
     def others_run(self) -> None:
@@ -202,6 +204,7 @@ class Closing(Shared):
         slot, reason = item
         book = self._book
         book.counts[f"closed: {reason}"] += 1
+        book.promotions.driven_out(slot.conn, slot.lane.group.settings.target_session_attrs, reason)
         if reason not in IN_VAIN:
             book.ended[slot.lane.endpoint].append(book.clock.now)
         if book.clock.trace:
@@ -258,6 +261,7 @@ class BookedTopology(Topology):
         retired = order.generation != order.lane.generation
         if book.clock.trace:
             book.say(f"opened {conn} for {order.group.name}, {words(report)}{'' if identity is None else identity[1:]}")
+        book.promotions.opened(conn)
         reason = super().opened(order, conn, clean, report, now, identity, since, pooled)
         book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
         if retired and reason is None:

@@ -14,6 +14,7 @@ from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting, conn
 from pgdbpool.drivers import Conduct, ConnectFailed, DriverTimeout, NotWanted, Status
 
 from .clock import FOREVER, Bell, Clock, hear
+from .names import Names, Promotions
 from .servers import Server, Session
 
 USER_TIMEOUT = 10.0  # s that sent data may stay unacknowledged
@@ -41,10 +42,11 @@ class SimulatedDriver:
     """The functions of `pgdbpool.drivers.Driver`."""
 
     def __init__(
-        self, clock: Clock, servers: Mapping[str, Server], random: Random, others_run: Callable[[], None]
+        self, clock: Clock, names: Names, promotions: Promotions, random: Random, others_run: Callable[[], None]
     ) -> None:
         self.clock = clock
-        self.servers = servers
+        self.names = names
+        self.promotions = promotions
         self.random = random
         self.others_run = others_run
         self.on_abort: Callable[[Session], None] = lambda session: None
@@ -59,7 +61,7 @@ class SimulatedDriver:
         wanted: Callable[[], bool] | None = None,
         conduct: Conduct | None = None,
     ) -> Session:
-        session = await self._connect(self.servers[str(params["host"])], deadline, wanted or _always)
+        session = await self._connect(self.names.reached(str(params["host"])), deadline, wanted or _always)
         session.conduct = conduct
         return session
 
@@ -134,6 +136,7 @@ class SimulatedDriver:
         began, patience = self.clock.now, session.conduct and session.conduct.patience
         ended = FOREVER if patience is None or patience.limit is None else began + patience.limit
         session.in_use = True
+        self.promotions.sends(session)
         try:
             await self.ask(session, ended, work)
         except DriverTimeout:

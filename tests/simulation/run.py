@@ -20,6 +20,7 @@ from pgdbpool.core.balance import Random as RandomBalancer
 from pgdbpool.core.endpoint import Endpoint
 from pgdbpool.core.group import Group
 from pgdbpool.errors import PoolClosed
+from pgdbpool.renewal import LIFE
 from pgdbpool.session import Sessions
 
 from .book import Book, BookedGroup, BookedTopology
@@ -28,6 +29,7 @@ from .clock import Clock
 from .driver import SimulatedDriver
 from .keepers import Inline, Keeper, Threaded
 from .monitor import Monitor
+from .names import Names
 from .recovery import Recovery
 from .scenario import POLL_AFTER, Scenario, attached, draw
 from .servers import Server
@@ -66,11 +68,12 @@ class World:
         self.clock = clock = Clock(draws[0], scenario.preemption, trace)
         self.book = book = Book(clock)
         self.servers = [
-            Server(place.host, clock, Random(random.random()), latency, truth)
-            for place, latency, truth in zip(scenario.places, scenario.latencies, scenario.truths, strict=True)
+            Server(f"db{number + 1}", clock, Random(random.random()), latency, truth)
+            for number, (latency, truth) in enumerate(zip(scenario.latencies, scenario.truths, strict=True))
         ]
-        by_host = {server.label: server for server in self.servers}
-        driver = SimulatedDriver(clock, by_host, draws[1], book.others_run)
+        by_host = {server.label: server for server in self.servers[: len(scenario.places)]}
+        self.names = Names(by_host, Random(random.random()))
+        driver = SimulatedDriver(clock, self.names, book.promotions, draws[1], book.others_run)
         self.topology = topology = self._topology(scenario, draws[2].random)
         topology.keep(book)
         driver.on_abort = book.aborts
@@ -82,10 +85,11 @@ class World:
             self.keeper = Threaded(clock, book, topology, self.sessions, scenario.listens, monitor)
         else:
             self.keeper = Inline(clock, book, topology, self.sessions)
-        self.watch = Watch(book, topology, self.keeper, self.servers, monitored=scenario.monitored)
+        self.watch = Watch(book, topology, self.keeper, self.servers, self.names, monitored=scenario.monitored)
         book.on_connect = self.watch.connects
         self.pool = Pool(clock, book, topology, self.sessions, driver, self.keeper, self.watch)
-        self.weather = Weather(clock, self.servers, draws[4])
+        self.weather = Weather(clock, self.servers, self.names if scenario.names_move else None, draws[4])
+        self.weather.on_lie = partial(setattr, book.promotions, "lied", True)
         self.callers = [Caller(self.pool, plan, Random(random.random())) for plan in scenario.callers]
         self.owner = Owner(self.pool, draws[5])
         self.recovery: Recovery | None = None
@@ -157,18 +161,22 @@ class World:
         if clock.trace:
             clock.say("all is well from now on")
         self.weather.clear_up()
+        self.names.settle()
         self.owner.make_good()
         for caller in self.callers:
             caller.go_home()
         if not self._until(self._all_home, clock.now + HOME):
             raise Violation(f"still busy {HOME} s after the servers got well: {self._busy()}")
-        by_endpoint = dict(zip(self.topology.endpoints, self.servers, strict=True))
+        by_endpoint = {
+            endpoint: self.names.reached(place.host)
+            for endpoint, place in zip(self.topology.endpoints, self.scenario.places, strict=True)
+        }
         self.recovery = recovery = Recovery(self.pool, by_endpoint, self.scenario)
         recovery.begin(clock.spawn)
         self._until(lambda: not recovery.waiting and self._all_home(), clock.now + 4 * HOME)
         recovery.overdue()
         if self.scenario.threaded:
-            self._until(lambda: False, clock.now + recovery.settling)
+            self._until(lambda: False, clock.now + recovery.settling + (LIFE if self.names.moved else 0.0))
             recovery.beliefs()
             recovery.begin_to_share(clock.spawn)
             self._until(self._all_home, clock.now + HOME)

@@ -77,6 +77,7 @@ class Scenario:
     trouble: float  # s of it
     strikes: int
     owner: bool  # resizes, pauses, drains
+    names_move: bool  # and there may be servers to which none of them leads at first
 
 
 def draw(random: Random) -> Scenario:
@@ -85,20 +86,23 @@ def draw(random: Random) -> Scenario:
     places = _places(random)
     trouble = choice([2.0, 5.0, 10.0, 30.0])
     groups = _groups(random, places)
+    names_move = random.random() < 0.5
+    count = len(places) + (choice([0, 1, 1, 2]) if names_move else 0)
     return Scenario(
         threaded=threaded,
         listens=random.random() < 0.85,
         monitored=threaded and random.random() < 0.5,
         preemption=choice([0.0, 0.05, 0.3, 0.7]) if threaded else 0.0,
         places=places,
-        latencies=tuple(choice(LATENCIES) for _ in places),
-        truths=_truths(random, len(places)),
+        latencies=tuple(choice(LATENCIES) for _ in range(count)),
+        truths=_truths(random, count),
         groups=groups,
         resets=tuple(random.random() < 0.1 for _ in groups),
         callers=_callers(random, len(groups), threaded, trouble),
         trouble=trouble,
         strikes=choice([0, 1, 2, 4, 8]),
         owner=random.random() < 0.3,
+        names_move=names_move,
     )
 
 

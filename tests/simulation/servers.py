@@ -35,7 +35,9 @@ class Session:
         "aborted",
         "alive",
         "altered",
+        "began_as",
         "bell",
+        "born",
         "broken",
         "busy",
         "closed",
@@ -44,6 +46,7 @@ class Session:
         "in_transaction",
         "in_use",
         "mask",
+        "masked",
         "number",
         "on_goodbye",
         "server",
@@ -67,6 +70,9 @@ class Session:
         self.in_transaction = False
         self.altered = False  # its user has changed how its transactions are
         self.conduct: Conduct | None = None
+        self.born = 0.0
+        self.began_as = UNKNOWN  # what its server was when it was opened
+        self.masked = False  # ever
         self.mask: Report | None = None  # it leads to another server, which says this
         self.heard = UNKNOWN  # what the session has last said of its server
         self.bell = Bell()
@@ -113,10 +119,11 @@ class Server:
     def __init__(self, label: str, clock: Clock, random: Random, latency: float, truth: Truth) -> None:
         self.label = label
         self.latency = latency
-        self.report = truth.report
+        self._report = truth.report
         self.system = truth.system
         self.timeline = truth.timeline
         self.position = 0
+        self.standby_since = 0.0 if truth.report == STANDBY else float("inf")
         self.started = 1_000_000 * int(label.removeprefix("db"))  # of each start another, as of each server
         self.power = True
         self.cut = False
@@ -136,6 +143,16 @@ class Server:
         self._opened = 0
 
     @property
+    def report(self) -> Report:
+        return self._report
+
+    @report.setter
+    def report(self, report: Report) -> None:
+        if report != self._report:
+            self.standby_since = self._clock.now if report == STANDBY else float("inf")
+        self._report = report
+
+    @property
     def reachable(self) -> bool:
         return self.power and not self.cut
 
@@ -153,8 +170,10 @@ class Server:
     def accept(self) -> Session:
         self._opened += 1
         session = Session(self, self._opened)
+        session.born, session.began_as = self._clock.now, self.report
         if self.lying:
             session.mask = self._random.choice([PRIMARY, STANDBY, STANDBY, READ_ONLY, UNKNOWN])
+            session.masked = True
         session.answer()
         self.sessions[session] = None
         return session

@@ -9,18 +9,20 @@ from itertools import groupby
 
 from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, URGENT_LONGEST, URGENT_SHARE, Endpoint
 from pgdbpool.core.evidence import Fault, Health, Role
-from pgdbpool.core.group import Group
+from pgdbpool.core.group import ABORTED, LEFT, OVERTAKEN, Group
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.topology import FALL
 
 from .book import Book, BookedTopology, name
 from .keepers import LONGEST_SLEEP, Threaded
 from .monitor import DETECTION, TIMEOUT
+from .names import Names
 from .scenario import place_of, rank
-from .servers import Server
+from .servers import PRIMARY, Server
 from .shared import Violation
 
 HANGS = DETECTION + TIMEOUT * (FALL + 1) / 2 + 1.0  # s, as `pgdbpool.monitor` says, and a breath
+WITH_THE_PAST = 0.05  # s, at most, of a call in flight on a primary after the pool has met a newer one
 OVERLOOKED = 0.1  # s that a wish may take to be looked at: a breath or two of the keeper
 STALE = 0.5 + 0.1  # s after which a goodbye that has arrived must have been seen: POLL_AFTER, and a breath
 
@@ -35,13 +37,21 @@ class Watch:
     """Looks at everything, again and again."""
 
     def __init__(
-        self, book: Book, topology: BookedTopology, keeper: object, servers: list[Server], *, monitored: bool
+        self,
+        book: Book,
+        topology: BookedTopology,
+        keeper: object,
+        servers: list[Server],
+        names: Names,
+        *,
+        monitored: bool,
     ) -> None:
         self.book = book
         self.clock = book.clock
         self.topology = topology
         self.monitored = monitored
         self.servers = servers
+        self.names = names
         self.keeper = keeper if isinstance(keeper, Threaded) else None
         self.listens = self.keeper is not None and self.keeper.listens
         self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
@@ -70,6 +80,7 @@ class Watch:
             self._nothing_overlooked()
         if self.monitored:
             self._nobody_hangs()
+        self._nobody_is_with_the_past()
 
     # -- a slot is in exactly one place, and the numbers agree ----------------------------------------------------
 
@@ -215,11 +226,11 @@ class Watch:
             endpoint = lane.endpoint
             place = place_of(group.settings.target_session_attrs, endpoint.server)
             if place is None:  # then those count that are open with another server
-                target, staying = group.settings.target_session_attrs, 0.0
+                target, parted = group.settings.target_session_attrs, (LEFT, OVERTAKEN, ABORTED)
                 of_slots = [
                     place_of(target, slot.server)
                     for slot in lane.slots
-                    if slot.generation == lane.generation and slot.expires > staying
+                    if slot.generation == lane.generation and slot.expires not in parted
                 ]
                 place = min((each for each in of_slots if each is not None), default=None)
             way_in = endpoint.fault is None and lane.setup_error is None
@@ -280,13 +291,24 @@ class Watch:
             for lane in tier.lanes
         )
 
+    def _nobody_is_with_the_past(self) -> None:
+        """Calls in flight on a primary are ended soon after the pool has opened a session with a newer one."""
+        for server in self.servers:
+            if server.report == PRIMARY:
+                for session in server.sessions:
+                    if session.in_use and not session.aborted:
+                        late = self.book.promotions.overtaken_for(session)
+                        if late > WITH_THE_PAST:
+                            raise Violation(f"a call on {session}, the old primary, goes on for {late:.4f} s")
+
     def _nobody_hangs(self) -> None:
         """Where endpoints are probed, calls on a server that is frozen or cut off are ended."""
         now = self.clock.now
         for server in self.servers:
             if server.silent_since is not None and now > server.silent_since + HANGS:
                 for session in server.sessions:
-                    if session.in_use and not session.aborted:
+                    # Where the name leads elsewhere now nobody probes this one: keepalives end it.
+                    if session.in_use and not session.aborted and not self.names.moved:
                         raise Violation(f"a call on {session} hangs, {now - server.silent_since:.3f} s")
 
     # -- what a caller gets --------------------------------------------------------------------------------------

@@ -7,20 +7,23 @@ everything gets well at once: all servers run, answer, tell the truth, and have 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 from .clock import Clock
+from .names import Names
 from .servers import PRIMARY, READ_ONLY, STANDBY, Server, Truth
 
 LAGS = [0.02, 0.2, 1.0]
 
 
 class Weather:
-    def __init__(self, clock: Clock, servers: list[Server], random: Random) -> None:
+    def __init__(self, clock: Clock, servers: list[Server], names: Names | None, random: Random) -> None:
         self.clock = clock
         self.servers = servers
         self.random = random
         self.over = False
+        self.on_lie: Callable[[], None] = lambda: None
         self.counts: Counter[str] = Counter()
         self._latencies = [server.latency for server in servers]
         self.kinds = [
@@ -44,6 +47,10 @@ class Weather:
             self.lie,
             self.everything_dies,
         ]
+        self.names = names
+        if names is not None:
+            moves = [self.move_name, self.lead_to_several, self.switch_over_behind_the_name, self.old_primary_lives_on]
+            self.kinds += [*moves, *moves]
 
     def schedule(self, strikes: int, until: float) -> None:
         for _ in range(strikes):
@@ -152,6 +159,7 @@ class Weather:
     def lie(self, server: Server) -> None:
         """Each session leads to some server, as behind a balancer that knows nothing of roles."""
         server.lying = True
+        self.on_lie()
         self.later(self.tells_the_truth, server)
 
     def tells_the_truth(self, server: Server) -> None:
@@ -210,6 +218,43 @@ class Weather:
         """A second primary of the same cluster, on the next timeline."""
         self.promote(server)
 
+    # -- names ------------------------------------------------------------------------------------------------
+
+    def move_name(self, server: Server) -> None:
+        """To this server, whatever it is; perhaps for a while."""
+        names: Names = self.names  # type: ignore[assignment]
+        name, before = self.random.choice(list(names)), self.random.choice(self.servers)
+        names.move(name, server)
+        if self.random.random() < 0.5:
+            self.later(names.move, name, before)
+
+    def lead_to_several(self, server: Server) -> None:
+        """As round-robin DNS, or a service for all that may be read."""
+        names: Names = self.names  # type: ignore[assignment]
+        name = self.random.choice(list(names))
+        names.move(name, *self.random.sample(self.servers, min(len(self.servers), self.random.choice([2, 3]))))
+        self.later(names.move, name, server)
+
+    def switch_over_behind_the_name(self, server: Server) -> None:
+        """The old primary is back as a standby before the name moves to the new one."""
+        primary = self._primary()
+        self.switch_over(server)
+        if primary is not None and primary is not server:
+            self._follow(primary, server, self.random.choice([0.0, 0.01, 0.5, 3.0]))
+
+    def old_primary_lives_on(self, server: Server) -> None:
+        """A second one is promoted, and the name moves there, while sessions with the old one go on."""
+        primary = self._primary()
+        if primary is None or primary is server or primary.system != server.system:
+            return
+        self.promote(server)
+        self._follow(primary, server, self.random.choice([0.0, 0.01, 0.5]))
+
+    def _follow(self, old: Server, new: Server, seconds: float) -> None:
+        names: Names = self.names  # type: ignore[assignment]
+        for name in names.leading_to(old):
+            self.later(names.move, name, new, seconds=seconds)
+
     def everything_dies(self, server: Server) -> None:
         for each in self.servers:
             self.random.choice([self.kill, self.stop, self.power_off])(each)
@@ -247,5 +292,7 @@ class Weather:
 def label(thing: object) -> str:
     if isinstance(thing, Server):
         return thing.label
+    if isinstance(thing, str):
+        return thing
     owner = getattr(thing, "__self__", None)
     return owner.label if isinstance(owner, Server) else ""
