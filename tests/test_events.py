@@ -83,7 +83,7 @@ def test_good_news_are_no_warnings(clock, caplog):
         for kind in EventKind:
             teller.deliver(deque([event(kind, message=kind.value)]))
     levels = {record.getMessage().removeprefix("pool: "): record.levelname for record in caplog.records}
-    quiet = {"endpoint-up", "endpoint-suspect", "role-changed", "recovered", "leak-ended"}
+    quiet = {"endpoint-up", "endpoint-suspect", "role-changed", "recovered", "leak-ended", "outage-ended"}
     assert levels == {kind.value: "INFO" if kind.value in quiet else "WARNING" for kind in EventKind}
 
 
@@ -92,7 +92,7 @@ def test_details_are_more_lines_of_the_log(clock, caplog):
     herald.Herald("pool").deliver(
         deque([Event(kind=EventKind.LEAK_SUSPECTED, endpoint="db1:5432", message="held too long", details=details)])
     )
-    assert lines(caplog) == ["pool: held too long\ntaken at:\n  app.py:7"]
+    assert lines(caplog) == ["pool: held too long\n  taken at:\n    app.py:7"]
 
 
 def test_callables_are_told_of_every_event_until_they_are_not_to_be_told_any_more(clock):

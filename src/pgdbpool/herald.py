@@ -30,6 +30,7 @@ _LEVELS = {
     EventKind.ROLE_CHANGED: logging.INFO,
     EventKind.RECOVERED: logging.INFO,
     EventKind.LEAK_ENDED: logging.INFO,
+    EventKind.OUTAGE_ENDED: logging.INFO,
 }
 
 

@@ -466,6 +466,7 @@ class Inline:
             if slot is not None:
                 return slot
             if group.refusal is not None and not group.route:
+                self._herald.deliver(self._topology.events)
                 raise DBOfflineError(group.refusal)
             if not orders and not group.may_grow() and not group.paused:
                 if self.reclaim(group):

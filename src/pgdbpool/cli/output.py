@@ -37,6 +37,8 @@ EVENTS = {
     "recovered": ("▲", "green"),
     "failover-finished": ("▲", "bold green"),
     "leak-ended": ("▲", "green"),
+    "outage-ended": ("▲", "green"),
+    "outage": ("▼", "yellow"),
     "endpoint-down": ("▼", "bold red"),
     "failover-started": ("▼", "bold red"),
     "fenced": ("▼", "bold red"),

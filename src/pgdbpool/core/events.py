@@ -20,6 +20,11 @@ class EventKind(StrEnum):
     """Something broke there: a session was lost, or a connect or probe failed. It is still used."""
     ENDPOINT_DOWN = "endpoint-down"
     """It is not to be used until it answers."""
+    OUTAGE = "outage"
+    """No connection can be opened there, for a reason that the message tells: said when it begins, and about every
+    minute while it lasts and somebody tries. With a `group`: none can be made ready for it."""
+    OUTAGE_ENDED = "outage-ended"
+    """One can be opened again."""
     ROLE_CHANGED = "role-changed"
     """A primary is a standby now, or a standby a primary."""
     FAILOVER_STARTED = "failover-started"
@@ -48,6 +53,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
     """When, in seconds since the epoch."""
     group: str | None = None
-    """Whose lease it is about, if it is about one."""
+    """Whose lease or outage it is about, if it is about one group's."""
     details: str = ""
     """More lines, for those who look closer: of a lease the stacks of its checkout and of its holder."""

@@ -41,6 +41,7 @@ from .evidence import MISSES, SILENT, Fault, Health, Identity, Report, Role, Sig
 from .group import LEFT, Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
+from .outage import Outages
 from .plan import Order, Planner
 from .server import suits
 
@@ -74,6 +75,7 @@ class Topology:
         self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
         self._news = News()
         self._belief = Belief(self.endpoints, self.groups, self._news, self._list_aborts)
+        self._outages = Outages(self._news)
         self.events = self._news.events
         self.noted = self._news.noted
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
@@ -136,6 +138,7 @@ class Topology:
         self.aborts.clear()
         self.outages.clear()
         self._news.clear()
+        self._outages.clear()
         for group in self.groups:
             group.reset(lock, random)
             for lane in group.lanes:
@@ -200,6 +203,8 @@ class Topology:
             lane.ledger = lane.ledger.with_(slot)
             lane.open += 1
             endpoint.open += 1
+            if lane.setup_error is not None:
+                self._outages.over(endpoint, now, group=group.name)
             lane.setup_error = None
             lane.setup_failures = lane.setup_losses = lane.hindrances = 0
             doubted = endpoint.doubted
@@ -263,6 +268,7 @@ class Topology:
             first, longest = BACKOFF[Fault.MISCONFIGURED]
             lane.next_try = now + backoff(first, longest, lane.setup_failures, self._random)
             lane.setup_failures += 1
+            self._outages.lasts(lane.endpoint, "setup", error, now, group=lane.group.name)
             self._reroute(now)
 
     def lost_in_setup(self, order: Order, error: str, now: float) -> None:
@@ -446,6 +452,11 @@ class Topology:
                 words += f" again after {lasted:.1f} s"
             # That all begin as suspect is no news.
             self._news.note(EventKind(f"endpoint-{endpoint.health.value}"), endpoint, words, lasted)
+        said = endpoint.health is not before
+        if endpoint.fault is None:
+            self._outages.over(endpoint, now, said=said and before is Health.DOWN)
+        else:
+            self._outages.lasts(endpoint, endpoint.fault.value, endpoint.last_error, now, said=said)
         self._set_poll_after(endpoint)
 
     def _raise_generation(self, endpoint: Endpoint, reason: str) -> None:

@@ -297,6 +297,8 @@ const KINDS = {
   "endpoint-up": ["good", "up"],
   "endpoint-suspect": ["warn", "suspect"],
   "endpoint-down": ["bad", "down"],
+  outage: ["warn", "no connects"],
+  "outage-ended": ["good", "connects"],
   "role-changed": ["info", "role"],
   "failover-started": ["bad", "failover"],
   "failover-finished": ["good", "failover over"],
