@@ -13,6 +13,7 @@ import threading
 from typing import Any, Self
 
 # What it says for ever, and when.
+LIES = "lies"  # another kind: short answers, which nobody can read
 KINDS = {
     "parameters": "after it has let us in the parameters of the session, again and again",
     "notices": "notices, in answer to a question",
@@ -67,9 +68,15 @@ def _talk(conn: socket.socket, kind: str) -> None:
         conn.sendall(message(b"R", struct.pack("!I", 0)))
         if kind == "parameters":
             _forever(conn, _parameter())
-        for name, value in (("in_hot_standby", "off"), ("default_transaction_read_only", "off")):
+        said = "maybe" if kind == LIES else "off"
+        for name, value in (("in_hot_standby", said), ("default_transaction_read_only", said)):
             conn.sendall(message(b"S", f"{name}\0{value}\0".encode()))
         conn.sendall(message(b"K", struct.pack("!ii", 1, 1)) + message(b"Z", b"I"))
+        while kind == LIES:
+            if not conn.recv(65536):
+                return
+            row = struct.pack("!hi", 1, 5) + b"maybe"
+            conn.sendall(_column() + message(b"D", row) + message(b"C", b"SELECT 1\0") + message(b"Z", b"I"))
         conn.recv(65536)
         if kind == "notices":
             _forever(conn, _notice())

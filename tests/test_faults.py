@@ -266,8 +266,9 @@ def test_too_many_who_ask_at_a_unix_socket_are_no_reason_to_leave_the_server(pg_
 
 def test_a_process_that_has_no_descriptor_left_keeps_the_sessions_it_has(pg_node):
     program = """
-import json, os, resource, sys
+import json, logging, os, resource, sys
 from pgdbpool import Pool, PoolTimeout
+logging.disable()  # it says so, of course
 with Pool(json.loads(sys.argv[1])) as pool:
     pool.wait(20)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)

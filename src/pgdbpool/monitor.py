@@ -335,6 +335,12 @@ class Watch:
             raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
         except psycopg.Error as error:
             raise ConnectFailed(str(error).strip(), psycopg3.fault(error) or Fault.ENDED) from error
+        except ConnectFailed:
+            raise
+        except Exception:  # an error of our own: nobody knows what is still to come on that session
+            if session is not None and session is self.session:
+                self.drop_session()
+            raise
 
     def _connecting(self, conninfo: Sealed) -> steps.Steps[Asked]:
         """Connect, and ask."""
