@@ -39,7 +39,7 @@ from .background import nobodys, thread
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import MISSES, SILENT, Fault, Sighting
-from .drivers import ConnectFailed, DriverTimeout, names, psycopg3, steps
+from .drivers import ConnectFailed, DriverTimeout, NoServer, names, psycopg3, steps
 from .drivers.asynchronous import Allowance, drive, password, reach
 from .drivers.sealed import Sealed
 from .probe import Asked, asking, key_of, name_of, request
@@ -112,6 +112,7 @@ class Watch:
         self._new: set[pq.abc.PGconn] = set()  # connected, and not answered yet
         self.bell = asyncio.Event()
         self._misses = 0
+        self._pooled = False  # a pooler is in between, said the last answer
         self._turned_away = 0  # times in a row that the server spoke, and would not let us in
         self._turned_away_for: Fault | None = None
         self._away_since: float | None = None  # nobody was there, or it was starting up, since
@@ -265,7 +266,7 @@ class Watch:
                     try:
                         asked = attempt.result()
                     except ConnectFailed as error:
-                        if error.fault is not Fault.TIMEOUT:
+                        if error.fault not in (Fault.TIMEOUT, Fault.WAITING):
                             left = 0  # the next round, soon, asks again
                         self._tell_failure(error.fault, str(error))
                     except Exception as error:
@@ -282,6 +283,7 @@ class Watch:
 
     def _tell(self, asked: Asked) -> None:
         self._misses = self._turned_away = 0
+        self._pooled = asked.sighting.pooled
         self._away_since = self._away_for = None
         self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds, asked.since))
 
@@ -332,7 +334,9 @@ class Watch:
         except DriverTimeout as error:
             if session is not None and session is self.session:
                 self._drop()
-            raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", Fault.TIMEOUT) from error
+            # Connected it was: a pooler may let us in, and have no server for us.
+            fault = Fault.WAITING if self._pooled or isinstance(error, NoServer) else Fault.TIMEOUT
+            raise ConnectFailed(f"a probe got no answer within {self._timeout:g} s", fault) from error
         except psycopg.Error as error:
             raise ConnectFailed(str(error).strip(), psycopg3.fault(error) or Fault.ENDED) from error
         except ConnectFailed:

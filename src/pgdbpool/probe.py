@@ -7,13 +7,14 @@ from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
+import psycopg
 from psycopg import pq
 
 from .config import EndpointSettings, GroupSettings, MonitorSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import MISSES, Fault, Health, Report, Role, Sighting
 from .core.topology import Topology
-from .drivers import ConnectFailed, DriverTimeout, Unanswered, names, steps
+from .drivers import ConnectFailed, DriverTimeout, NoServer, Unanswered, names, psycopg3, steps
 from .drivers.asynchronous import Allowance, resolved
 from .drivers.blocking import drive, reach, run
 from .drivers.blocking import resolved as resolved_here
@@ -94,9 +95,13 @@ def death_of(
                 break
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
+                if fault is Fault.WAITING:
+                    if topology.waits(endpoint, words, monotonic()):
+                        return words
+                    break
                 if fault not in MISSES:
                     return None  # it speaks
-            except Exception:  # it let us in, and then something went wrong: that is no silence
+            except Exception:  # of our own
                 return None
         else:
             topology.silent(endpoint, words, monotonic())
@@ -123,7 +128,10 @@ def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Passwo
     try:
         asked = drive(asking(session), deadline, each=limit)
         topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())
-    except DriverTimeout:
-        raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None
+    except DriverTimeout as error:
+        waiting = endpoint.pooled or isinstance(error, NoServer)
+        raise ConnectFailed("connection timed out", Fault.WAITING if waiting else Fault.TIMEOUT) from None
+    except psycopg.Error as error:  # it let us in, and a pooler, say, has no server for us
+        raise ConnectFailed(str(error).strip(), psycopg3.fault(error) or Fault.ENDED) from None
     finally:
         session.finish()

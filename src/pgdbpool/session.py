@@ -99,7 +99,8 @@ class Sessions:
             conn = await self._connect(order, where, how, deadline)
             since = monotonic()
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
-            sighting = await self._ask(conn, how, deadline)
+            # Through a pooler the answer may be long in coming, and another endpoint waits for its turn.
+            sighting = await self._ask(conn, how, min(deadline, since + PING_LIMIT) if endpoint.pooled else deadline)
             if sighting.pooled:
                 self.driver.through_pooler(conn)
         except NotWanted:
@@ -129,6 +130,8 @@ class Sessions:
             elif isinstance(error, Unanswered):
                 self.topology.setup_failed(order, str(error), monotonic())
             elif (fault := self.driver.fault(error)) is not None:
+                if fault is Fault.TIMEOUT and endpoint.pooled and conn is not None:  # it has let us in
+                    fault = Fault.WAITING
                 self.topology.open_failed(order, fault, words_of(error, self.driver, lost=False), monotonic())
             else:
                 self.topology.hindered(order, f"{type(error).__name__}: {error}", monotonic())
@@ -487,7 +490,8 @@ class Sessions:
         """
         now = monotonic()
         if isinstance(error, DriverTimeout):
-            self.topology.silent(slot.lane.endpoint, str(error), now)
+            tell = self.topology.waits if slot.lane.endpoint.pooled else self.topology.silent
+            tell(slot.lane.endpoint, str(error), now)
             return
         broken = checked or error is None or self.driver.status(slot.conn) is Status.BROKEN
         if not broken and error is not None and self.driver.fault(error) is None:

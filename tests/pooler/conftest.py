@@ -102,6 +102,13 @@ class Front:
         except Exception as error:
             return type(error)
 
+    def opened(self, group: str = "default") -> int:
+        """How many connections have been opened for a group."""
+        return sum(sum(each.connect_times) for each in self._lanes(group))
+
+    def _lanes(self, group: str) -> list[Any]:
+        return list(self.pool._groups[group].lanes)
+
     def endpoint(self, number: int = 0) -> Any:
         return self.pool.endpoints()[number]
 

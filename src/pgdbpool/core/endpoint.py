@@ -34,7 +34,7 @@ BACKOFF = {
 BACKOFF_ELSE = (0.05, 1.0)
 
 # What says that nobody is there, or nobody that answers: until a probe is answered.
-_AWAY = SILENT | {Fault.REFUSED, Fault.UNRESOLVED, Fault.STARTING}
+_AWAY = SILENT | {Fault.REFUSED, Fault.WAITING, Fault.UNRESOLVED, Fault.STARTING}
 
 _EXPLAINS = 10.0  # s for which words explain what else is lost
 
@@ -97,6 +97,8 @@ class Endpoint:
         self._explained = False  # by `last_error`
         self.failures = 0
         self.misses = 0  # probes failed in a row
+        self.waits_since: float | None = None  # a pooler lets us in there, and nothing behind it answers, since
+        self.mute = False  # so long that every other endpoint is preferred
         self.probe_time: float | None = None  # s, of the last probe that was answered
         self.answered_at: float | None = None  # when a connect or probe last succeeded
         self.failing_since: float | None = None
@@ -185,6 +187,8 @@ class Endpoint:
 
     def _rise(self, now: float) -> None:
         self.misses = 0
+        self.waits_since = None
+        self.mute = False
         self.answered_at = now
         if self.health is Health.DOWN and self.slow_start:
             self.risen_at = now
@@ -205,7 +209,7 @@ class Endpoint:
         self.last_error = error
         self.last_error_at = now
         self._explained = True
-        unseen = fault in SILENT or fault is Fault.UNRESOLVED
+        unseen = fault in SILENT or fault in (Fault.UNRESOLVED, Fault.WAITING)
         if fault is Fault.REFUSED or (unseen and not self.open):
             self.go_down(now)
         # One that lets nobody in, though its sessions are answered, is not suspected again at each attempt.

@@ -66,6 +66,7 @@ class Fault(StrEnum):
     """Why a connection could not be opened, or ended."""
 
     REFUSED = "refused"  # nobody listens, or the connection was closed before any word: nothing there can be used
+    WAITING = "waiting"  # a pooler lets us in, and nothing behind it answers: gone, busy, or a pause for maintenance
     TIMEOUT = "timeout"  # no answer in time: says little about sessions already open
     UNREACHABLE = "unreachable"  # no way leads there, says a network in between: as silence
     UNRESOLVED = "unresolved"  # its name has no address: says nothing about sessions already open
@@ -80,6 +81,9 @@ class Fault(StrEnum):
 SILENT = frozenset({Fault.TIMEOUT, Fault.UNREACHABLE})
 # A probe that fails so counts against the server; after `fall` in a row it is taken for dead.
 MISSES = SILENT | {Fault.REFUSED}
+# How long it has to be so behind a pooler (s). No caller is sent there if another endpoint will do; nobody is; calls in
+# flight are ended. A pause is a matter of seconds, and PgBouncer itself gives up a server out of reach after 15.
+WAITS_LEAST, WAITS_DOWN, WAITS_DEAD = 1.0, 5.0, 30.0
 # Waiting does not help whoever needs a new connection.
 HOPELESS = frozenset({Fault.MISCONFIGURED, Fault.LOCAL})
 

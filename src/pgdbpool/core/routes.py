@@ -4,7 +4,7 @@
 
     candidates  endpoints that bear one of the group's tags
     rank        (how well the role suits target_session_attrs, priority); one that does not suit drops out, unless
-                sessions are open there with a server that does
+                sessions are open there with a server that does; one that is mute behind a pooler comes last
     tiers       candidates of equal rank that are usable: not down, and something open or nothing in the way
     route       the first tier; with `spill` all of them
 
@@ -64,13 +64,13 @@ def tiers(group: Group) -> list[list[Lane]]:
     """The usable lanes of a group, those equally preferred together."""
     ranked = sorted(
         (
-            (rank, lane.endpoint.priority, lane)
+            (lane.endpoint.mute, rank, lane.endpoint.priority, lane)
             for lane in group.lanes
             if lane.usable and (rank := standing(lane)) is not None
         ),
-        key=lambda each: each[:2],
+        key=lambda each: each[:3],
     )
-    return [[lane for *_, lane in tier] for _, tier in groupby(ranked, key=lambda each: each[:2])]
+    return [[lane for *_, lane in tier] for _, tier in groupby(ranked, key=lambda each: each[:3])]
 
 
 def refusal(group: Group) -> str | None:

@@ -37,7 +37,20 @@ from . import routes, times
 from .belief import Belief
 from .endpoint import BACKOFF, BACKOFF_ELSE, URGENT, URGENT_LONGEST, Endpoint, backoff
 from .events import Event, EventKind
-from .evidence import MISSES, SILENT, Fault, Health, Identity, Report, Role, Sighting, session_fault
+from .evidence import (
+    MISSES,
+    SILENT,
+    WAITS_DEAD,
+    WAITS_DOWN,
+    WAITS_LEAST,
+    Fault,
+    Health,
+    Identity,
+    Report,
+    Role,
+    Sighting,
+    session_fault,
+)
 from .group import LEFT, Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
@@ -361,6 +374,34 @@ class Topology:
             self._reroute(now)
         self._stir()
 
+    def waits(self, endpoint: Endpoint, error: str, now: float, *, speaks: bool = False) -> bool:
+        """A pooler lets us in, and what was asked was not answered. Returns whether what is behind it is dead.
+
+        That is how a server is seen that is gone, but also one whose connections are all in use, and a PAUSE.
+        """
+        with self._lock:
+            if self.closed:
+                return False
+            if speaks or endpoint.waits_since is None:
+                endpoint.waits_since = None if speaks else now
+            # It may be the pooler itself that hangs: one connect that is not answered either is enough then.
+            endpoint.misses = 0 if speaks else min(endpoint.misses + 1, self.fall - 1)
+            lasted = 0.0 if endpoint.waits_since is None else now - endpoint.waits_since
+            endpoint.mute = lasted >= WAITS_LEAST
+            down, dead = lasted >= WAITS_DOWN, lasted >= WAITS_DEAD
+            tell = (
+                partial(endpoint.silent, error, now, Fault.WAITING) if down else partial(endpoint.suspected, error, now)
+            )
+            self._update(endpoint, now, tell)
+            if dead:
+                self._raise_generation(endpoint, "broken")
+                self._abort(endpoint)
+            self._reroute(now)
+            if down:
+                self._note_outage(endpoint, error, now)
+        self._stir()
+        return dead
+
     # -- evidence from probes -------------------------------------------------------------------------------------
 
     def probed(
@@ -395,6 +436,9 @@ class Topology:
 
         If the endpoint `speaks`, its sessions have been answered meanwhile: then something is wrong, but it is alive.
         """
+        if fault is Fault.WAITING:
+            self.waits(endpoint, error, now, speaks=speaks)
+            return
         with self._lock:
             if self.closed:
                 return

@@ -52,6 +52,10 @@ class DriverTimeout(Exception):
     """The server did not answer in time."""
 
 
+class NoServer(DriverTimeout):
+    """A pooler had no server for it in time."""
+
+
 class Unanswered(Exception):
     """The server is there and answers, and did not tell its role; the connection is as good as before."""
 

@@ -20,7 +20,7 @@ import psycopg
 from psycopg import pq
 
 from ..core.evidence import Fault, connect_fault
-from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, Status, steps
+from . import Conduct, ConnectFailed, DriverTimeout, LastWords, NoServer, Patience, Status, steps
 from .cancel import GaveUp
 
 T = TypeVar("T")
@@ -308,6 +308,8 @@ def fault(error: BaseException) -> Fault | None:
     match error:
         case ConnectFailed():
             return error.fault
+        case NoServer():
+            return Fault.WAITING
         case DriverTimeout():
             return Fault.TIMEOUT
         case psycopg.OperationalError():

@@ -32,6 +32,7 @@ ACCEPTED = 1.0  # s without a word from a server whose machine has accepted the 
 _ORDER = (
     Fault.STARTING,
     Fault.FULL,
+    Fault.WAITING,
     Fault.MISCONFIGURED,
     Fault.TIMEOUT,
     Fault.UNRESOLVED,

@@ -69,7 +69,8 @@ _KERNEL = (
 )
 
 # A pooler says nearly all with this code, and in English.
-_POOLER = "08P01"
+POOLER = "08P01"
+NO_SERVER = "query_wait_timeout"  # what PgBouncer says where it has no server for a client in time
 _POOLER_SAYS = (
     (r"the database system is|not (yet )?accepting connections", "57P03"),
     (r"too many (clients|connections)|connection slots are reserved|no more connections allowed", "53300"),
@@ -144,9 +145,13 @@ class Attempt:
 
 
 def _refused_by_server(words: str, sqlstate: str) -> ConnectFailed:
-    if sqlstate == _POOLER:
+    if sqlstate == POOLER:
         if "unsupported startup parameter" in words:
             return ConnectFailed(words, Fault.MISCONFIGURED, sqlstate=sqlstate, options_refused=True)
+        if NO_SERVER in words:
+            return ConnectFailed(words, Fault.WAITING, sqlstate=sqlstate)
+        if re.search(r"database \".*\" is disabled", words):  # those that are open go on
+            return ConnectFailed(words, Fault.FULL, sqlstate=sqlstate)
         sqlstate = next((code for pattern, code in _POOLER_SAYS if re.search(pattern, words)), sqlstate)
     return ConnectFailed(words, connect_fault(sqlstate), sqlstate=sqlstate)
 

@@ -21,7 +21,7 @@ from psycopg import pq
 from .. import forks
 from ..config.secret import Secret
 from ..core.evidence import Fault, Identity, Report, Role, Sighting, unusable
-from . import ConnectFailed, DriverTimeout, Unanswered, refusals, tls
+from . import ConnectFailed, DriverTimeout, NoServer, Unanswered, refusals, tls
 from .sealed import Sealed
 
 T = TypeVar("T")
@@ -135,6 +135,8 @@ def asking(pgconn: pq.abc.PGconn, statement: bytes) -> Steps[pq.abc.PGresult | N
         if result.status == pq.ExecStatus.FATAL_ERROR:
             # To the end, or the session could not be asked anything else.
             error = error or psycopg.errors.error_from_result(result)
+            if error.sqlstate == refusals.POOLER and refusals.NO_SERVER in str(error):
+                raise NoServer(str(error).strip()) from error
         elif result.status not in _DONE:
             raise psycopg.errors.error_from_result(result)
         last = result
