@@ -176,7 +176,7 @@ def test_a_search_that_is_not_answered_on_a_session_of_another_group_costs_that_
 
 @pytest.mark.parametrize("ask", [blocking.sight, blocking.report])
 def test_the_driver_says_so_and_the_session_goes_on(reticent: Node, ask: Any) -> None:
-    with Wire(reticent, hide=REPORTS) as wire, psycopg.connect(wire.dsn, autocommit=True) as conn:
+    with Wire(reticent, hide=REPORTS) as wire, blocking.Pooled.connect(wire.dsn, autocommit=True) as conn:
         with pytest.raises(Unanswered, match=WORDS):
             blocking.run(ask(conn, float("inf")))
         assert one(conn, "select 1") == 1
@@ -185,7 +185,7 @@ def test_the_driver_says_so_and_the_session_goes_on(reticent: Node, ask: Any) ->
 @pytest.mark.parametrize("ask", [blocking.sight, blocking.report])
 def test_a_session_that_is_ended_in_place_of_an_answer_is_another_matter(pg_node: Node, ask: Any) -> None:
     with Wire(pg_node, hide=REPORTS) as wire:
-        conn = psycopg.connect(wire.dsn, autocommit=True)
+        conn = blocking.Pooled.connect(wire.dsn, autocommit=True)
         pg_node.execute("select pg_terminate_backend(%s)", (conn.info.backend_pid,))
         with pytest.raises(psycopg.OperationalError):
             blocking.run(ask(conn, float("inf")))
