@@ -62,6 +62,9 @@ class Driver:
         if name in self.raises:
             raise self.raises[name]
 
+    def address(self, conn: Conn) -> str:
+        return ""
+
     async def connect(self, *args: Any, **more: Any) -> Conn:
         await self._step("connect")
         self.conns.append(Conn())

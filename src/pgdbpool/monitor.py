@@ -111,6 +111,8 @@ class Watch:
         self._refusals = 0  # new connections in a row that could not be had beside the session
         self._new: set[pq.abc.PGconn] = set()  # connected, and not answered yet
         self.bell = asyncio.Event()
+        self._spread = False  # its name has several addresses
+        self._turn = 0  # which of them is asked first
         self._misses = 0
         self._pooled = False  # a pooler is in between, said the last answer
         self._turned_away = 0  # times in a row that the server spoke, and would not let us in
@@ -149,7 +151,7 @@ class Watch:
             first, longest = BACKOFF[self._turned_away_for or Fault.MISCONFIGURED]
             await asyncio.sleep(max(first, backoff(first, longest, self._turned_away - 1, random.random)))
             return
-        hurry = 0 < self._misses < self._fall or any(each.subscriber.in_a_hurry() for each in self.subscriptions)
+        hurry = 0 < self._misses < self._fall or self._searching
         pause = min((each.how.interval for each in self.subscriptions), default=1.0) * random.uniform(0.9, 1.1)
         if hurry:
             pause = min(pause, self._hurried(began))
@@ -166,6 +168,10 @@ class Watch:
             return HURRY
         least, longest = _AGAIN[self._away_for]
         return min(max(least, (now - self._away_since) / _SHARE), longest)
+
+    @property
+    def _searching(self) -> bool:
+        return any(each.subscriber.in_a_hurry() for each in self.subscriptions)
 
     @property
     def _timeout(self) -> float:
@@ -285,7 +291,8 @@ class Watch:
         self._misses = self._turned_away = 0
         self._pooled = asked.sighting.pooled
         self._away_since = self._away_for = None
-        self._tell_all(lambda each: each.probed(asked.sighting, asked.seconds, asked.since))
+        sighting = asked.sighting._replace(spread=self._spread)
+        self._tell_all(lambda each: each.probed(sighting, asked.seconds, asked.since))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
         self._misses += fault in MISSES
@@ -326,7 +333,7 @@ class Watch:
             if callable(secret):
                 secret = await password(secret, monotonic() + self._where.connect_timeout)
                 allowance = self._allowance()  # for the time that this took nobody can blame the server
-            places = await request(self._where, secret, allowance)
+            places = self._in_turn(await request(self._where, secret, allowance))
             try:
                 return await reach(places, self._connecting, allowance)
             except psycopg.Error:  # and this one, too: somebody ends sessions, or the server goes down at this moment
@@ -345,6 +352,13 @@ class Watch:
             if session is not None and session is self.session:
                 self.drop_session()
             raise
+
+    def _in_turn(self, places: list[Sealed]) -> list[Sealed]:
+        """The addresses of the name; while a role is missing each new connection asks another one first."""
+        self._spread = len(places) > 1
+        self._turn += self._searching
+        first = self._turn % len(places)
+        return [*places[first:], *places[:first]]
 
     def _connecting(self, conninfo: Sealed) -> steps.Steps[Asked]:
         """Connect, and ask."""

@@ -22,7 +22,7 @@ from .core.lane import Lane, Slot
 from .core.plan import Order
 from .core.server import PARTICULAR
 from .core.topology import Topology
-from .drivers import Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
+from .drivers import Choice, Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
 from .drivers.cancel import IN_PLACE
 from .errors import DBConnectionError, OutcomeUnknown
 from .habitat import say_once
@@ -42,6 +42,7 @@ _CALLERS_OWN = (RecursionError, MemoryError)
 # Closed for these reasons it has no statement of a user's: its server is dead, or a question of ours got no answer.
 _ENDED = frozenset({"aborted", "broken"})
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
+_READERS = frozenset({"standby", "read-only", "prefer-standby"})
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 
 
@@ -161,8 +162,9 @@ class Sessions:
             return
         finally:
             self._unready.pop(key, None)
-        report, identity, _, pooled = sighting
-        self.topology.opened(order, conn, clean, report, monotonic(), identity, since, pooled)
+        report, identity, _, pooled, _ = sighting
+        address = self.driver.address(conn)
+        self.topology.opened(order, conn, clean, report, monotonic(), identity, since, pooled, address)
         self.abort()
         self.bury(group)
 
@@ -236,6 +238,7 @@ class Sessions:
             deadline=deadline,
             wanted=lambda: order.wanted,
             conduct=self._conduct(order.lane, where, how),
+            choice=self._choice(order.lane, where, how),
         )
         try:
             return await connect(conninfo(where, how, password))
@@ -251,6 +254,13 @@ class Sessions:
             self.driver.close(conn)
             raise
         return conn
+
+    def _choice(self, lane: Lane, where: EndpointSettings, how: GroupSettings) -> Choice | None:
+        """Who will do where the endpoint's name has several addresses."""
+        spread = where.params.get("load_balance_hosts") == "random" or how.target_session_attrs in _READERS
+        if how.target_session_attrs == "any" and not spread:
+            return None
+        return Choice(partial(self.topology.rank, lane), spread)
 
     def _conduct(self, lane: Lane, where: EndpointSettings, how: GroupSettings) -> Conduct:
         """How long users' calls may go unanswered, and who is told how long they took."""
@@ -364,7 +374,7 @@ class Sessions:
                 None,
             )
             if report.role is not slot.server.report.role:  # a promotion begins a new timeline
-                report, identity, _, _ = await self.driver.sight(conn, limit)
+                report, identity, *_ = await self.driver.sight(conn, limit)
             if report.read_only and await self.driver.says_read_only_itself(conn, limit):
                 # Its user's own doing. The next one shall find a session like any other. Behind a pooler it may be
                 # that of another application, and the next statement may run elsewhere.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
-from pgdbpool.drivers import Conduct, ConnectFailed, DriverTimeout, NotWanted, Status
+from pgdbpool.drivers import Choice, Conduct, ConnectFailed, DriverTimeout, NotWanted, Status
 
 from .clock import FOREVER, Bell, Clock, hear
 from .names import Names, Promotions
@@ -51,6 +51,9 @@ class SimulatedDriver:
         self.others_run = others_run
         self.on_abort: Callable[[Session], None] = lambda session: None
 
+    def address(self, conn: Session) -> str:
+        return ""
+
     # -- connecting -----------------------------------------------------------------------------------------------
 
     async def connect(
@@ -60,6 +63,7 @@ class SimulatedDriver:
         deadline: float,
         wanted: Callable[[], bool] | None = None,
         conduct: Conduct | None = None,
+        choice: Choice | None = None,
     ) -> Session:
         session = await self._connect(self.names.reached(str(params["host"])), deadline, wanted or _always)
         session.conduct = conduct

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from . import routes
 from .endpoint import Endpoint
 from .events import EventKind
-from .evidence import Identity, Report, Role
+from .evidence import Identity, Report, Role, Sighting
 from .group import LEFT, OVERTAKEN, Group
 from .lane import Lane, Slot
 from .news import News
@@ -73,6 +73,31 @@ class Belief:
         if newest and server is endpoint.server:
             endpoint.since = since
         return server, changed or forgot
+
+    def rank(self, lane: Lane, sighting: Sighting) -> int | None:
+        """How well a server of which nothing else is known yet would suit a lane; as `suits`."""
+        report, identity, *_ = sighting
+        seen = Server()
+        seen.learn(report, identity)
+        if identity is not None and (known := lane.endpoint.server_of(identity)) is not None:
+            seen.demoted = known.demoted and report == known.report
+            seen.fenced_by = known.fenced_by if report.role is known.report.role else None
+        if routes.is_past(seen, self._endpoints):
+            return None
+        return suits(lane.group.settings.target_session_attrs, seen)
+
+    def chosen(self, lane: Lane, server: Server, now: float) -> bool:
+        """Of a name's addresses this is the best that a connect has found. Returns whether that is news."""
+        target = lane.group.settings.target_session_attrs
+        expected, rank = suits(target, lane.found), suits(target, server)
+        if rank is None or (expected is not None and expected < rank):
+            lane.missed = now
+        elif lane.missed > float("-inf"):
+            lane.missed = float("-inf")
+        else:
+            return False
+        self._leave(lane)
+        return True
 
     def _counts(self, server: Server, report: Report, identity: Identity | None) -> bool:
         """Whether the word of an older connection counts against that of a newer one.
@@ -231,7 +256,7 @@ class Belief:
 
     def _leave(self, lane: Lane) -> None:
         group: Group = lane.group  # type: ignore[assignment]
-        target, found = group.settings.target_session_attrs, lane.endpoint.server
+        target, found = group.settings.target_session_attrs, lane.found
         lane.rank = suits(target, found)
         if not lane.open + lane.opening:
             return

@@ -88,6 +88,7 @@ class Endpoint:
         self.others: list[Server] = []  # those where older sessions still are, or that were reached not long ago
         self.since = float("-inf")  # when the connection was made that the belief comes from
         self.newest: dict[str, int] = {}  # system -> the highest timeline on which its name has led to a primary
+        self.spread = False  # its name has several addresses: there may be several servers
         self.doubted = False  # an older session contradicts: only a new connection can tell
         self.position: int | None = None  # in the WAL, at the last probe
         self.pooled = False  # a pooler is in between, as the last answer showed: see `core.server`

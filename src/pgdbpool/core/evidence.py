@@ -60,6 +60,8 @@ class Sighting(NamedTuple):
     """Bytes of WAL: written by a primary, replayed by a standby."""
     pooled: bool = False
     """A pooler is in between: the session is the pooler's, and another server may answer the next question."""
+    spread: bool | None = None
+    """Whether the name that led there has several addresses, each of which may be another server's. None: not known."""
 
 
 class Fault(StrEnum):

@@ -30,12 +30,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple, Protocol
 
 from . import times
 from .endpoint import Endpoint
 from .evidence import HOPELESS, Health
 from .latency import Latency
+from .server import Server, suits
 from .times import PER_SECOND
 
 
@@ -60,6 +62,7 @@ class Slot(Tally):
     """One server connection plus its bookkeeping. Times are seconds of the pool's clock."""
 
     __slots__ = (
+        "address",
         "born",
         "clean",
         "conn",
@@ -84,6 +87,7 @@ class Slot(Tally):
         self.lane = lane
         self.conn = conn
         self.server = lane.endpoint.server  # which one it has reached; set by the topology
+        self.address = ""  # where its name has several, which of them
         self.read_only = False  # whether its transactions are, by a setting that it found when it was opened
         # From the driver, given the time: True when the session is idle outside any transaction, says of its server
         # what it said before, and nothing else stands in the way of simply putting it back.
@@ -200,6 +204,7 @@ class Lane:
         "ledger",
         "live",
         "misled",
+        "missed",
         "next_try",
         "open",
         "opening",
@@ -238,6 +243,8 @@ class Lane:
         self.live = False  # on the route now
         self.wished = False  # the balancer wanted a connection here and there was none
         self.searches = 0  # connects made only to ask for the role, since the group last had a route
+        # When a connect last found, at all addresses of the name, none as good as `found`.
+        self.missed = float("-inf")
         self.misled = 0  # connects in a row that reached a server that the group cannot use
         self.next_try = 0.0  # paces those, and what follows a failed setup
         self.setup_error: str | None = None  # connected, but could not be made ready: `configure` raised, say
@@ -260,6 +267,22 @@ class Lane:
         self.weight = self.endpoint.weight * share
         self.per_weight = 1.0 / self.weight
         return True
+
+    @property
+    def found(self) -> Server:
+        """The server that a new connection of the group would reach, as far as is known.
+
+        Where the name has several addresses a group looks for the one that suits it best.
+        """
+        endpoint = self.endpoint
+        if not endpoint.spread:
+            return endpoint.server
+        target = self.group.settings.target_session_attrs
+        ranked = [(suits(target, server), server) for server in endpoint.servers if server.seen > self.missed]
+        able = [(rank, server) for rank, server in ranked if rank is not None]
+        if able:
+            return min(able, key=itemgetter(0))[1]
+        return endpoint.server if self.missed > float("-inf") else Server()  # not all may have been asked yet
 
     @property
     def leased(self) -> int:

@@ -122,7 +122,7 @@ class Planner:
         able = [lane for lane in group.lanes if lane.may_open(now, urgent=True) and not lane.opening]
         if not able:
             return None
-        lane = min(able, key=lambda lane: (lane.next_try, suits(target, lane.endpoint.server) or 0))
+        lane = min(able, key=lambda lane: (lane.next_try, suits(target, lane.found) or 0))
         span = min(SEARCH_EVERY * (1 + lane.searches / _SEARCHES), SEARCH_LONGEST)
         lane.next_try = now + backoff(span, span, 0, self.random)
         lane.searches += 1
@@ -158,7 +158,7 @@ class Planner:
         if endpoint.health is Health.DOWN:
             if self.monitored:
                 return False
-        elif suits(group.settings.target_session_attrs, endpoint.server) is None:
+        elif suits(group.settings.target_session_attrs, lane.found) is None:
             return False
         if lane.open + lane.opening < group.min_count:
             return True
@@ -194,7 +194,7 @@ class Planner:
 
 
 def _preference(target: str, lane: Lane) -> tuple[int, int]:
-    return suits(target, lane.endpoint.server) or 0, lane.endpoint.priority
+    return suits(target, lane.found) or 0, lane.endpoint.priority
 
 
 def _unseen(lane: Lane) -> bool:

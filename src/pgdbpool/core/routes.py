@@ -49,10 +49,24 @@ def overtaken(endpoints: Iterable[Endpoint]) -> dict[Server, Endpoint]:
     return found
 
 
+def is_past(server: Server, endpoints: Iterable[Endpoint]) -> bool:
+    """Whether a server that no endpoint is known to lead to is a primary of the past."""
+    if server.identity is None or server.report.role is not Role.PRIMARY:
+        return False
+    system, timeline, _ = server.identity
+    for endpoint in endpoints:
+        if endpoint.newest.get(system, 0) > timeline:
+            return True
+        known = [each.identity for each in endpoint.servers if each.identity is not None]
+        if any(each.system == system and each.timeline > timeline for each in known):
+            return True
+    return False
+
+
 def standing(lane: Lane) -> int | None:
     """How well a lane suits its group: by what a new connection would reach, else by the sessions that are open."""
     target = lane.group.settings.target_session_attrs
-    rank = suits(target, lane.endpoint.server)
+    rank = suits(target, lane.found)
     if rank is not None or not lane.open:
         return rank
     staying = (slot for slot in lane.slots if slot.generation == lane.generation and slot.expires not in PARTED)

@@ -170,6 +170,11 @@ class Topology:
             self.alarm = lambda: None
             self.monitored = False
 
+    def rank(self, lane: Lane, sighting: Sighting) -> int | None:
+        """How well a server would suit a lane that a new connection has just reached; no evidence yet. As `suits`."""
+        with self._lock:
+            return self._belief.rank(lane, sighting)
+
     # -- evidence from opening ------------------------------------------------------------------------------------
 
     def opened(
@@ -182,8 +187,9 @@ class Topology:
         identity: Identity | None = None,
         since: float | None = None,
         pooled: bool = False,
+        address: str = "",
     ) -> str | None:
-        """A connection, made at `since`, was opened: put it to use.
+        """A connection, made at `since`, was opened: put it to use. `address`: which one, if the name has several.
 
         Returns None, or why it was put among those to close instead.
         """
@@ -198,8 +204,11 @@ class Topology:
             if report.role is not Role.UNKNOWN:
                 endpoint.pooled = pooled
             self._update(endpoint, now, partial(endpoint.connected, now))
+            changed |= endpoint.spread is not bool(address)
+            endpoint.spread = bool(address)
             server, news = self._belief.met(endpoint, report, identity, now if since is None else since, now)
             changed |= news
+            changed |= endpoint.spread and self._belief.chosen(lane, server, now)
             if self.closed:
                 reason = "closed"
             elif suits(group.settings.target_session_attrs, server) is None:
@@ -211,7 +220,7 @@ class Topology:
             else:
                 reason = None
             slot = Slot(lane, conn, clean, lane.generation, now, group.lifetime())
-            slot.server, slot.read_only = server, report.read_only
+            slot.server, slot.read_only, slot.address = server, report.read_only, address
             lane.slots.add(slot)
             lane.ledger = lane.ledger.with_(slot)
             lane.open += 1
@@ -422,7 +431,10 @@ class Topology:
                 endpoint.position = sighting.position
             for lane in self.lanes(endpoint):
                 lane.latency.observe_probe(seconds, now)
-            report, identity, _, _ = sighting
+            if sighting.spread is not None and sighting.spread is not endpoint.spread:
+                endpoint.spread, changed = sighting.spread, True
+                self._belief.leave(endpoint)
+            report, identity, *_ = sighting
             doubted = endpoint.doubted
             changed |= self._belief.met(endpoint, report, identity, now if since is None else since, now)[1]
             if changed:

@@ -82,6 +82,15 @@ class Conduct(NamedTuple):
     """Told how many seconds each call took that succeeded."""
 
 
+class Choice(NamedTuple):
+    """Which server will do, where the name of a host has several addresses."""
+
+    rank: Callable[[Sighting], int | None]
+    """How well one suits: 0 as wanted, more is second choice, None: not at all."""
+    spread: bool = False
+    """In any order, so that all of them get connections. Else in the resolver's order."""
+
+
 class Driver(Protocol):
     """What a driver module must offer. `conn` is the driver's own connection object."""
 
@@ -92,8 +101,12 @@ class Driver(Protocol):
         deadline: float,
         wanted: Callable[[], bool] | None = None,
         conduct: Conduct | None = None,
+        choice: Choice | None = None,
     ) -> Any:
-        """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false."""
+        """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false.
+
+        Of several addresses one that suits by `choice` is taken, else the best, which may not suit at all. None: any.
+        """
 
     async def password(self, ask: Callable[[], Any], deadline: float) -> Secret | None:
         """What a user's `pass` gives, which may block, a coroutine's result included; does not block an event loop.
@@ -112,6 +125,9 @@ class Driver(Protocol):
 
     def abort(self, conn: Any) -> None:
         """From another thread: shut its socket down, so that whoever waits on it gets an error at once."""
+
+    def address(self, conn: Any) -> str:
+        """The address that it has reached, where the name of its host has several; else empty."""
 
     def descriptor(self, conn: Any) -> int:
         """The descriptor of its socket; -1 if it has none any more."""

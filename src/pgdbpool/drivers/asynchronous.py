@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 import select
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from .. import background
 from ..background import nobodys
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
-from . import Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
+from . import Choice, Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
 from .blocking import cancel_now
 from .cancel import IN_PLACE, LIMIT, at_work, ending, in_pipeline, left_unfinished
 from .psycopg3 import (
@@ -31,6 +32,7 @@ from .psycopg3 import (
     Adopted,
     WaitTimeout,
     abort,
+    address,
     as_it_is,
     describe,
     descriptor,
@@ -54,12 +56,13 @@ from .psycopg3 import (
     words,
     write_refused,
 )
-from .race import R, Race
+from .race import R, Race, Rank
 from .sealed import Params, Sealed
 
 __all__ = [
     "Allowance",
     "abort",
+    "address",
     "adopt",
     "at_work",
     "cancel",
@@ -165,6 +168,7 @@ async def reach(
     places: Sequence[Sealed],
     attempt: Callable[[Sealed], steps.Steps[R]],
     deadline: float | Allowance,
+    rank: Rank[R] | None = None,
 ) -> R:
     """Carry out the attempt at the place that answers first, of those that `resolved` has found. Raises as `drive`.
 
@@ -174,7 +178,7 @@ async def reach(
         return await drive(attempt(places[0]), deadline)
     allowance = deadline if isinstance(deadline, Allowance) else Allowance(deadline)
     now = monotonic()
-    contest = Race(map(attempt, places), now, allowance.due() - now)
+    contest = Race(map(attempt, places), now, allowance.due() - now, rank)
     with closing(contest):
         result = contest.go_on((), now)
         while result is None:
@@ -355,6 +359,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
     given_up = False
     ending: asyncio.Task[None] | None = None  # what was interrupted
     adopted: Adopted
+    address = ""
     heard: list[LastWords]
 
     async def execute(
@@ -490,10 +495,16 @@ async def connect(
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
+    choice: Choice | None = None,
 ) -> Pooled:
     # `wanted` is of no use here: what is not wanted any more is cancelled.
     allowance = Allowance(deadline)
-    pgconn = (await reach(await resolved(params, allowance), steps.meeting, allowance)).session
+    places = await resolved(params, allowance)
+    if choice is None or len(places) == 1:
+        pgconn = (await reach(places, steps.meeting, allowance)).session
+    else:
+        places = random.sample(places, len(places)) if choice.spread else places
+        pgconn = (await reach(places, steps.introducing, allowance, lambda met: choice.rank(met.sighting))).session
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:
@@ -501,6 +512,8 @@ async def connect(
         guarded.conduct = conduct
         guarded.first = first_patience(conduct)
     listen(conn)
+    if len(places) > 1:
+        conn.address = pgconn.hostaddr.decode()
     try:
         await adopt(conn, autocommit)
     except BaseException:

@@ -7,6 +7,7 @@ written once, for threads and for asyncio. See `pgdbpool.session`.
 from __future__ import annotations
 
 import inspect
+import random
 import select
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import wait
@@ -19,7 +20,7 @@ from psycopg import waiting
 
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
-from . import Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
+from . import Choice, Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
 from .cancel import IN_PLACE, at_work, ending, in_pipeline, left_unfinished
 from .psycopg3 import (
     INTERVAL,
@@ -27,6 +28,7 @@ from .psycopg3 import (
     Adopted,
     WaitTimeout,
     abort,
+    address,
     as_it_is,
     describe,
     descriptor,
@@ -50,11 +52,12 @@ from .psycopg3 import (
     words,
     write_refused,
 )
-from .race import R, Race
+from .race import R, Race, Rank
 from .sealed import Params, Sealed
 
 __all__ = [
     "abort",
+    "address",
     "adopt",
     "at_work",
     "cancel",
@@ -143,6 +146,7 @@ def reach(
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     each: float | None = None,
+    rank: Rank[R] | None = None,
 ) -> R:
     """Carry out the attempt at the place that answers first, of those that `resolved` has found. Raises as `drive`.
 
@@ -151,7 +155,7 @@ def reach(
     if len(places) == 1:
         return drive(attempt(places[0]), deadline, wanted, each)
     heard = now = monotonic()
-    contest = Race(map(attempt, places), now, deadline - now if each is None else min(deadline - now, each))
+    contest = Race(map(attempt, places), now, deadline - now if each is None else min(deadline - now, each), rank)
     with closing(contest):
         result = contest.go_on((), now)
         while result is None:
@@ -227,6 +231,7 @@ class Pooled(psycopg.Connection[Any]):
     committing = False  # a COMMIT was interrupted
     given_up = False
     adopted: Adopted
+    address = ""
     heard: list[LastWords]
 
     # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
@@ -344,8 +349,14 @@ async def connect(
     deadline: float,
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
+    choice: Choice | None = None,
 ) -> Pooled:
-    pgconn = reach(resolved(params), steps.meeting, deadline, wanted).session
+    places = resolved(params)
+    if choice is None or len(places) == 1:
+        pgconn = reach(places, steps.meeting, deadline, wanted).session
+    else:
+        places = random.sample(places, len(places)) if choice.spread else places
+        pgconn = reach(places, steps.introducing, deadline, wanted, rank=lambda met: choice.rank(met.sighting)).session
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:
@@ -353,6 +364,8 @@ async def connect(
         guarded.conduct = conduct
         guarded.first = first_patience(conduct)
     listen(conn)
+    if len(places) > 1:
+        conn.address = pgconn.hostaddr.decode()
     await adopt(conn, autocommit)
     return conn
 

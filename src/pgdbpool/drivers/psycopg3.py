@@ -136,6 +136,10 @@ def _duplicate(conn: Connection) -> socket.socket | None:
 # -- looking ------------------------------------------------------------------------------------------------------
 
 
+def address(conn: Any) -> str:
+    return conn.address  # type: ignore[no-any-return]
+
+
 def descriptor(conn: Connection) -> int:
     try:
         return conn.pgconn.socket

@@ -81,11 +81,27 @@ class Met(NamedTuple):
     """A connection that has been opened."""
 
     session: pq.abc.PGconn
+    sighting: Sighting = Sighting(Report(Role.UNKNOWN))
 
 
 def meeting(conninfo: Sealed) -> Steps[Met]:
     """The same as an attempt at one of several addresses, see `race`."""
     return Met((yield from connecting(conninfo)))
+
+
+def introducing(conninfo: Sealed) -> Steps[Met]:
+    """The same where it matters who is met there."""
+    session = yield from connecting(conninfo)
+    half_open.add(session)
+    try:
+        return Met(session, (yield from sighting(session)))
+    except Unanswered:
+        return Met(session)
+    except BaseException:
+        session.finish()
+        raise
+    finally:
+        half_open.discard(session)
 
 
 def disown(pgconn: pq.abc.PGconn) -> bool:
