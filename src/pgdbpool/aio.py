@@ -33,7 +33,7 @@ import psycopg
 
 from .background import nobodys
 from .base import Base
-from .config import Settings
+from .config import Settings, judged
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import PER_SECOND
@@ -120,7 +120,9 @@ class AsyncPool(Base):
     _kind = "asyncio"
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
-        super().__init__(config, asynchronous, threading.RLock)
+        found = judged(config)
+        del config  # it may have a password in it, which no traceback is to have
+        super().__init__(found.settings(), asynchronous, threading.RLock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease = NotingLease if self._notes else AsyncLease
         self._home: Any = _NoLoop  # says in which thread the loop runs: cheaper to compare than the loop itself

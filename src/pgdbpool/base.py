@@ -17,7 +17,7 @@ from time import monotonic, time
 from typing import Any, Protocol, Self
 
 from . import forks, lifecycle
-from .config import GroupSettings, MonitorSettings, Settings, load, load_toml, load_url
+from .config import GroupSettings, MonitorSettings, Settings, judged_toml, judged_url
 from .core import stats
 from .core.balance import POLICIES, Policy
 from .core.endpoint import Endpoint
@@ -55,10 +55,8 @@ class Base(ABC):
     _keeper: Waits
     _kind: str  # "threaded", "non-threaded" or "asyncio"
 
-    def __init__(
-        self, config: Mapping[str, Any] | Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]
-    ) -> None:
-        self._settings = config if isinstance(config, Settings) else load(config)
+    def __init__(self, settings: Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._settings = settings
         self._name = f"pgdbpool-{next(_numbers)}"
         self._lock = lock()
         # One open or close at a time. Never taken with `_lock` held; nothing waits for a server while it is held.
@@ -79,12 +77,16 @@ class Base(ABC):
     @classmethod
     def from_toml(cls, path: str | PathLike[str], *, open: bool = True) -> Self:
         """A pool configured by a TOML file. Raises ConfigError, also if the file cannot be read."""
-        return cls._made_of(load_toml(path), open)
+        found = judged_toml(path)
+        del path
+        return cls._made_of(found.settings(), open)
 
     @classmethod
     def from_url(cls, url: str, *, open: bool = True) -> Self:
         """A pool with the one group ``default``, on the hosts of a ``postgresql://`` URL. Raises ConfigError."""
-        return cls._made_of(load_url(url), open)
+        found = judged_url(url)
+        del url
+        return cls._made_of(found.settings(), open)
 
     @classmethod
     def _made_of(cls, settings: Settings, open: bool) -> Self:

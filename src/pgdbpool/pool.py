@@ -22,7 +22,7 @@ import psycopg
 from psycopg.rows import no_result
 
 from . import forks
-from .config import Settings
+from .config import Settings, judged
 from .core.lane import Slot
 from .drivers import Status
 from .drivers.blocking import run
@@ -79,7 +79,9 @@ class Connection:
 
         Raises ConfigError, and then leaves the pool that was there.
         """
-        pool = Pool(config)
+        found = judged(config)
+        del config  # it may have a password in it, which no traceback is to have
+        pool = Pool(found.settings())
         with cls._lock:
             old, cls._pool = cls._pool, pool
         if old is not None:

@@ -22,7 +22,7 @@ import psycopg
 
 from . import forks
 from .base import Base
-from .config import GroupSettings, MonitorSettings, Settings, load
+from .config import GroupSettings, MonitorSettings, Settings, judged
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import PER_SECOND
@@ -116,7 +116,9 @@ class Pool(Base):
     """
 
     def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
-        settings = config if isinstance(config, Settings) else load(config)
+        found = judged(config)
+        del config  # it may have a password in it, which no traceback is to have
+        settings = found.settings()
         self._threaded = settings.type == "threaded"
         self._kind = settings.type
         super().__init__(settings, blocking, self._new_lock)

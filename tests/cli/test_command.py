@@ -53,6 +53,29 @@ def test_a_url_in_the_wrong_place_is_not_repeated(arguments: list[str]) -> None:
     assert "gehe1m" not in done.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "host=h password=gehe1m"],
+        ["check", "host=h", "password=gehe1m"],
+        ["check", "app:gehe1m@db1/app"],
+        ["check", "pool.toml", "gehe1m"],
+        ["check", "pool.toml", "--pass=gehe1m"],
+        ["bench", "password=gehe1m"],
+        ["bench", "--password=gehe1m", "postgresql://h/db"],
+        ["password=gehe1m"],
+        ["top", "password=gehe1m"],
+        ["events", "host=h", "password=gehe1m"],
+        ["status", "password=gehe1m"],
+    ],
+)
+def test_nor_is_a_connection_string(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err
+    assert "gehe1m" not in done.err
+
+
 def test_a_psycopg_without_libpq_is_told_in_one_line() -> None:
     # As where neither the wheel with libpq nor the system's is installed: the implementation that is asked for fails.
     done = run("check", "postgresql://app@127.0.0.1/app", PSYCOPG_IMPL="c")

@@ -1,4 +1,6 @@
-"""A wrong command line is answered with what was wrong in it, and without any URL: that may carry a password."""
+"""A wrong command line is answered with what was wrong in it; but not with a URL or a connection string, nor with
+arguments for which there is no place: these may carry a password.
+"""
 
 from __future__ import annotations
 
@@ -30,5 +32,7 @@ class Commands(TyperGroup):
 
 
 def _again(error: Any) -> NoReturn:
-    error.message = re.sub(r"://[^\s'\")]+", "://...", str(error.message))
+    message = re.sub(r"://[^\s'\")]+", "://...", str(error.message))
+    message = re.sub(r"(extra argument\S*) \(.*\)", r"\1", message, flags=re.DOTALL)
+    error.message = re.sub(r"=[^\s'\")]+", "=...", message)
     raise error from None

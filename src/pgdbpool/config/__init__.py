@@ -8,21 +8,25 @@ endpoint and one group into connection parameters.
 No I/O happens here except reading the TOML file.
 """
 
-from pgdbpool.config.check import load
+from pgdbpool.config.check import Judged, judged, load
 from pgdbpool.config.libpq import conninfo, session_settings
 from pgdbpool.config.secret import Secret
 from pgdbpool.config.settings import EndpointSettings, GroupSettings, MonitorSettings, Settings, StatusSettings
-from pgdbpool.config.toml import load_toml
-from pgdbpool.config.url import load_url
+from pgdbpool.config.toml import judged_toml, load_toml
+from pgdbpool.config.url import judged_url, load_url
 
 __all__ = [
     "EndpointSettings",
     "GroupSettings",
+    "Judged",
     "MonitorSettings",
     "Secret",
     "Settings",
     "StatusSettings",
     "conninfo",
+    "judged",
+    "judged_toml",
+    "judged_url",
     "load",
     "load_toml",
     "load_url",

@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,7 +31,25 @@ from pgdbpool.config.settings import (
 )
 from pgdbpool.errors import ConfigError, ConfigWarning
 
-__all__ = ["did_you_mean", "load"]
+__all__ = ["Judged", "did_you_mean", "judged", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Settings, or what is wrong with the configuration.
+
+    A configuration may have a password in it, and an error's traceback has the variables of all functions that it
+    passes through. So these judge it, drop it, and only then ask for the settings.
+    """
+
+    found: Settings | None
+    problems: tuple[str, ...] = ()
+
+    def settings(self) -> Settings:
+        """Raises `ConfigError`."""
+        if self.found is None:
+            raise ConfigError(*self.problems)
+        return self.found
 
 
 def load(config: Mapping[str, Any] | Settings) -> Settings:
@@ -39,15 +58,20 @@ def load(config: Mapping[str, Any] | Settings) -> Settings:
     Raises `ConfigError` with one line for each mistake. Warns with one `ConfigWarning` about keys of older
     pools that have no effect any more.
     """
+    found = judged(config)
+    del config
+    return found.settings()
+
+
+def judged(config: Mapping[str, Any] | Settings) -> Judged:
+    """The same without raising."""
     if isinstance(config, Settings):
-        return config
+        return Judged(config)
     check = _Check()
     settings = check.whole(config)
-    if settings is None:
-        raise ConfigError(*check.problems)
-    if check.retired:
+    if settings is not None and check.retired:
         _warn_retired(check.retired)
-    return settings
+    return Judged(settings, tuple(check.problems))
 
 
 class _Check:

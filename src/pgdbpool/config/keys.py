@@ -67,7 +67,8 @@ class Kind:
             return value
         try:
             fitting = msgspec.convert(value, self.type, strict=True)
-        except (msgspec.ValidationError, ValueError, OverflowError):
+        except (msgspec.ValidationError, ValueError, OverflowError, SystemError):
+            # The last by msgspec before 0.22, of a number of hundreds of digits.
             fitting = _NOTHING
         # Not raised above: msgspec's message may have the value in it, and would be shown as the context.
         if fitting is _NOTHING:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import tomllib
 
-from pgdbpool.config.check import load
+from pgdbpool.config.check import Judged, judged
 from pgdbpool.config.settings import Settings
-from pgdbpool.errors import ConfigError
 
-__all__ = ["load_toml"]
+__all__ = ["judged_toml", "load_toml"]
 
 
 def load_toml(path: str | os.PathLike[str]) -> Settings:
@@ -17,16 +16,30 @@ def load_toml(path: str | os.PathLike[str]) -> Settings:
 
     Raises `ConfigError`, each line of it beginning with the file's name, also if the file cannot be read.
     """
+    found = judged_toml(path)
+    del path
+    return found.settings()
+
+
+def judged_toml(path: str | os.PathLike[str]) -> Judged:
+    """The same without raising."""
     name = os.fspath(path)
-    # Raised outside of the except blocks: a decoder's exception may carry the document, and so the password.
     config, problem = _read(name)
-    if problem:
-        raise ConfigError(f"{name}: {problem}")
-    try:
-        return load(config)
-    except ConfigError as error:
-        problems = error.problems
-    raise ConfigError(*(f"{name}: {line}" for line in problems))
+    if not problem:
+        found = judged(config)
+        return Judged(found.found, tuple(f"{name}: {line}" for line in found.problems))
+    if _may_have_a_password(name):
+        problem = (
+            "config: expected the path of a TOML file, or a URL such as postgresql://user@host/name; what was given is "
+            "no file, and may have a password in it, so it is not repeated"
+        )
+        return Judged(None, (problem,))
+    return Judged(None, (f"{name}: {problem}",))
+
+
+def _may_have_a_password(name: str) -> bool:
+    """`host=h password=x`, or a URL without its beginning."""
+    return any(sign in name for sign in "=@") and not os.path.exists(name.replace("\0", ""))
 
 
 def _read(name: str) -> tuple[dict[str, object], str]:

@@ -16,12 +16,11 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from pgdbpool.config import keys
-from pgdbpool.config.check import did_you_mean, load
+from pgdbpool.config.check import Judged, did_you_mean, judged
 from pgdbpool.config.environment import libpq_parameters
 from pgdbpool.config.settings import Settings
-from pgdbpool.errors import ConfigError
 
-__all__ = ["load_url"]
+__all__ = ["judged_url", "load_url"]
 
 _SCHEMES = ("postgresql://", "postgres://")
 # libpq's words for what has a key of its own here
@@ -38,14 +37,17 @@ def load_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Settings:
 
     Raises `ConfigError`; no line of it has a part of the URL that could be a secret.
     """
+    found = judged_url(url, groups=groups)
+    del url, groups
+    return found.settings()
+
+
+def judged_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Judged:
+    """The same without raising."""
     try:
         config, written = _parse(url)
     except _Malformed as malformed:
-        problem = str(malformed)
-    else:
-        problem = ""
-    if problem:
-        raise ConfigError(f"url: {problem}")
+        return Judged(None, (f"url: {malformed}",))
     own_groups = config.pop("group")
     if groups is None:
         config["groups"] = {"default": own_groups}
@@ -55,11 +57,8 @@ def load_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Settings:
         }
     else:
         config["groups"] = groups
-    try:
-        return load(config)
-    except ConfigError as error:
-        problems = error.problems
-    raise ConfigError(*_as_written(problems, written, groups is None))
+    found = judged(config)
+    return Judged(found.found, tuple(_as_written(found.problems, written, groups is None)))
 
 
 class _Malformed(Exception):

@@ -237,11 +237,11 @@ def _stop_waiting(loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
 
 async def password(ask: Callable[[], Any], deadline: float) -> Secret | None:
     try:
-        given = passwords.Given(ask()) if inspect.iscoroutinefunction(ask) else await _elsewhere(ask, deadline)
+        given = passwords.Given([ask()]) if inspect.iscoroutinefunction(ask) else await _elsewhere(ask, deadline)
         if inspect.isawaitable(given.value):
-            given = passwords.Given(await within(given.value, deadline))
-    except (Exception, SystemExit) as error:
-        raise passwords.failed(error) from None
+            given = passwords.Given([await within(given.value, deadline)])
+    except (Exception, SystemExit):
+        raise passwords.failed() from None
     return passwords.checked(given)
 
 

@@ -373,14 +373,14 @@ async def connect(
 async def password(ask: Callable[[], Any], deadline: float) -> Secret | None:
     """In the caller's own thread: it cannot be ended at the deadline."""
     try:
-        given = await _awaited(passwords.Given(ask()), deadline)
-    except Exception as error:
-        raise passwords.failed(error) from None
+        given = await _awaited(passwords.Given([ask()]), deadline)
+    except Exception:
+        raise passwords.failed() from None
     return passwords.checked(given)
 
 
 async def _awaited(given: passwords.Given, deadline: float) -> passwords.Given:
-    return passwords.Given(await within(given.value, deadline)) if inspect.isawaitable(given.value) else given
+    return passwords.Given([await within(given.value, deadline)]) if inspect.isawaitable(given.value) else given
 
 
 async def password_by_thread(ask: Callable[[], Any], deadline: float) -> Secret | None:
@@ -392,8 +392,8 @@ async def password_by_thread(ask: Callable[[], Any], deadline: float) -> Secret 
     try:
         wait([call], None if deadline == float("inf") else max(0.0, deadline - monotonic()))
         given = await _awaited(passwords.outcome(call), deadline)
-    except (Exception, SystemExit) as error:
-        raise passwords.failed(error) from None
+    except (Exception, SystemExit):
+        raise passwords.failed() from None
     finally:
         call.cancel()
     return passwords.checked(given)

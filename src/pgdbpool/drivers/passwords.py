@@ -10,6 +10,7 @@ that many hang another is begun now and then: each after it has been waited for 
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -100,23 +101,25 @@ def _leave(line: _Line, token: object) -> None:
         del _lines[id(line.ask)]
 
 
-class Given:
-    """What a callable gave, hidden: it may be a password, or something with one in it."""
+class Given(list[Any]):
+    """What a callable gave, hidden: it may be a password, or something with one in it.
 
-    __slots__ = ("value",)
+    A list, since making one enters no function, and leaves no variable behind.
+    """
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    @property
+    def value(self) -> Any:
+        return self[0]
 
     def __repr__(self) -> str:
-        return "..."
+        return "[...]"
 
 
 def outcome(call: Call) -> Given:
     """What a call that is not waited for any longer has given. Raises what it raised, or DriverTimeout."""
     if call.cancelled() or not call.done():
         raise DriverTimeout("it has not returned in time")
-    return Given(call.result())
+    return Given([call.result()])
 
 
 def checked(given: Given) -> Secret | None:
@@ -143,10 +146,13 @@ def _unfit(given: Given) -> str:
     return ""
 
 
-def failed(error: BaseException) -> ConnectFailed:
-    """What it means that there is no password. Not in the words of the callable, which may be secret."""
-    late = isinstance(error, DriverTimeout)
-    words = "has not returned in time" if late else f"raised {type(error).__name__}"
+def failed() -> ConnectFailed:
+    """What it means that there is no password, as an exception is handled that says so.
+
+    Not in the words of the callable, which may be secret.
+    """
+    kind = sys.exc_info()[0]
+    words = "has not returned in time" if kind is DriverTimeout else f"raised {kind.__name__ if kind else 'nothing'}"
     return ConnectFailed(f"the callable given as pass {words}", Fault.MISCONFIGURED)
 
 

@@ -19,7 +19,7 @@ class Sealed:
         self.place = tls.place_of(params)
 
     def __repr__(self) -> str:
-        return f"<parameters of a connection to {self.place.host}:{self.place.port}>"
+        return "<the parameters of a connection>"
 
     def opened(self) -> tuple[Secret, bool]:
         """The connection string for a connect that begins now, and whether it keeps to TLS where libpq would not."""

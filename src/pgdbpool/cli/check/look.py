@@ -111,7 +111,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 def look(where: EndpointSettings, groups: list[GroupSettings]) -> Look:
     """Ask the server at `where` all there is to ask, and try to get in as each of `groups`."""
     try:
-        password = checked(Given(where.password())) if callable(where.password) else where.password
+        password = checked(Given([where.password()])) if callable(where.password) else where.password
         return _look(where, groups, password)
     except ConnectFailed as error:
         return Look(fault=error.fault, error=_line(error, where))
