@@ -232,9 +232,9 @@ class Endpoint:
         if self.health is not Health.DOWN:
             self.down_since = now
         self.health = Health.DOWN
-        self.server.report = Report(Role.UNKNOWN)  # it may come back as something else
-        self.server.fenced_by = None
-        self.others.clear()
+        for server in self.servers:
+            server.report = Report(Role.UNKNOWN)  # it may come back as something else; its timeline stays known
+            server.fenced_by = None
 
     def silent(self, error: str, now: float, fault: Fault = Fault.TIMEOUT) -> None:
         """It was asked and gave no answer: the server or the way to it is frozen."""
