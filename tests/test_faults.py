@@ -4,11 +4,13 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
 import traceback
 from contextlib import ExitStack, suppress
+from functools import partial
 from time import monotonic
 
 import psutil
@@ -30,6 +32,7 @@ from pgdbpool import (
     habitat,
 )
 from pgdbpool import pool as dbpool
+from pgdbpool.config import MonitorSettings
 from pgdbpool.drivers.psycopg3 import quiet
 from pgdbpool.keeper import Parked
 from pgdbpool.testing import Cluster, Impostor
@@ -796,6 +799,20 @@ def test_a_call_that_is_never_answered_ends_a_second_after_its_query_timeout(pg_
         with pytest.raises(psycopg.OperationalError), pool.connection() as conn:
             conn.execute("select 1")
         assert monotonic() - began >= 1.2, "the server had its time, and a second to say so"
+
+
+@pytest.mark.parametrize("type", ["threaded", "non-threaded"])
+def test_nor_later_because_it_asks_whether_its_server_is_dead(type, pg_node, open_pool, monkeypatch):
+    """A look takes up to 7.5 s here, and twice as long in all."""
+    monkeypatch.setattr("pgdbpool.sync.MonitorSettings", partial(MonitorSettings, timeout=10.0))
+    with pg_node.proxy() as proxy:
+        pool = open_pool(config(proxy, type=type, connection_count=1, query_timeout=500, monitor=False))
+        grow(pool, 1)
+        proxy.stall()
+        with pytest.raises(psycopg.OperationalError, match="has not answered for") as caught, pool.connection() as conn:
+            conn.execute("select 1")
+        (silent,) = re.findall(r"for ([0-9.]+) s", str(caught.value))
+        assert 1.5 <= float(silent) < 6, caught.value
 
 
 def test_a_ping_that_a_caller_in_a_hurry_did_not_wait_for_is_no_evidence(pg_node, open_pool):

@@ -76,8 +76,10 @@ def asking(session: pq.abc.PGconn, since: float | None = None) -> steps.Steps[As
 
 def death_of(
     topology: Topology, endpoint: Endpoint, how: MonitorSettings, password: Password
-) -> Callable[[], str | None]:
+) -> Callable[[float], str | None]:
     """For pools without a monitor: asked by a call that gets no answer, says whether its server is dead, and how.
+
+    A call that ends anyway at a given time is not held up longer; a look that was cut short is no evidence.
 
     Tries to connect, `fall` times, each bounded; so a frozen server is found out after at most
     ``1.1 + 0.75 * timeout * fall`` seconds of silence (a call looks at the clock ten times a second), or twice the
@@ -85,13 +87,13 @@ def death_of(
     looked at as well.
     """
 
-    def ask() -> str | None:
+    def ask(until: float) -> str | None:
         words, fault = "", None
         for _ in range(how.fall):
             if fault is not None and fault is not Fault.TIMEOUT:
                 sleep(_PAUSE)
             try:
-                _look(topology, endpoint, 0.75 * how.timeout, password)
+                _look(topology, endpoint, 0.75 * how.timeout, password, until)
                 break
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
@@ -99,8 +101,8 @@ def death_of(
                     if topology.waits(endpoint, words, monotonic()):
                         return words
                     break
-                if fault not in MISSES:
-                    return None  # it speaks
+                if fault not in MISSES or monotonic() >= until:
+                    return None  # it speaks, or was not given its time
             except Exception:  # of our own
                 return None
         else:
@@ -110,19 +112,19 @@ def death_of(
             for other in topology.endpoints:
                 if other is not endpoint and other.health is not Health.DOWN:
                     with suppress(Exception):
-                        _look(topology, other, 0.25 * how.timeout, password)
+                        _look(topology, other, 0.25 * how.timeout, password, until)
         return endpoint.fenced_by
 
     return ask
 
 
-def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Password) -> None:
+def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Password, until: float) -> None:
     """One probe on a connection of its own; the server has `limit` seconds for each word. Raises ConnectFailed."""
     where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
     secret = where.password
     if callable(secret):
         secret = run(password(secret, monotonic() + where.connect_timeout))
-    deadline = monotonic() + max(limit, where.connect_timeout)
+    deadline = min(until, monotonic() + max(limit, where.connect_timeout))
     places = resolved_here(conninfo(where, _AS, secret, startup_options=False))
     session = reach(places, steps.meeting, deadline, each=limit).session
     try:

@@ -55,7 +55,7 @@ class Sessions:
         # Set by the keeper's owner. `closing`: a slot is about to be closed. `check`: what a call that gets no answer
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
-        self.check: Callable[[Endpoint], Callable[[], str | None]] | None = None
+        self.check: Callable[[Endpoint], Callable[[float], str | None]] | None = None
         # Has `end` carried out where nobody is held up by it.
         self.end_first: Callable[[Slot], None] = self.end_now
         self._unready: dict[int, tuple[Order, Any]] = {}  # being made ready; whoever opens one puts it in and out

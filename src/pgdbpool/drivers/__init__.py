@@ -70,8 +70,10 @@ class Patience(NamedTuple):
     limit: float | None = None
     """Then the call is ended. None: never."""
     check_after: float = 1.0
-    check: Callable[[], str | None] | None = None
-    """Asked after so long, and each time the silence has doubled; words that say the server is dead end the call."""
+    check: Callable[[float], str | None] | None = None
+    """Asked after so long, and each time the silence has doubled; words that say the server is dead end the call.
+
+    It is told when the call ends anyway, and does not take longer."""
 
 
 class Conduct(NamedTuple):

@@ -66,7 +66,7 @@ def _guarded(
                 if patience.limit is not None and silent >= patience.limit:
                     raise GaveUp(f"the server has not answered for {silent:.1f} s; the connection was given up")
                 if patience.check is not None and silent >= check_at:
-                    words = patience.check()
+                    words = patience.check(float("inf") if patience.limit is None else heard + patience.limit)
                     if words is not None and not _readable(pgconn):
                         raise _no_answer(pgconn, f"the server has not answered for {silent:.1f} s: {words}")
                     check_at = 2 * silent
