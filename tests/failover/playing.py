@@ -24,8 +24,7 @@ EFFORT = replace(
 
 MODELS = {"threaded": Pgdbpool.name, "non-threaded": PgdbpoolNonThreaded.name, "asyncio": PgdbpoolAsync.name}
 CALLERS = {"threaded": 8, "non-threaded": 2, "asyncio": 8}  # non-threaded, each is a process
-NOT_YET = {"name-switchover", "name-old-lives-on"}  # the monitor keeps its session with the old primary
-ALL = {each.name: each for each in (*SCENARIOS, *ODDITIES, *MOVES) if each.name not in NOT_YET}
+ALL = {scenario.name: scenario for scenario in (*SCENARIOS, *ODDITIES, *MOVES)}
 
 
 @dataclass(frozen=True)
