@@ -9,15 +9,11 @@ import time
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.failover.observer import Observer
 from bench.failover.peers import Place
 from bench.failover.scenarios import Scenario
 from bench.failover.stage import Stage
-
-if TYPE_CHECKING:
-    from pgdbpool.testing import Node
 
 FLAP = 1.0  # s up, and as long down
 NAME = "writer.test"  # a name that nobody can have: RFC 6761
@@ -140,25 +136,11 @@ def no_own_names() -> str:
 
 def name_the_primary(stage: Stage) -> None:
     """The clients know one name and one port: as a managed database is reached."""
-    from pgdbpool.testing import Proxy
-
-    class Elsewhere(Proxy):
-        """A proxy on an address and a port of choice."""
-
-        def __init__(self, target: Node, host: str, port: int | None = None) -> None:
-            self.host = host
-            self._given = port
-            super().__init__(target)
-
-        @property
-        def port(self) -> int:
-            return self._given or super().port
-
     folder = Path(stage.stack.enter_context(tempfile.TemporaryDirectory()))
     folder.chmod(0o755)
     port = None
     for number, node in enumerate(stage.cluster.nodes, 2):
-        proxy = stage.stack.enter_context(Elsewhere(node, f"127.0.0.{number}", port))
+        proxy = stage.stack.enter_context(node.proxy(host=f"127.0.0.{number}", port=port))
         stage.proxies[node.port] = proxy
         port = proxy.port
     write_names(folder, stage.proxy_of(stage.cluster.primary).host)
