@@ -99,6 +99,7 @@ class Sessions:
         try:
             conn = await self._connect(order, where, how, deadline)
             since = monotonic()
+            self.topology.reached(order)
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
             # Through a pooler the answer may be long in coming, and another endpoint waits for its turn.
             sighting = await self._ask(conn, how, min(deadline, since + PING_LIMIT) if endpoint.pooled else deadline)
@@ -338,7 +339,7 @@ class Sessions:
             group.retire(slot, "broken")
             raise
         if slot.generation != slot.lane.generation or slot.expires <= LEFT:
-            group.retire(slot, "role")
+            group.retire(slot, outlived(slot))
             return False
         if not _clean(slot):
             # What it heard while it rested: its server has another role now, say.
@@ -397,7 +398,7 @@ class Sessions:
             group.retire(slot, "broken")
             raise
         if slot.generation != slot.lane.generation or slot.expires <= LEFT:
-            group.retire(slot, "role")
+            group.retire(slot, outlived(slot))
             return False
         return True
 

@@ -283,9 +283,10 @@ class BookedTopology(Topology):
         self._reached(order.lane.endpoint)
         super().setup_failed(order, error, now)
 
-    def cancelled(self, order: Order) -> None:
-        self._ended(order, "given up")
-        super().cancelled(order)
+    def cancelled(self, order: Order) -> bool:
+        if order in self.book.orders:
+            self._ended(order, "given up")
+        return super().cancelled(order)
 
     def put_off(self, lane: Lane, now: float) -> None:
         super().put_off(lane, now)

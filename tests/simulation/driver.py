@@ -86,7 +86,7 @@ class SimulatedDriver:
                         arrives = refused = max(arrives, now + RESEND * self.random.random())
                     if not server.running and now >= refused:
                         raise ConnectFailed("connection refused", Fault.REFUSED)
-                    if server.running and not server.frozen and now >= arrives:
+                    if server.running and not (server.frozen or server.deaf) and now >= arrives:
                         return _greet(server)
                 if now >= deadline:
                     raise ConnectFailed("no answer in time", Fault.TIMEOUT)

@@ -132,12 +132,13 @@ class World:
     def live(self) -> None:
         clock, scenario = self.clock, self.scenario
         end = clock.now + scenario.trouble
+        self.book.counts["crowded"] += scenario.crowded
         self.topology.open()
         self.keeper.start()
         if scenario.threaded:
             for group in self.topology.groups:
                 group.wish()
-        self.weather.schedule(scenario.strikes, end)
+        self.weather.schedule(scenario.strikes, end, silence=scenario.crowded)
         for number, caller in enumerate(self.callers):
             clock.spawn(f"caller {number + 1}", caller.run())
         clock.on_preempt = Crowd(self.callers).come

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
+
 from pgdbpool.config import EndpointSettings, GroupSettings
 from pgdbpool.core.evidence import Report, Role
 from pgdbpool.core.server import Server
@@ -78,15 +80,21 @@ class Scenario:
     strikes: int
     owner: bool  # resizes, pauses, drains
     names_move: bool  # and there may be servers to which none of them leads at first
+    crowded: bool  # many who wait long for what others keep long, with places free
 
 
 def draw(random: Random) -> Scenario:
     choice = random.choice
     threaded = random.random() < 0.7
     places = _places(random)
+    crowded = threaded and random.random() < 0.15
+    if crowded:
+        places = tuple(msgspec.structs.replace(place, priority=0, connect_timeout=10.0) for place in places)
     trouble = choice([2.0, 5.0, 10.0, 30.0])
     groups = _groups(random, places)
-    names_move = random.random() < 0.5
+    if crowded:
+        groups = tuple(_roomy(random, group) for group in groups)
+    names_move = not crowded and random.random() < 0.5
     count = len(places) + (choice([0, 1, 1, 2]) if names_move else 0)
     return Scenario(
         threaded=threaded,
@@ -98,11 +106,12 @@ def draw(random: Random) -> Scenario:
         truths=_truths(random, count),
         groups=groups,
         resets=tuple(random.random() < 0.1 for _ in groups),
-        callers=_callers(random, len(groups), threaded, trouble),
+        callers=_crowd(random, len(groups), trouble) if crowded else _callers(random, len(groups), threaded, trouble),
         trouble=trouble,
         strikes=choice([0, 1, 2, 4, 8]),
-        owner=random.random() < 0.3,
+        owner=not crowded and random.random() < 0.3,
         names_move=names_move,
+        crowded=crowded,
     )
 
 
@@ -196,3 +205,28 @@ def _callers(random: Random, groups: int, threaded: bool, trouble: float) -> tup
             )
         )
     return tuple(callers)
+
+
+def _roomy(random: Random, group: GroupSettings) -> GroupSettings:
+    """Whoever has to wait need not, but for what is wrong with the servers."""
+    total = random.choice([None, None, 4])
+    size = random.choice([3, 4])
+    return msgspec.structs.replace(
+        group, connection_count=size, total_count=total, min_count=1, max_waiting=0, target_session_attrs="any"
+    )
+
+
+def _crowd(random: Random, groups: int, trouble: float) -> tuple[CallerPlan, ...]:
+    """Callers that keep what they have for a good part of the time, so that others need a new connection."""
+    plan = CallerPlan(
+        groups=tuple(range(groups)),
+        patience=(5.0, 20.0),
+        think=trouble / 8,
+        wave=0.0,
+        use=trouble * random.choice([0.1, 0.3]),
+        cancelled=0.0,
+        leaves_open=0.0,
+        insists=1,
+        untimely=False,
+    )
+    return (plan,) * random.choice([4, 8])

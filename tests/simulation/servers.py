@@ -132,6 +132,7 @@ class Server:
         self.frozen = False
         self.full = False
         self.locked = False  # another password
+        self.deaf = False  # connects are not answered; those it has let in are
         self.lying = False
         self.loss = 0.0  # share of messages that have to be sent again
         self.sessions: dict[Session, None] = {}  # in the order they were opened; those not closed by us
@@ -158,7 +159,8 @@ class Server:
 
     @property
     def well(self) -> bool:
-        return self.reachable and self.running and not (self.starting or self.frozen or self.full or self.locked)
+        answers = self.reachable and self.running and not (self.frozen or self.deaf)
+        return answers and not (self.starting or self.full or self.locked)
 
     def delay(self, round_trips: float = 1.0) -> float:
         """Seconds for so many round trips, with luck or without."""

@@ -93,6 +93,7 @@ EXPECTED = """
     event: failover-finished; event: recovered; event: fenced
     kill; crash; stop; power_off; freeze; cut_off; lag; lose_messages; fill_up; lock_out; flap; terminate_sessions
     fail_over; switch_over; demote; refuse_writes; split; lie; everything_dies
+    swallow_connects; crowded
     owner: resize; owner: pause; owner: resume; owner: drain; owner: check; owner: unready
 """
 EXPECTED = [what.strip() for line in EXPECTED.strip().splitlines() for what in line.split(";")]

@@ -14,16 +14,21 @@ from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.topology import FALL
 
 from .book import Book, BookedTopology, name
+from .driver import RESEND
 from .keepers import LONGEST_SLEEP, Threaded
 from .monitor import DETECTION, TIMEOUT
 from .names import Names
 from .scenario import place_of, rank
 from .servers import PRIMARY, Server
 from .shared import Violation
+from .weather import LAGS
 
 HANGS = DETECTION + TIMEOUT * (FALL + 1) / 2 + 1.0  # s, as `pgdbpool.monitor` says, and a breath
 WITH_THE_PAST = 0.05  # s, at most, of a call in flight on a primary after the pool has met a newer one
 OVERLOOKED = 0.1  # s that a wish may take to be looked at: a breath or two of the keeper
+HOPE = 0.1  # s that a waiter may be left to what is being opened elsewhere
+ROUND_TRIPS = 5.0  # of a connect, and of what is asked after it
+LOSSES = 3.0  # s that these may take more where packets are lost
 STALE = 0.5 + 0.1  # s after which a goodbye that has arrived must have been seen: POLL_AFTER, and a breath
 
 # In any second and for one endpoint. A connect that fails is followed by a wait of 5 ms at least and 27 ms on average
@@ -57,6 +62,8 @@ class Watch:
         self.lanes: list[Lane] = [lane for group in self.topology.groups for lane in group.lanes]
         self.most: dict[Lane, int] = {}  # more than the limit, from before the group was made smaller
         self.overlooked: dict[Group, float] = {}
+        self.settled: dict[Server, float] = dict.fromkeys(servers, 0.0)  # when all of it is over that is under way
+        self.free: dict[Lane, tuple[object, int, float]] = {}  # while whom, of which generation, since when
         self._touched = self._taken = -1
 
     def look(self) -> None:
@@ -78,6 +85,7 @@ class Watch:
                 self._routes()
         if self.keeper is not None:
             self._nothing_overlooked()
+            self._nobody_starves(self.keeper)
         if self.monitored:
             self._nobody_hangs()
         self._nobody_is_with_the_past()
@@ -138,13 +146,17 @@ class Watch:
             if group.total_limit is not None and group.total > group.total_limit:
                 raise Violation(f"{group.name}: {group.total} connections, and total_count is {group.total_limit}")
         for endpoint in self.topology.endpoints:
-            connecting = sum(lane.opening for lane in self.topology.lanes(endpoint))
+            lanes = self.topology.lanes(endpoint)
+            connecting = sum(place.connecting for lane in lanes for place in lane.places)
             if endpoint.connecting != connecting:
                 raise Violation(f"{endpoint.label}: connecting says {endpoint.connecting}, there are {connecting}")
             if endpoint.open != sum(lane.open for lane in self.topology.lanes(endpoint)):
                 raise Violation(f"{endpoint.label}: open says {endpoint.open}")
             if connecting > MAX_CONNECTING:
                 raise Violation(f"{endpoint.label}: {connecting} connects at a time")
+            for lane in lanes:
+                if lane.opening > MAX_CONNECTING:
+                    raise Violation(f"{name(lane)}: {lane.opening} connections are opened at a time")
 
     def about_to_shrink(self, group: Group) -> None:
         for lane in group.lanes:
@@ -182,6 +194,66 @@ class Watch:
                         raise Violation(f"{waiter.who} was claimed, and got nothing")
                 elif waiter.enqueued and waiter not in waiter.group.waiters:
                     raise Violation(f"{waiter.who} waits for {waiter.group.name}, and is not in its queue")
+
+    def _nobody_starves(self, keeper: Threaded) -> None:
+        """The promise: a waiter is not kept waiting while a place is free on an endpoint that is up.
+
+        Looked at from outside: who waits in front, which servers are in fact well, and how long both have been so.
+        Whatever else is being opened, and how much of it, does not matter.
+        """
+        now = self.clock.now
+        if self.names.moved:  # then which server is meant is another matter
+            return
+        for server in self.servers:
+            if not server.well or server.lying:
+                self.settled[server] = max(self.settled[server], now + RESEND)
+            if server.latency >= LAGS[0] or server.loss:
+                self.settled[server] = max(self.settled[server], now + self._connect(server))
+        for group in self.topology.groups:
+            first = next((each for each in keeper.parked if each.group is group and not each.claimed), None)
+            for lane in group.lanes:
+                if first is None or not self._free(lane):
+                    self.free.pop(lane, None)
+                    continue
+                whom, generation, since = self.free.setdefault(lane, (first, lane.generation, now))
+                if whom is not first or generation != lane.generation:
+                    self.free[lane] = first, lane.generation, now
+                elif now > since + self._patience(lane):
+                    others = ", ".join(f"{each.opening} opening on {each.endpoint.label}" for each in group.lanes)
+                    raise Violation(
+                        f"{first.who} has waited for {group.name} since {since:.3f}, and {lane.endpoint.label} is up "
+                        f"and has room: {others}"
+                    )
+
+    def _free(self, lane: Lane) -> bool:
+        """Whether a new connection could be had there."""
+        group, endpoint, now = lane.group, lane.endpoint, self.clock.now
+        server = self._server(lane)
+        return (
+            lane.live
+            and now >= self.settled[server]
+            and rank(group.settings.target_session_attrs, server.report) is not None
+            and endpoint.health is Health.UP
+            and endpoint.fault is None
+            and lane.setup_error is None
+            and now >= max(endpoint.next_try, lane.next_try)
+            and lane.open + lane.opening + lane.closing < group.limit
+            and (group.total_limit is None or group.total - self._uncertain(group) < group.total_limit)
+        )
+
+    def _uncertain(self, group: Group) -> int:
+        """Connections that are being opened where it may be in vain: they are not worth more than a waiter."""
+        return sum(lane.opening for lane in group.lanes if lane.endpoint.health is not Health.UP)
+
+    def _server(self, lane: Lane) -> Server:
+        return next(server for server in self.servers if server.label == lane.endpoint.settings.host)  # type: ignore[attr-defined]
+
+    def _patience(self, lane: Lane) -> float:
+        """How long a connection may take: as long as what may be under way before it."""
+        return HOPE + len(self.topology.groups) * (OVERLOOKED + self._connect(self._server(lane)))
+
+    def _connect(self, server: Server) -> float:
+        return ROUND_TRIPS * 1.2 * server.latency + (LOSSES if server.loss else 0.0)
 
     def _in_vain(self, group: Group) -> None:
         """Somebody waits for a group without a route."""
@@ -274,7 +346,7 @@ class Watch:
             at = min(endpoint.next_try, failed_at + min(max(URGENT, failing_for / URGENT_SHARE), URGENT_LONGEST))
         else:
             at = endpoint.next_try
-        return lane.room and not endpoint.connecting and now >= max(at, lane.next_try)
+        return lane.room and not (endpoint.connecting or lane.opening) and now >= max(at, lane.next_try)
 
     def _can_make_room(self, group: Group) -> bool:
         """Whether what rests off the route is in the way of those who wait."""

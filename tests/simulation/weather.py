@@ -46,16 +46,19 @@ class Weather:
             self.split,
             self.lie,
             self.everything_dies,
+            self.swallow_connects,
         ]
         self.names = names
         if names is not None:
             moves = [self.move_name, self.lead_to_several, self.switch_over_behind_the_name, self.old_primary_lives_on]
             self.kinds += [*moves, *moves]
 
-    def schedule(self, strikes: int, until: float) -> None:
+    def schedule(self, strikes: int, until: float, *, silence: bool) -> None:
+        """`silence`: most servers that are struck answer no connect."""
+        kinds = [self.swallow_connects, self.swallow_connects, self.freeze, self.cut_off, self.terminate_sessions]
         for _ in range(strikes):
             moment = self.clock.now + (until - self.clock.now) * self.random.random()
-            kind = self.random.choice(self.kinds)
+            kind = self.random.choice(kinds if silence else self.kinds)
             server = self.random.choice(self.servers)
 
             def strike(kind=kind, server=server) -> None:  # type: ignore[no-untyped-def]
@@ -138,6 +141,14 @@ class Weather:
 
     def let_in(self, server: Server) -> None:
         server.locked = False
+
+    def swallow_connects(self, server: Server) -> None:
+        server.deaf = True
+        self.later(self.hears_again, server)
+
+    def hears_again(self, server: Server) -> None:
+        server.deaf = False
+        server.changed()
 
     def flap(self, server: Server) -> None:
         period = self.random.choice([0.05, 0.5, 1.0])
@@ -280,7 +291,7 @@ class Weather:
                     server.report, server.timeline = STANDBY, keep.timeline if keep is not None else latest
         for server, latency in zip(self.servers, self._latencies, strict=True):
             server.latency, server.loss = latency, 0.0
-            server.full = server.locked = server.starting = False
+            server.full = server.locked = server.starting = server.deaf = False
             self.tells_the_truth(server)
             server.power_on()
             server.start(0.0)

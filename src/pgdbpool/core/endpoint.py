@@ -162,10 +162,14 @@ class Endpoint:
         share = self.share(now)
         return float("inf") if self.risen_at is None else self.risen_at + self.slow_start * share
 
+    @property
+    def most_connecting(self) -> int:
+        """How many connects may be under way at a time."""
+        return MAX_CONNECTING if self.health is Health.UP and self.fault is None else 1
+
     def may_connect(self, now: float, *, urgent: bool = False) -> bool:
         """Whether one more connect may be started now."""
-        most = MAX_CONNECTING if self.health is Health.UP and self.fault is None else 1
-        return self.connecting < most and now >= (self.urgent_try if urgent else self.next_try)
+        return self.connecting < self.most_connecting and now >= (self.urgent_try if urgent else self.next_try)
 
     def connected(self, now: float) -> None:
         """A connect succeeded: whatever was wrong with the way in is over."""

@@ -358,11 +358,14 @@ class Group:
                     return True
         return False
 
-    def room_on(self, lane: Lane) -> bool:
-        """Whether a connection can be opened on a live lane, if need be after one that rests off the route gave way."""
+    def room_on(self, lane: Lane, now: float = float("inf")) -> bool:
+        """Whether a connection can be opened on a live lane, if need be after something else gave way.
+
+        That is one that rests off the route, or is being opened where that may be in vain.
+        """
         if lane.total >= self.limit:
             return False
-        return lane.room or any(other.idle and not other.live for other in self.lanes)
+        return lane.room or any((other.idle and not other.live) or other.uncertain(now) for other in self.lanes)
 
     def every_slot(self) -> list[Slot]:
         """Idle, leased and closing."""
@@ -446,8 +449,8 @@ class Group:
         Only where one thread does everything, and nothing is being opened or closed at this moment.
         """
         for lane in self.lanes:
-            lane.endpoint.connecting -= lane.opening
-            lane.opening = 0
+            lane.endpoint.connecting -= sum(place.connecting for place in lane.places)
+            lane.places.clear()
             surplus = lane.open - len(lane.slots)
             lane.open -= surplus
             lane.endpoint.open -= surplus

@@ -10,7 +10,7 @@ A slot is in exactly one place at any time::
                           │ └───take─────▶ │
                           └──▶ closing ◀───┘ ──▶ gone
 
-``reserved`` is only a number (`Lane.opening`): there is nothing to hold yet. ``idle`` is membership in
+``reserved`` is only a `Place` in `Lane.places`: there is nothing to hold yet. ``idle`` is membership in
 `Lane.idle`; ``closing`` in `Group.closing`; every other slot of `Lane.slots` is ``leased``. There is no state
 field to keep in step with the containers: popping from the idle stack *is* the change of state, and one atomic
 operation.
@@ -39,6 +39,23 @@ from .evidence import HOPELESS, Health
 from .latency import Latency
 from .server import Server, suits
 from .times import PER_SECOND
+
+HOPE = 0.1  # s that a waiter counts on a connection being opened, where another endpoint that is up has room for one
+
+
+class Place:
+    """What is reserved for a connection that is being opened."""
+
+    __slots__ = ("connecting", "revoked", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.connecting = True  # its server has not let it in yet
+        self.revoked = False  # a waiter can have it elsewhere, and sooner
+
+    def late(self, now: float) -> bool:
+        """Whether a waiter should no longer count on it alone."""
+        return now >= self.since + HOPE
 
 
 class Tally:
@@ -207,8 +224,8 @@ class Lane:
         "missed",
         "next_try",
         "open",
-        "opening",
         "per_weight",
+        "places",
         "poll_after",
         "rank",
         "searches",
@@ -237,7 +254,7 @@ class Lane:
         self.idle: deque[Slot] = deque()  # right end: used last
         self.slots: set[Slot] = set()  # idle and leased
         self.open = 0  # len(slots), as a plain number for the fast path
-        self.opening = 0
+        self.places: set[Place] = set()  # for connections that are being opened
         self.closing = 0
         self.generation = 0  # of this lane: a slot of another number must not be used again
         self.live = False  # on the route now
@@ -285,6 +302,10 @@ class Lane:
         return endpoint.server if self.missed > float("-inf") else Server()  # not all may have been asked yet
 
     @property
+    def opening(self) -> int:
+        return len(self.places)
+
+    @property
     def leased(self) -> int:
         return self.open - len(self.idle)
 
@@ -297,6 +318,12 @@ class Lane:
     def room(self) -> bool:
         group = self.group
         return self.total < group.limit and (group.total_limit is None or group.total < group.total_limit)
+
+    def uncertain(self, now: float) -> list[Place]:
+        """Those of connections that are being opened where it takes long, and may be in vain."""
+        if self.endpoint.health is Health.UP:
+            return []
+        return [place for place in self.places if not place.revoked and place.late(now)]
 
     @property
     def usable(self) -> bool:
@@ -313,4 +340,14 @@ class Lane:
 
     def may_open(self, now: float, *, urgent: bool = False) -> bool:
         """Whether a connection may be opened here now."""
-        return self.room and now >= self.next_try and self.endpoint.may_connect(now, urgent=urgent)
+        return self.room and self.could_open(now, urgent=urgent)
+
+    def could_open(self, now: float, *, urgent: bool = False) -> bool:
+        """The same if what is in the way because of `total_count` gave way."""
+        endpoint = self.endpoint
+        return (
+            self.total < self.group.limit
+            and now >= self.next_try
+            and endpoint.may_connect(now, urgent=urgent)
+            and self.opening < endpoint.most_connecting  # those included that are being made ready
+        )

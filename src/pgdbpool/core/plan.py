@@ -5,6 +5,9 @@ no endpoint is known to have, belief may be stale. A pool with a monitor leaves 
 the plan asks each of the group's endpoints in turn all the same, spaced by backoff, and each session opened tells its
 role.
 
+A waiter is not kept waiting while a place is free on an endpoint that is up. So a connection under way elsewhere counts
+as its own only if that endpoint is up as well, and only for so long (`HOPE`): a connect may hang.
+
 All methods are called with the pool's lock held.
 """
 
@@ -17,7 +20,7 @@ from typing import NamedTuple
 from .endpoint import backoff
 from .evidence import Fault, Health
 from .group import Group
-from .lane import Lane
+from .lane import HOPE, Lane, Place
 from .server import suits
 
 # s, and up to as much again: without a monitor, between two looks at an endpoint that no group may use as it is, and so
@@ -39,13 +42,14 @@ class Order(NamedTuple):
     lane: Lane
     generation: int
     since: float
+    place: Place
     search: bool = False
     """Nothing is believed usable: it is opened to see whether that is still so."""
 
     @property
     def wanted(self) -> bool:
-        """Whether it still is: False once its endpoint is known to be down, or the group has to leave it."""
-        return self.generation == self.lane.generation
+        """Whether it still is: False once its endpoint is down, the group has to leave it, or needs room."""
+        return self.generation == self.lane.generation and not self.place.revoked
 
 
 class Planner:
@@ -64,16 +68,23 @@ class Planner:
         `demand`: for that group, as if so many waited, and nothing else.
         """
         orders: list[Order] = []
-        if only is not None:
-            self._serve(only, demand or 0, orders, now)
-            return orders
+        try:
+            if only is None:
+                self._plan(orders, now)
+            else:
+                self._serve(only, demand or 0, orders, now, alone=True)
+        except BaseException:  # no memory to be had: nobody will carry out those that were reserved
+            for order in orders:
+                free(order)
+            raise
+        return orders
+
+    def _plan(self, orders: list[Order], now: float) -> None:
         self._turn += 1  # so that no group is always last where connects are scarce
         start = self._turn % len(self._groups)
         groups = [*self._groups[start:], *self._groups[:start]]
         for group in groups:
-            # A search asks every endpoint: the one asked first may never answer.
-            under_way = group.opening if group.route else 0
-            self._serve(group, len(group.waiters) - under_way, orders, now)
+            self._serve(group, len(group.waiters) - self._under_way(group, now), orders, now)
         for group in groups:
             for lane in group.lanes:
                 if lane.wished:
@@ -84,15 +95,37 @@ class Planner:
             self._keep_warm(group, orders, now)
         if not self.monitored:
             self._look_again(groups, orders, now)
-        return orders
 
-    def _serve(self, group: Group, demand: int, orders: list[Order], now: float) -> None:
+    def _under_way(self, group: Group, now: float) -> int:
+        """How many waiters may count on a connection that is being opened."""
+        if not group.route:  # a search asks every endpoint: the one asked first may never answer
+            return 0
+        if not self._has_promise(group, now):
+            return group.opening  # there is no better place for them
+        up = [lane for lane in group.lanes if lane.endpoint.health is Health.UP]
+        return sum(not place.late(now) for lane in up for place in lane.places)
+
+    def _has_promise(self, group: Group, now: float) -> bool:
+        return any(self._promising(lane, now) for tier in group.route for lane in tier.lanes)
+
+    def _promising(self, lane: Lane, now: float) -> bool:
+        """Whether a waiter may hope to be served by a new connection here, before long."""
+        up = lane.endpoint.health is Health.UP and lane.could_open(now)
+        return up and not any(place.late(now) for place in lane.places)
+
+    def _serve(self, group: Group, demand: int, orders: list[Order], now: float, *, alone: bool = False) -> None:
+        """Order connections for so many waiters; `alone`: just so many."""
         while demand > 0 and not group.paused:
             lane = self._lane_to_open(group, now)
             if lane is None:
                 self._make_room(group, demand, now)
                 return
-            orders.append(self.order(group, lane, now)._replace(search=not group.route))
+            order = self.order(group, lane, now)
+            orders.append(order)
+            if not group.route:
+                orders[-1] = order._replace(search=True)
+            elif not alone and lane.endpoint.health is not Health.UP and self._has_promise(group, now):
+                continue  # another for the same waiter, since this connect may hang
             demand -= 1
 
     def _make_room(self, group: Group, demand: int, now: float) -> None:
@@ -102,19 +135,25 @@ class Planner:
         """
         if group.total_limit is None or group.total < group.total_limit or not group.route:
             return
-        able = [lane for lane in group.lanes if lane.live and now >= lane.next_try and lane.endpoint.may_connect(now)]
+        able = [lane for lane in group.lanes if lane.live and lane.could_open(now)]
         demand = min(demand, sum(max(0, group.limit - lane.total) for lane in able))
         demand -= sum(lane.closing for lane in group.lanes)  # on their way already
         for lane in group.lanes:
             if demand > 0 and not lane.live:
                 demand -= group.drop_idle(lane, lambda slot: True, "displaced", demand)
+        if not any(lane.endpoint.health is Health.UP for lane in able):
+            return
+        # What is being opened where that may take long gives way, too.
+        demand -= sum(place.revoked for lane in group.lanes for place in lane.places)
+        for place in [place for lane in group.lanes for place in lane.uncertain(now)][: max(0, demand)]:
+            place.revoked = True
 
     def _lane_to_open(self, group: Group, now: float) -> Lane | None:
         """Where the next connection for a waiter should be opened; None: nowhere at this moment."""
         for tier in group.route:
             able = [lane for lane in tier.lanes if lane.may_open(now)]
             if able:
-                return min(able, key=lambda lane: (lane.open + lane.opening) * lane.per_weight)
+                return min(able, key=lambda lane: (not self._promising(lane, now), _load(lane)))
         if group.route or self.monitored:
             return None
         # Nothing is believed usable: ask each endpoint in turn, the likeliest first.
@@ -171,21 +210,24 @@ class Planner:
 
     def order(self, group: Group, lane: Lane, now: float) -> Order:
         """Reserve a place."""
-        lane.opening += 1
+        order = Order(group, lane, lane.generation, now, Place(now))
+        lane.places.add(order.place)
         lane.endpoint.connecting += 1
-        return Order(group, lane, lane.generation, now)
+        return order
 
     def due(self, now: float, only: Group | None = None) -> float:
         """When `plan` could have something new to say though nothing happens: a backoff or a search ends."""
         due = float("inf")
         for group in self._groups if only is None else [only]:
             searching = not (group.route or group.paused or self.monitored) and bool(group.waiters or only)
-            waiting = only is not None or len(group.waiters) > group.opening
+            waiting = only is not None or len(group.waiters) > self._under_way(group, now)
             for lane in group.lanes:
                 endpoint = lane.endpoint
+                if group.waiters:  # who count on what is being opened, and not for ever
+                    due = min([due, *(place.since + HOPE for place in lane.places if not place.late(now))])
                 wanted = searching or self._wanted(group, lane)
-                wanted = (wanted and lane.room) or (waiting and lane.live and group.room_on(lane))
-                if wanted and not endpoint.connecting:
+                wanted = (wanted and lane.room) or (waiting and lane.live and group.room_on(lane, now))
+                if wanted and not endpoint.connecting and lane.opening < (1 if searching else endpoint.most_connecting):
                     next_try = endpoint.urgent_try if searching else endpoint.next_try
                     due = min(due, max(next_try, lane.next_try))
                 if not self.monitored and _unseen(lane):
@@ -195,6 +237,27 @@ class Planner:
 
 def _preference(target: str, lane: Lane) -> tuple[int, int]:
     return suits(target, lane.found) or 0, lane.endpoint.priority
+
+
+def free(order: Order) -> bool:
+    """Give its place back. False: that was done before. Lock held."""
+    places, place = order.lane.places, order.place
+    if place not in places:
+        return False
+    reached(order)
+    places.remove(place)
+    return True
+
+
+def reached(order: Order) -> None:
+    """Its server has let it in: others may connect there. Lock held."""
+    if order.place.connecting and order.place in order.lane.places:
+        order.place.connecting = False
+        order.lane.endpoint.connecting -= 1
+
+
+def _load(lane: Lane) -> float:
+    return (lane.open + lane.opening) * lane.per_weight
 
 
 def _unseen(lane: Lane) -> bool:

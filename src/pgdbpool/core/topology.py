@@ -55,8 +55,8 @@ from .group import LEFT, Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
 from .outage import Outages
-from .plan import Order, Planner
-from .server import suits
+from .plan import Order, Planner, free, reached
+from .server import fit, suits
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
 SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
@@ -194,10 +194,9 @@ class Topology:
         Returns None, or why it was put among those to close instead.
         """
         group, lane = order.group, order.lane
-        endpoint = lane.endpoint
+        endpoint, target = lane.endpoint, group.settings.target_session_attrs
         with self._lock:
-            lane.opening -= 1
-            endpoint.connecting -= 1
+            free(order)
             lane.connect_time += now - order.since
             times.count(lane.connect_times, now - order.since)
             changed = endpoint.health is not Health.UP or endpoint.fault is not None or lane.setup_error is not None
@@ -211,7 +210,7 @@ class Topology:
             changed |= endpoint.spread and self._belief.chosen(lane, server, now)
             if self.closed:
                 reason = "closed"
-            elif suits(group.settings.target_session_attrs, server) is None:
+            elif suits(target, server) is None or fit(target, report) is None:  # a newer session may say otherwise
                 reason = "role" if server.fenced_by is None else "fenced"
             elif order.generation != lane.generation:
                 reason = "retired"
@@ -250,9 +249,8 @@ class Topology:
         """A connection could not be opened."""
         lane, endpoint = order.lane, order.lane.endpoint
         with self._lock:
-            lane.opening -= 1
+            free(order)
             lane.failures += 1
-            endpoint.connecting -= 1
             self._connect_failed(endpoint, fault, error, now)
         self._stir()
 
@@ -282,8 +280,7 @@ class Topology:
         """The server let us in, but the connection could not be made ready for its group."""
         lane = order.lane
         with self._lock:
-            lane.opening -= 1
-            lane.endpoint.connecting -= 1
+            free(order)
             lane.failures += 1
             self._update(lane.endpoint, now, partial(lane.endpoint.connected, now))
             lane.setup_error = error
@@ -306,11 +303,18 @@ class Topology:
         with self._lock:
             lane.setup_losses += 1
 
-    def cancelled(self, order: Order) -> None:
-        """The attempt was given up by us: no evidence."""
+    def reached(self, order: Order) -> None:
+        """The server has let us in; the connection is not made ready yet."""
         with self._lock:
-            order.lane.opening -= 1
-            order.lane.endpoint.connecting -= 1
+            reached(order)
+        for lane in self.lanes(order.lane.endpoint):
+            if lane.group.waiters:  # type: ignore[attr-defined]
+                lane.group.wish()
+
+    def cancelled(self, order: Order) -> bool:
+        """The attempt was given up by us: no evidence. False: it has been answered already, and nothing is done."""
+        with self._lock:
+            return free(order)
 
     def given_up(self, order: Order, now: float) -> None:
         """Its caller was in a hurry: no evidence, but the next one in a hurry shall not dial again at once."""
