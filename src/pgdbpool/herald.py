@@ -70,7 +70,7 @@ class Herald:
                 try:
                     listener(event)
                 except Exception as error:
-                    log_raised(logger, f"{self._name}: a callable given to on_event", error)
+                    log_raised(f"{self._name}: a callable given to on_event", error)
 
     def _log(self, event: Event) -> None:
         number = self._rate.admits((event.kind, event.endpoint, event.group), monotonic())

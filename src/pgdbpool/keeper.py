@@ -36,6 +36,7 @@ from .lifecycle import is_ending
 from .listener import listener
 from .monitor import Subscription, subscribe
 from .publish.writer import pass_by
+from .seldom import say_seldom
 from .session import Sessions
 from .told import Told
 from .wording import log_raised
@@ -305,8 +306,8 @@ class Threaded:
                 for slot in heard:
                     self._sessions.heard(slot)
                 due = self._round()
-            except Exception:  # a bug must not stop the pool from healing
-                logger.exception("%s: the keeper failed, and goes on", self._name)
+            except Exception as error:  # a bug must not stop the pool from healing
+                say_seldom(logging.ERROR, f"{self._name}: the keeper failed, and goes on", error=error)
                 due = monotonic() + _LONGEST_SLEEP
             if self._stopped:
                 if self._abandoned:
@@ -354,7 +355,7 @@ class Threaded:
                     run(self._sessions.tell_outages())
                     self._herald.deliver(self._topology.events)
                 except SystemExit as error:  # of the user's: here nobody would hear of it
-                    log_raised(logger, f"{self._name}: a callable that was told of an event", error)
+                    log_raised(f"{self._name}: a callable that was told of an event", error)
         finally:
             self._telling = False
             self._listener.wake()  # something may have happened in this moment

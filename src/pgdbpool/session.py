@@ -227,7 +227,7 @@ class Sessions:
                 try:
                     await self._outcome(tell(endpoint, error))
                 except Exception as failure:
-                    log_raised(logger, f"group {group.name!r}: reconnect_failed", failure)
+                    log_raised(f"group {group.name!r}: reconnect_failed", failure)
 
     async def _connect(self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
         password = where.password

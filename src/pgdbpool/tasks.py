@@ -42,6 +42,7 @@ from .lifecycle import is_ending
 from .listener import DeafListener, EpollListener, listener
 from .loopend import LoopEnd
 from .monitor import Subscription, subscribe
+from .seldom import say_seldom
 from .session import Sessions
 from .told import Told as ToldHere
 
@@ -388,9 +389,9 @@ class Tasks:
         due = 0.0
         try:
             due = self._look_after()
-        except Exception:  # a bug must not stop the pool from healing
+        except Exception as error:  # a bug must not stop the pool from healing
             due = float("inf")
-            logger.exception("%s: the keeper failed, and goes on", self._name)
+            say_seldom(logging.ERROR, f"{self._name}: the keeper failed, and goes on", error=error)
         finally:  # nor must a signal handler that raises
             self._sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
 
@@ -443,7 +444,8 @@ class Tasks:
             self._topology.cancelled(order)
             self._was_cancelled(order)
         elif (error := opener.exception()) is not None:
-            logger.error("%s: an attempt to connect failed in an unforeseen way", self._name, exc_info=error)
+            words = f"{self._name}: an attempt to connect failed in an unforeseen way"
+            say_seldom(logging.ERROR, words, error=error)
         self.wake()
 
     def _was_cancelled(self, order: Order) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from .drivers import ConnectFailed, Driver, DriverTimeout, Unanswered
 from .errors import Error
+from .seldom import say_seldom
 
 __all__ = ["chain", "log_raised", "words_of"]
 
@@ -49,7 +50,11 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
             found += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
 
 
-def log_raised(logger: logging.Logger, who: str, error: BaseException) -> None:
-    """Log what a callable of the application's has raised, and where; without its words and variables."""
+def log_raised(who: str, error: BaseException) -> None:
+    """Log what a callable of the application's has raised, and where; without its words and variables.
+
+    What it raises each time is said once in a while.
+    """
     where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-    logger.error("%s raised %s\n%s", who, type(error).__name__, where)
+    raised = f"{who} raised {type(error).__name__}"
+    say_seldom(logging.ERROR, f"{raised}\n{where}", of=raised)

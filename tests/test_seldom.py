@@ -1,0 +1,58 @@
+"""What happens again and again is said in the log, and does not fill it."""
+
+import logging
+
+import pytest
+
+from pgdbpool import seldom
+from pgdbpool.seldom import Rate, say_seldom
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is moved by hand: ``clock[0] += 1``."""
+    now = [1000.0]
+    monkeypatch.setattr(seldom, "monotonic", lambda: now[0])
+    monkeypatch.setattr(seldom, "_rate", Rate(1, 60.0))
+    return now
+
+
+def test_the_same_is_said_once_a_minute_with_how_often_it_was_left_out(clock, caplog):
+    for _ in range(130):
+        say_seldom(logging.ERROR, "it failed")
+        clock[0] += 1
+    assert caplog.messages == [
+        "it failed",
+        "it failed (59 lines like this were left out)",
+        "it failed (59 lines like this were left out)",
+    ]
+
+
+def test_what_is_not_the_same_is_said_all_the_same(clock, caplog):
+    say_seldom(logging.ERROR, "a failed")
+    say_seldom(logging.ERROR, "b failed")
+    say_seldom(logging.ERROR, "c failed for the 1st time", of="c")
+    say_seldom(logging.ERROR, "c failed for the 2nd time", of="c")
+    assert caplog.messages == ["a failed", "b failed", "c failed for the 1st time"]
+
+
+def test_an_error_comes_with_its_traceback(clock, caplog):
+    try:
+        raise ValueError("a bug")
+    except ValueError as error:
+        say_seldom(logging.ERROR, "it failed", error=error)
+    assert "ValueError: a bug" in caplog.text
+
+
+def test_a_few_at_once_and_then_one_in_a_while():
+    rate = Rate(3, 10.0)
+    assert [rate.admits("key", 100.0) for _ in range(5)] == [0, 0, 0, None, None]
+    assert rate.admits("key", 110.0) == 2
+    assert rate.admits("key", 110.0) is None
+
+
+def test_not_everything_is_remembered_for_ever():
+    rate = Rate(1, 1e9)
+    for key in range(10_000):
+        rate.admits(key, 0.0)
+    assert len(rate._allowance) <= 1000
