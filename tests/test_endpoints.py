@@ -176,13 +176,22 @@ def test_a_pooler_that_hides_read_only_mode_is_asked_for_that_too(pg_cluster, op
         assert pool.endpoints()[0].read_only
 
 
-def test_where_a_pooler_refuses_startup_options_settings_are_set_after_the_connect(pg_node, open_pool):
+def test_where_a_pooler_keeps_sessions_apart_settings_are_set_after_the_connect(pg_node, open_pool):
     with Wire(pg_node, refuse_options=True) as wire:
-        place = wire.endpoint(ssl="disable", query_timeout=6000, session_tmp_buffer=32)
+        place = wire.endpoint(ssl="disable", query_timeout=6000, session_tmp_buffer=32, pooler="session")
         pool = open_pool(config(place, connection_count=1, monitor=False))
         with pool.connection() as conn:
             assert one(conn, "show statement_timeout") == "6s"
             assert one(conn, "show temp_buffers") == "32MB"
+        assert ["options" in startup for startup in wire.startups] == [False]
+
+
+def test_where_a_pooler_refuses_startup_options_nothing_is_set_that_others_could_get(pg_node, open_pool):
+    with Wire(pg_node, refuse_options=True) as wire:
+        place = wire.endpoint(ssl="disable", query_timeout=6000, session_tmp_buffer=32)
+        pool = open_pool(config(place, connection_count=1, monitor=False))
+        with pool.connection() as conn:
+            assert one(conn, "show statement_timeout") == "0"
         assert ["options" in startup for startup in wire.startups] == [True, False]
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from .config import EndpointSettings, GroupSettings, Secret, conninfo, session_settings
+from .config import EndpointSettings, GroupSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Report, Role, Sighting
 from .core.group import ABORTED, LEFT, OVERTAKEN, Group, outlived
@@ -26,6 +26,7 @@ from .drivers import Choice, Conduct, ConnectFailed, Driver, DriverTimeout, NotW
 from .drivers.cancel import IN_PLACE
 from .errors import DBConnectionError, OutcomeUnknown
 from .habitat import say_once
+from .poolers import make_fit
 from .seldom import say_seldom
 from .wording import chain, log_raised, words_of
 
@@ -97,14 +98,15 @@ class Sessions:
         deadline = min(deadline, began + min(where.connect_timeout, endpoint.patience(began)))
         conn = None
         try:
-            conn = await self._connect(order, where, how, deadline)
+            conn, unsaid = await self._connect(order, where, how, deadline)
             since = monotonic()
             self.topology.reached(order)
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
             # Through a pooler the answer may be long in coming, and another endpoint waits for its turn.
             sighting = await self._ask(conn, how, min(deadline, since + PING_LIMIT) if endpoint.pooled else deadline)
-            if sighting.pooled:
-                self.driver.through_pooler(conn)
+            pooled = sighting.pooled or unsaid is None or where.pooler is not None
+            if pooled or unsaid:
+                await make_fit(self.driver, conn, where, how, deadline, pooled=pooled, unsaid=unsaid is not False)
         except NotWanted:
             self.topology.cancelled(order)
             return
@@ -163,7 +165,7 @@ class Sessions:
             return
         finally:
             self._unready.pop(key, None)
-        report, identity, _, pooled, _ = sighting
+        report, identity, *_ = sighting
         address = self.driver.address(conn)
         self.topology.opened(order, conn, clean, report, monotonic(), identity, since, pooled, address)
         self.abort()
@@ -229,7 +231,10 @@ class Sessions:
                 except Exception as failure:
                     log_raised(f"group {group.name!r}: reconnect_failed", failure)
 
-    async def _connect(self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float) -> Any:
+    async def _connect(
+        self, order: Order, where: EndpointSettings, how: GroupSettings, deadline: float
+    ) -> tuple[Any, bool | None]:
+        """A connection, and whether its settings were left unsaid; None: since a pooler would not hear of them."""
         password = where.password
         if callable(password):
             password = await (self.password or self.driver.password)(password, deadline)
@@ -241,20 +246,14 @@ class Sessions:
             conduct=self._conduct(order.lane, where, how),
             choice=self._choice(order.lane, where, how),
         )
+        if order.lane.endpoint.pooled or where.pooler is not None:
+            return await connect(conninfo(where, how, password, startup_options=False)), True
         try:
-            return await connect(conninfo(where, how, password))
+            return await connect(conninfo(where, how, password)), False
         except ConnectFailed as error:
             if not error.options_refused:
                 raise
-        # A pooler in between takes no startup options: say the same after the connect.
-        conn = await connect(conninfo(where, how, password, startup_options=False))
-        try:
-            for name, value in session_settings(where, how).items():
-                await self.driver.statement(conn, f"SET {name} = '{value}'", deadline)
-        except BaseException:
-            self.driver.close(conn)
-            raise
-        return conn
+        return await connect(conninfo(where, how, password, startup_options=False)), None
 
     def _choice(self, lane: Lane, where: EndpointSettings, how: GroupSettings) -> Choice | None:
         """Who will do where the endpoint's name has several addresses."""

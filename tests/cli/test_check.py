@@ -130,6 +130,16 @@ def test_a_pooler_that_refuses_startup_options_is_noted(pg_node: Node, tmp_path:
         done = run("check", toml(tmp_path, wire.endpoint(query_timeout=5000)), "--json")
         assert done.code == 0, done.out
         assert "takes no startup options" in done.json["groups"][0]["notes"][0]
+        assert not [each for each in wire.statements if each.startswith("set ")]
+
+
+def test_where_the_sessions_of_a_pooler_are_kept_apart_settings_are_tried_as_the_pool_sets_them(
+    pg_node: Node, tmp_path: Path
+) -> None:
+    with Wire(pg_node, refuse_options=True) as wire:
+        done = run("check", toml(tmp_path, wire.endpoint(query_timeout=5000, pooler="session")), "--json")
+        assert done.code == 0, done.out
+        assert done.json["groups"][0]["notes"] == []
         assert "set statement_timeout = '5000'" in wire.statements
 
 

@@ -43,6 +43,7 @@ def test_defaults_of_an_endpoint() -> None:
         "connect_timeout": 10.0,
         "query_timeout": None,
         "session_tmp_buffer": None,
+        "pooler": None,
         "keepalives": True,
         "keepalives_idle": 10,
         "keepalives_interval": 3,
@@ -162,7 +163,7 @@ def test_settings_are_returned_as_they_are() -> None:
     assert load(settings) is settings
 
 
-@pytest.mark.parametrize("key", ["name", "user", "pass", "query_timeout", "session_tmp_buffer"])
+@pytest.mark.parametrize("key", ["name", "user", "pass", "query_timeout", "session_tmp_buffer", "pooler"])
 def test_none_means_not_given_in_an_endpoint(key: str) -> None:
     assert load(config({key: None})) == load(config())
 

@@ -13,7 +13,7 @@ from pgdbpool.errors import ConfigError
 from .support import SECRET, SSL, TARGETS, config, problems
 
 ENDPOINT_KEYS = (
-    "host, port, name, user, pass, ssl, connect_timeout, query_timeout, session_tmp_buffer, keepalives, "
+    "host, port, name, user, pass, ssl, connect_timeout, query_timeout, session_tmp_buffer, pooler, keepalives, "
     "keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout, priority, weight, tags, params"
 )
 
@@ -126,6 +126,7 @@ ENDPOINT_MISTAKES: list[Any] = [
     ("session_tmp_buffer", 0, "expected 1 or more, got 0"),
     ("session_tmp_buffer", "128MB", "expected a whole number, got a string"),
     ("session_tmp_buffer", 8388608, "expected 8388607 or less, got 8388608"),
+    ("pooler", "statement", "expected one of transaction, session, got 'statement'"),
     ("keepalives", 1, "expected True or False, got 1"),
     ("keepalives_idle", -1, "expected 0 or more, got -1"),
     ("keepalives_interval", 32768, "expected 32767 or less, got 32768"),

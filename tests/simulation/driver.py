@@ -7,7 +7,7 @@ processor between two looks at a connection, it may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
@@ -189,7 +189,7 @@ class SimulatedDriver:
     async def restore(self, session: Session) -> None:
         session.altered = False
 
-    def through_pooler(self, session: Session) -> None:
+    def through_pooler(self, session: Session, begin_with: Sequence[bytes], *, own_server: bool) -> None:
         raise AssertionError("there are no poolers here")
 
     def write_refused(self, session: Session) -> bool:

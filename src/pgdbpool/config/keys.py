@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from pgdbpool.config.settings import Balance, Check, Model, SslMode, TargetSessionAttrs
+from pgdbpool.config.settings import Balance, Check, Model, Pooler, SslMode, TargetSessionAttrs
 
 __all__ = [
     "ENDPOINT",
@@ -190,6 +190,7 @@ ENDPOINT: dict[str, Kind] = {
     "connect_timeout": _seconds(gt=0),
     "query_timeout": _QUERY_TIMEOUT,
     "session_tmp_buffer": _TMP_BUFFER,
+    "pooler": _words(Pooler, optional=True),
     "keepalives": _FLAG,
     "keepalives_idle": _whole(ge=0, le=32767),  # the kernel's own limits: more would fail at each connect
     "keepalives_interval": _whole(ge=0, le=32767),

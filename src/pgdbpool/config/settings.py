@@ -23,6 +23,7 @@ SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-
 TargetSessionAttrs = Literal["any", "read-write", "read-only", "primary", "standby", "prefer-standby", "prefer-primary"]
 Balance = Literal["least-busy", "round-robin", "random", "latency"]
 Check = Literal["auto", "off", "ping"]
+Pooler = Literal["transaction", "session"]
 
 
 class FrozenMap(Mapping[str, V]):
@@ -79,6 +80,8 @@ class EndpointSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Milliseconds a statement may run (`statement_timeout`); 0: no limit. None: the server's own."""
     session_tmp_buffer: int | None = None
     """MB of memory for temporary tables of a session (`temp_buffers`). None: the server's own."""
+    pooler: Pooler | None = None
+    """The mode of a pooler in between, such as PgBouncer. None: found out, and taken for "transaction"."""
     keepalives: bool = True
     keepalives_idle: int = 10
     """Seconds of silence before the kernel asks whether the other side is still there."""

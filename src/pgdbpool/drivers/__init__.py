@@ -10,7 +10,7 @@ What may wait is a coroutine. Those of `blocking` never suspend, and `blocking.r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -182,8 +182,12 @@ class Driver(Protocol):
     async def sight(self, conn: Any, deadline: float) -> Sighting:
         """The role of its server, whose data it has and how far it is, in one round trip. Raises Unanswered."""
 
-    def through_pooler(self, conn: Any) -> None:
-        """A pooler is in between: from now on believe of the server only what it answers."""
+    def through_pooler(self, conn: Any, begin_with: Sequence[bytes], *, own_server: bool) -> None:
+        """A pooler is in between: from now on believe of the server only what it answers.
+
+        Each BEGIN is followed by the statements `begin_with`, in the same message. Unless it has its `own_server` for
+        its whole life, nothing is prepared by itself.
+        """
 
     def write_refused(self, conn: Any) -> bool:
         """Whether a write was refused (25006) on a connection through a pooler since the last time this was asked."""

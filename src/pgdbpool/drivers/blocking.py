@@ -22,6 +22,7 @@ from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
 from . import Choice, Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
 from .cancel import IN_PLACE, at_work, ending, in_pipeline, left_unfinished
+from .private import beginning
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -226,6 +227,7 @@ class Pooled(psycopg.Connection[Any]):
     """A connection that knows whether its user has changed how its transactions are."""
 
     altered = False
+    begin_with: tuple[bytes, ...] = ()  # statements that go with each BEGIN
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
     committing = False  # a COMMIT was interrupted
@@ -311,6 +313,12 @@ class PooledBehind(Pooled):
 
     pooled = True
 
+    def _exec_command(self, command: Any, *format: Any) -> Any:
+        execute = super()._exec_command
+        if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
+            return beginning(self, command, self.begin_with, execute)
+        return execute(command, *format)
+
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         try:
             return Pooled.wait(self, gen, interval) if timeout is None else Pooled.wait(self, gen, interval, timeout)
@@ -324,6 +332,12 @@ class GuardedBehind(Guarded):
 
     pooled = True
 
+    def _exec_command(self, command: Any, *format: Any) -> Any:
+        execute = super()._exec_command
+        if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
+            return beginning(self, command, self.begin_with, execute)
+        return execute(command, *format)
+
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         try:
             return Guarded.wait(self, gen, interval, timeout)
@@ -332,9 +346,12 @@ class GuardedBehind(Guarded):
             raise
 
 
-def through_pooler(conn: Pooled) -> None:
+def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: bool) -> None:
     if not conn.pooled:
         conn.__class__ = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
+    conn.begin_with = tuple(begin_with)
+    if not own_server:
+        conn.prepare_threshold = None  # what is prepared in one session is not there in the next
 
 
 def resolved(params: Params) -> list[Sealed]:

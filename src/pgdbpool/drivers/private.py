@@ -6,12 +6,13 @@ Each function copes where it cannot be had: in a libpq that is linked in another
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from psycopg import pq
+import psycopg
+from psycopg import generators, pq
 
 _VERBOSE, _DEFAULT = 2, 1  # PQERRORS_VERBOSE, PQERRORS_DEFAULT
 
@@ -37,3 +38,24 @@ def _set_verbosity() -> Callable[[int, int], object] | None:
         return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(("PQsetErrorVerbosity", library))
     except (ImportError, OSError, AttributeError):
         return None
+
+
+def beginning(
+    conn: Any, begin: bytes, begin_with: Sequence[bytes], execute: Callable[[bytes], Generator[Any, Any, Any]]
+) -> Generator[Any, Any, Any]:
+    """psycopg's conversation that begins a transaction, with more statements in the same message.
+
+    `execute` is psycopg's own conversation for one command. In pipeline mode it sends nothing by itself.
+    """
+    if conn._pipeline:
+        result = yield from execute(begin)
+        for statement in begin_with:
+            yield from execute(statement)
+        return result
+    conn._check_connection_ok()
+    conn.pgconn.send_query(b"; ".join((begin, *begin_with)))
+    results = yield from generators.execute(conn.pgconn)
+    for result in results:
+        if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            raise psycopg.errors.error_from_result(result)
+    return results[0]

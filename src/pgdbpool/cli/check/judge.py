@@ -168,7 +168,10 @@ def _group(group: Group, how: GroupSettings, topology: Topology, looks: list[Loo
         lane = next((lane for lane in group.lanes if lane.endpoint is endpoint), None)
         entry = look.groups.get(group.name)
         if entry is not None and entry.options_refused:
-            notes.append(f"{endpoint.label} takes no startup options: the pool will SET them, one round trip more each")
+            notes.append(
+                f"{endpoint.label} takes no startup options, so a pooler is in between: query_timeout and "
+                'session_tmp_buffer hold in transactions only, unless the endpoint says pooler = "session"'
+            )
         if endpoint.label not in used:
             reason = f"bears none of the group's tags: {', '.join(sorted(how.tags))}"
             not_used[endpoint.label] = reason if lane is None else _why_not(group, endpoint, lane.setup_error)

@@ -92,7 +92,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     error: str | None = None
     options_refused: bool = False
-    """A pooler in between takes no startup options: the pool SETs what it wants after the connect."""
+    """A pooler in between takes no startup options."""
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,14 +205,14 @@ def _enter(where: EndpointSettings, group: GroupSettings, password: Any, silent:
     refused = False
     try:
         try:
-            session = _connect(where, group, password, options=True)
+            session = _connect(where, group, password, options=where.pooler is None)
         except ConnectFailed as error:
             if not error.options_refused:
                 raise
             refused = True
             session = _connect(where, group, password, options=False)
         try:
-            if refused:
+            if where.pooler == "session":  # else another application might get them
                 for name, value in session_settings(where, group).items():
                     drive(steps.asking(session, f"set {name} = '{value}'".encode()), monotonic() + ANSWER)
             if group.sqlprepare:
