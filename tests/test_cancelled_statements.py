@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +24,13 @@ from support import one as one_of
 from support import start as start_thread
 from support import stats
 from support import tidy as tidy
+from test_refusals import keys as keys
+from test_refusals import tls as tls
+from testing.helpers import needs_debian
 
 from pgdbpool import AsyncPool, Pool
-from pgdbpool.testing import Node
+from pgdbpool.testing import Node, PgBouncer
+from pgdbpool.testing.impostor import SSL
 
 __all__ = ["run", "run_plain"]
 
@@ -453,6 +458,90 @@ def test_a_call_that_is_ended_on_this_side_ends_on_the_server(
 
 
 # -- how it is said ---------------------------------------------------------------------------------------------------
+
+
+class Ear:
+    """A go-between that notes the first message of each connection."""
+
+    def __init__(self, target: Any) -> None:
+        self.first: list[int] = []
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets = [self._listener]
+        self._threads: list[threading.Thread] = []
+        self.port = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    def __enter__(self) -> "Ear":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._shut(self._listener)
+        self._threads[0].join(LIMIT)
+        self._shut(*self._sockets)
+        for thread in self._threads:
+            thread.join(LIMIT)
+        for each in self._sockets:
+            each.close()
+
+    def _start(self, function: Callable[..., None], *args: Any) -> None:
+        self._threads.append(threading.Thread(target=function, args=args, daemon=True))
+        self._threads[-1].start()
+
+    @staticmethod
+    def _shut(*sockets: socket.socket) -> None:
+        for each in sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection((self._target.host, self._target.port))
+                self._sockets += [client, server]
+                head = client.recv(8, socket.MSG_WAITALL)
+                self.first.append(int.from_bytes(head[4:]))
+                server.sendall(head)
+                self._start(self._pass, client, server)
+                self._start(self._pass, server, client)
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+        self._shut(one, other)
+
+
+@needs_debian
+@pytest.mark.skipif(not psycopg.capabilities.has_cancel_safe(), reason="libpq 17 and newer encrypt it")
+def test_the_request_is_encrypted_where_the_session_is(tls: Node, open_pool: Callable[..., Pool]) -> None:
+    with Ear(tls) as ear:
+        place = {**tls.endpoint(ssl="require"), "port": ear.port}
+        pool = open_pool(config(place, connection_count=1, monitor=False))
+        with signals([Soft], lambda: 0.2) as arm, pytest.raises(Soft), pool.connection() as conn:
+            arm()
+            conn.execute(LONG)
+        wait_for(lambda: not busy(tls))
+        assert (counters(pool).connects, counters(pool).closed) == (1, {})
+    assert len(ear.first) >= 2
+    assert set(ear.first) == {SSL}
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_through_a_pooler_the_statement_ends_and_no_other_is_hit(
+    mode: str, pg_node: Node, open_pool: Callable[..., Pool]
+) -> None:
+    with PgBouncer(pg_node, pool_mode=mode) as pooler:
+        pool = open_pool(config(pooler, connection_count=2, monitor=False))
+        with signals([Soft], lambda: 0.02) as arm:
+            for _ in range(100):
+                with pytest.raises(Soft), pool.connection(timeout=LIMIT) as conn:
+                    arm()
+                    conn.execute(LONG)
+                with pool.connection(timeout=LIMIT) as conn:
+                    assert one_of(conn, "select 1 from pg_sleep(0.005)") == 1
+        wait_for(lambda: not [row for row in pg_node.backends() if row["state"] == "active"])
 
 
 def test_an_older_libpq_cancels_too(pg_node: Node) -> None:

@@ -8,7 +8,7 @@ A caller can be cancelled at every `await`::
 
     while waiting            it leaves the queue; a slot handed over in the same moment goes to the next
     while a slot is checked  the connection is closed: nobody knows what is still to come on it
-    inside the block         psycopg cancels the statement; the block is left by the exception
+    inside the block         the statement ends on the server, by a task that nobody cancels; the block is left
     on the way out           a task of the pool's own, which nobody cancels, commits or rolls back and gives back
 
 When its loop ends, a pool that was not closed closes its connections and warns; then it may be used in another loop.

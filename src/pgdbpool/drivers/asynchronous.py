@@ -290,33 +290,25 @@ async def _elsewhere(ask: Callable[[], Any], deadline: float) -> passwords.Given
     return passwords.outcome(call)
 
 
-async def _wait_on(conn: Pooled, gen: Generator[Any, Any, T], *limits: float) -> T:
-    """As psycopg waits. But whatever interrupts it, its statement does not go on on the server.
+async def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseException) -> None:
+    """Whatever interrupts a call, its statement does not go on on the server.
 
     That is ended by a task of its own, which is not cancelled again and again with whoever was. And the conversation is
     ended at once; else the garbage collector would do it some time, and psycopg_binary's generators have been seen to
     crash the interpreter then (psycopg 3.3.9, Python 3.11).
     """
-    if conn.ending is not None:
-        await asyncio.wait({conn.ending})
-    try:
-        return await waiting.wait_async(gen, conn.pgconn.socket, *limits)
-    except WaitTimeout:  # raised beside the conversation, which goes on where it was
-        raise
-    except GeneratorExit:  # nothing can be awaited; whoever closes the connection ends it
+    if isinstance(error, WaitTimeout):  # raised beside the conversation, which goes on where it was
+        return
+    # GeneratorExit: nothing can be awaited; whoever closes the connection ends it.
+    if isinstance(error, GeneratorExit) or not left_unfinished(conn, gen, error):
         gen.close()
-        raise
-    except BaseException as error:
-        if left_unfinished(conn, gen, error):
-            conn.ending = background.task(_end_for(conn, gen))
-            try:
-                await asyncio.wait({conn.ending}, timeout=IN_PLACE)
-            except BaseException:
-                if in_pipeline(conn):  # psycopg raises another error where a pipeline that is in use is left
-                    close(conn)
-                raise
-        else:
-            gen.close()
+        return
+    conn.ending = background.task(_end_for(conn, gen))
+    try:
+        await asyncio.wait({conn.ending}, timeout=IN_PLACE)
+    except BaseException:
+        if in_pipeline(conn):  # psycopg raises another error where a pipeline that is in use is left
+            close(conn)
         raise
 
 
@@ -375,7 +367,15 @@ class Pooled(psycopg.AsyncConnection[Any]):
         )
 
     async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        return await (_wait_on(self, gen, interval) if timeout is None else _wait_on(self, gen, interval, timeout))
+        if self.ending is not None:
+            await asyncio.wait({self.ending})
+        try:
+            if timeout is None:
+                return await waiting.wait_async(gen, self.pgconn.socket, interval)
+            return await waiting.wait_async(gen, self.pgconn.socket, interval, timeout)
+        except BaseException as error:
+            await _interrupted(self, gen, error)
+            raise
 
     async def set_autocommit(self, value: bool) -> None:
         self.altered = True
@@ -392,6 +392,9 @@ class Pooled(psycopg.AsyncConnection[Any]):
     async def set_deferrable(self, value: bool | None) -> None:
         self.altered = True
         await super().set_deferrable(value)
+
+
+_wait_on = Pooled.wait  # without the price of `super()`, in every call
 
 
 class Guarded(Pooled):
@@ -420,7 +423,7 @@ class Guarded(Pooled):
         conduct.observe(monotonic() - began)
         return result
 
-    async def _wait(self, gen: Generator[Any, Any, T], interval: float, timeout: float | None) -> T:
+    async def _wait(self, gen: Generator[Any, Any, Any], interval: float, timeout: float | None) -> Any:
         patience = self.conduct.patience
         if timeout is not None:
             return await _wait_on(self, gen, interval, timeout)

@@ -191,21 +191,17 @@ def _wait_for(events: Mapping[int, int], deadline: float, wanted: Callable[[], b
             raise NotWanted
 
 
-def _wait_on(conn: Pooled, gen: Generator[Any, Any, T], *limits: float) -> T:
-    """As psycopg waits. But whatever interrupts it, its statement does not go on on the server."""
-    try:
-        return waiting.wait(gen, conn.pgconn.socket, *limits)
-    except WaitTimeout:  # raised beside the conversation, which goes on where it was
-        raise
-    except BaseException as error:
-        if left_unfinished(conn, gen, error):
-            deadline = monotonic() + IN_PLACE
-            with suppress(Exception):  # if it takes longer, whoever closes the connection does it
-                _end(conn, deadline, mine=True)
-                if in_pipeline(conn) and TAKES_TIMEOUT:
-                    waiting.wait(gen, conn.pgconn.socket, INTERVAL, max(0.0, deadline - monotonic()))
-        gen.close()
-        raise
+def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseException) -> None:
+    """Whatever interrupts a call, its statement does not go on on the server."""
+    if isinstance(error, WaitTimeout):  # raised beside the conversation, which goes on where it was
+        return
+    if left_unfinished(conn, gen, error):
+        deadline = monotonic() + IN_PLACE
+        with suppress(Exception):  # if it takes longer, whoever closes the connection does it
+            _end(conn, deadline, mine=True)
+            if in_pipeline(conn) and TAKES_TIMEOUT:
+                waiting.wait(gen, conn.pgconn.socket, INTERVAL, max(0.0, deadline - monotonic()))
+    gen.close()
 
 
 def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
@@ -245,7 +241,13 @@ class Pooled(psycopg.Connection[Any]):
         return cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        return _wait_on(self, gen, interval) if timeout is None else _wait_on(self, gen, interval, timeout)
+        try:
+            if timeout is None:
+                return waiting.wait(gen, self.pgconn.socket, interval)
+            return waiting.wait(gen, self.pgconn.socket, interval, timeout)
+        except BaseException as error:
+            _interrupted(self, gen, error)
+            raise
 
     def set_autocommit(self, value: bool) -> None:
         self.altered = True
@@ -262,6 +264,9 @@ class Pooled(psycopg.Connection[Any]):
     def set_deferrable(self, value: bool | None) -> None:
         self.altered = True
         super().set_deferrable(value)
+
+
+_wait_on = Pooled.wait  # without the price of `super()`, in every call
 
 
 class Guarded(Pooled):
@@ -290,7 +295,7 @@ class Guarded(Pooled):
         conduct.observe(monotonic() - began)
         return result
 
-    def _wait(self, gen: Generator[Any, Any, T], interval: float, timeout: float | None) -> T:
+    def _wait(self, gen: Generator[Any, Any, Any], interval: float, timeout: float | None) -> Any:
         patience = self.conduct.patience
         if timeout is not None:
             return _wait_on(self, gen, interval, timeout)
