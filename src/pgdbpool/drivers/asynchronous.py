@@ -25,7 +25,7 @@ from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 from . import Choice, Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
 from .blocking import cancel_now
-from .cancel import IN_PLACE, LIMIT, at_work, ending, in_pipeline, left_unfinished
+from .cancel import IN_PLACE, LIMIT, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
 from .private import beginning
 from .psycopg3 import (
     INTERVAL,
@@ -303,28 +303,35 @@ async def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseE
     if isinstance(error, GeneratorExit) or not left_unfinished(conn, gen, error):
         gen.close()
         return
-    conn.ending = background.task(_end_for(conn, gen))
+    gen.close()
+    pipeline = in_pipeline(conn)
+    work = _end_pipeline(conn, leaving_pipeline(conn)) if pipeline else _end_for(conn, mine=True)
+    conn.ending = background.task(work)
     try:
         await asyncio.wait({conn.ending}, timeout=IN_PLACE)
-    except BaseException:
-        if in_pipeline(conn):  # psycopg raises another error where a pipeline that is in use is left
+    finally:
+        if pipeline:
             close(conn)
-        raise
 
 
-async def _end_for(conn: Pooled, gen: Generator[Any, Any, Any] | None = None) -> None:
-    """End what its session is doing; `gen` is the conversation that was interrupted just now."""
+async def _end_for(conn: Pooled, *, mine: bool) -> None:
     try:
-        deadline = monotonic() + LIMIT
-        await _end(conn, deadline, mine=gen is not None)
-        if gen is not None and in_pipeline(conn) and TAKES_TIMEOUT:
-            await waiting.wait_async(gen, conn.pgconn.socket, INTERVAL, max(0.0, deadline - monotonic()))
+        await _end(conn, monotonic() + LIMIT, mine=mine)
     except Exception:  # it will be closed
         pass
     finally:
         conn.ending = None
-        if gen is not None:
-            gen.close()
+
+
+async def _end_pipeline(conn: Pooled, requests: Collection[steps.Steps[None]]) -> None:
+    try:
+        for request in requests:
+            await drive(request, monotonic() + LIMIT)
+            await asyncio.sleep(PAUSE)
+    except Exception:
+        pass
+    finally:
+        conn.ending = None
 
 
 async def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
@@ -572,8 +579,8 @@ def close(conn: Pooled) -> None:
 async def ended(conn: Pooled) -> None:
     if conn.ending is not None:
         await asyncio.wait({conn.ending})
-    elif at_work(conn):
-        await _end_for(conn)
+    elif at_work(conn) and not in_pipeline(conn):
+        await _end_for(conn, mine=False)
 
 
 async def cancel(conn: Pooled, deadline: float) -> None:

@@ -12,7 +12,7 @@ import select
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import psycopg
@@ -21,7 +21,7 @@ from psycopg import waiting
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
 from . import Choice, Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
-from .cancel import IN_PLACE, at_work, ending, in_pipeline, left_unfinished
+from .cancel import IN_PLACE, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
 from .private import beginning
 from .psycopg3 import (
     INTERVAL,
@@ -197,10 +197,18 @@ def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseExcepti
         return
     if left_unfinished(conn, gen, error):
         deadline = monotonic() + IN_PLACE
-        with suppress(Exception):  # if it takes longer, whoever closes the connection does it
-            _end(conn, deadline, mine=True)
-            if in_pipeline(conn) and TAKES_TIMEOUT:
-                waiting.wait(gen, conn.pgconn.socket, INTERVAL, max(0.0, deadline - monotonic()))
+        pipeline = in_pipeline(conn)
+        try:
+            with suppress(Exception):  # if it takes longer, whoever closes the connection does it
+                if pipeline:
+                    for request in leaving_pipeline(conn):
+                        drive(request, deadline)
+                        sleep(PAUSE)
+                else:
+                    _end(conn, deadline, mine=True)
+        finally:
+            if pipeline:
+                close(conn)
     gen.close()
 
 

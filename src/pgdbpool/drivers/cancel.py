@@ -25,6 +25,7 @@ from .steps import Steps
 
 IN_PLACE = 0.5  # s that whoever was interrupted waits for that
 LIMIT = 2.0  # s that somebody else does, before the connection is closed
+PAUSE = 0.05
 _AGAIN = 0.25  # s until the request is repeated: it may have come before the statement, or there is another behind it
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -69,12 +70,11 @@ def ending(conn: Any, deadline: float, *, mine: bool) -> Generator[tuple[Steps[N
     """The conversations to carry out, each with its deadline; is told whether one was carried out by then.
 
     If the caller is the one who was interrupted, the call is its own (`mine`). Else somebody may be inside of one, a
-    generator that was left open, say: then the server is asked to cancel it, and no more; nor is what a pipeline waits
-    for read. Raises DriverTimeout.
+    generator that was left open, say: then the server is asked to cancel it, and no more. Raises DriverTimeout.
     """
     pgconn = conn.pgconn
     in_use = getattr(conn.lock, "locked", _never)
-    if in_pipeline(conn) if mine else in_use():
+    if not mine and in_use():
         yield requesting(pgconn), deadline
         return
     if (yield draining(pgconn), monotonic()):  # it may have ended by itself
@@ -90,14 +90,23 @@ def ending(conn: Any, deadline: float, *, mine: bool) -> Generator[tuple[Steps[N
             raise DriverTimeout("the server has not ended a statement that was cancelled")
 
 
+def leaving_pipeline(conn: Any) -> list[Steps[None]]:
+    """The requests to be made before a connection is closed that was interrupted in a pipeline; `PAUSE` between them.
+
+    The first may come before the server has begun with what it was sent. To take in what else comes is psycopg's, which
+    may wait for ever for what begins later.
+    """
+    return [requesting(conn.pgconn), requesting(conn.pgconn)]
+
+
 def requesting(pgconn: pq.abc.PGconn) -> Steps[None]:
     """Ask its server to cancel what the session is doing, until the server has taken it in. Raises psycopg.Error."""
-    if not capabilities.has_cancel_safe():
-        # libpq waits then, in all of it. So first look whether there is anybody who answers.
-        yield from _calling(pgconn)
-        pgconn.get_cancel().cancel()
-        return
-    request = pgconn.cancel_conn()
+    if capabilities.has_cancel_safe():
+        return _requesting(pgconn.cancel_conn())  # made now: the session may be closed meanwhile
+    return _requesting_in_one_go(pgconn)
+
+
+def _requesting(request: pq.abc.PGcancelConn) -> Steps[None]:
     try:
         request.start()
         while (state := request.poll()) != pq.PollingStatus.OK:
@@ -106,6 +115,11 @@ def requesting(pgconn: pq.abc.PGconn) -> Steps[None]:
             yield request.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT
     finally:
         request.finish()
+
+
+def _requesting_in_one_go(pgconn: pq.abc.PGconn) -> Steps[None]:
+    yield from _calling(pgconn)  # libpq waits then, in all of it. So first look whether there is anybody who answers.
+    pgconn.get_cancel().cancel()
 
 
 def _calling(pgconn: pq.abc.PGconn) -> Steps[None]:
