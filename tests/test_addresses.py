@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 from conftest import LIMIT, backends, config, wait_for
 from names import MODELS, NAME, OBSTACLES, Client, Resolver, mute, resolver, swallows
@@ -251,3 +252,30 @@ def test_a_pooler_at_one_address_that_takes_no_options_is_met_without_them() -> 
     found = together([failed(Fault.MISCONFIGURED, options_refused=True), failed(Fault.STARTING)])
     assert isinstance(found, ConnectFailed)
     assert found.options_refused
+
+
+# -- one of several servers falls silent ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("monitor", [{"interval": 0.2, "timeout": 0.4}, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_call_at_an_address_that_has_fallen_silent_ends_though_another_one_answers(
+    model: str, monitor: Any, pg_node: Node, resolver: Resolver
+) -> None:
+    if model == "asyncio" and not monitor:
+        pytest.skip("there only query_timeout ends it")
+    resolver[NAME] = [BAD, "127.0.0.3"]
+    with (
+        pg_node.proxy(host=BAD) as silent,
+        pg_node.proxy(host="127.0.0.3", port=silent.port) as other,
+        Client(model, config(named(pg_node, port=silent.port, connect_timeout=5.0), monitor=monitor)) as client,
+    ):
+        assert client.ask() == pg_node.port
+        assert silent.connections
+        if model != "non-threaded" and monitor:  # its address has a watch of its own
+            wait_for(lambda: silent.connections + other.connections >= 3)
+        silent.drop()
+        with pytest.raises(psycopg.OperationalError):
+            client.ask()
+        assert client.ask() == pg_node.port
+        assert other.connections

@@ -472,6 +472,9 @@ class Told:
     def in_doubt(self):
         return False
 
+    def ended(self):
+        pass
+
 
 @pytest.mark.parametrize("fall", [1, 2, 4])
 def test_a_silent_server_fails_so_many_probes_in_a_row_each_on_a_connection_of_its_own(fall, pg_node):

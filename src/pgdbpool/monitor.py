@@ -74,6 +74,9 @@ class Subscriber(Protocol):
     def in_doubt(self) -> bool:
         """Whether only a new connection can tell what the endpoint's name leads to."""
 
+    def ended(self) -> None:
+        """The subscription was cancelled. Called by whoever does that."""
+
 
 class Subscription:
     """One pool's interest in one endpoint."""
@@ -91,6 +94,7 @@ class Subscription:
     def cancel(self) -> None:
         """Nothing more is told after what is being told at this moment. Does not wait."""
         self._monitor.forget(self)
+        self.subscriber.ended()
 
     def drop(self) -> None:
         """`cancel`, by the monitor's thread: the garbage collector may have interrupted one that holds our lock."""

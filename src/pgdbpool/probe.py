@@ -87,13 +87,13 @@ def death_of(
     looked at as well.
     """
 
-    def ask(until: float) -> str | None:
+    def ask(until: float, address: str = "") -> str | None:
         words, fault = "", None
         for _ in range(how.fall):
             if fault is not None and fault is not Fault.TIMEOUT:
                 sleep(_PAUSE)
             try:
-                _look(topology, endpoint, 0.75 * how.timeout, password, until)
+                _look(topology, endpoint, 0.75 * how.timeout, password, until, address)
                 break
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
@@ -106,7 +106,10 @@ def death_of(
             except Exception:  # of our own
                 return None
         else:
-            topology.silent(endpoint, words, monotonic())
+            if address:
+                topology.deserted(endpoint, address, words, monotonic())
+            else:
+                topology.silent(endpoint, words, monotonic())
             return words
         if endpoint.role is Role.PRIMARY:
             for other in topology.endpoints:
@@ -118,14 +121,17 @@ def death_of(
     return ask
 
 
-def _look(topology: Topology, endpoint: Endpoint, limit: float, password: Password, until: float) -> None:
+def _look(
+    topology: Topology, endpoint: Endpoint, limit: float, password: Password, until: float, address: str = ""
+) -> None:
     """One probe on a connection of its own; the server has `limit` seconds for each word. Raises ConnectFailed."""
     where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
     secret = where.password
     if callable(secret):
         secret = run(password(secret, monotonic() + where.connect_timeout))
     deadline = min(until, monotonic() + max(limit, where.connect_timeout))
-    places = resolved_here(conninfo(where, _AS, secret, startup_options=False))
+    params = conninfo(where, _AS, secret, startup_options=False)
+    places = resolved_here({**params, "hostaddr": address} if address else params)
     session = reach(places, steps.meeting, deadline, each=limit).session
     try:
         asked = drive(asking(session), deadline, each=limit)

@@ -551,11 +551,14 @@ class Sessions:
         else:  # it only had something to say
             slot.lane.group.give(slot, monotonic())
 
-    def speaks(self, endpoint: Endpoint, seconds: float) -> bool:
-        """Whether any session of an endpoint has had a word from its server in the last so many seconds."""
+    def speaks(self, endpoint: Endpoint, seconds: float, address: str | None = None) -> bool:
+        """Whether a session of an endpoint, or with this address of it, has had a word in the last so many seconds."""
         heard_within = self.driver.heard_within
         return any(
-            heard_within(slot.conn, seconds) for lane in self.topology.lanes(endpoint) for slot in lane.ledger.live
+            heard_within(slot.conn, seconds)
+            for lane in self.topology.lanes(endpoint)
+            for slot in lane.ledger.live
+            if address in (None, slot.address)
         )
 
     def heard(self, slot: Slot) -> None:

@@ -121,6 +121,9 @@ class Told(ToldHere):
     def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
         self._hand_over(super()._disbelieve, fault, error, speaks)
 
+    def _desert(self, address: str, error: str) -> None:
+        self._hand_over(super()._desert, address, error)
+
     def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
         with suppress(RuntimeError):  # the loop was closed, and the pool was not
             self._loop.call_soon_threadsafe(what, *args, context=nobodys())

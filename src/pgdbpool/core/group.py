@@ -124,6 +124,7 @@ SURPLUS = 0.0
 LEFT = -0.5  # its server does not suit the group
 BROKEN = -1.0
 OVERTAKEN = -1.5  # its server is a primary of the past: a call in flight is ended
+DESERTED = -1.7  # nothing at its address answers: a call in flight is ended
 ABORTED = -2.0  # its call was ended because its server is dead
 PARTED = frozenset({LEFT, OVERTAKEN, ABORTED})  # because of its server
 
@@ -132,7 +133,9 @@ def outlived(slot: Slot) -> str:
     """Why a slot that may no longer be used may not: the reason it is closed for."""
     if slot.generation != slot.lane.generation:
         return "retired"
-    return {SURPLUS: "resized", LEFT: "role", BROKEN: "broken", OVERTAKEN: "fenced"}.get(slot.expires, "lifetime")
+    return {SURPLUS: "resized", LEFT: "role", BROKEN: "broken", OVERTAKEN: "fenced", DESERTED: "broken"}.get(
+        slot.expires, "lifetime"
+    )
 
 
 class Group:

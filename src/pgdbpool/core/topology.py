@@ -51,7 +51,7 @@ from .evidence import (
     Sighting,
     session_fault,
 )
-from .group import LEFT, Group, Lock, Tier
+from .group import DESERTED, LEFT, Group, Lock, Tier
 from .lane import Lane, Owner, Slot
 from .news import News
 from .outage import Outages
@@ -482,6 +482,24 @@ class Topology:
 
     def _list_aborts(self, slots: Iterable[Slot]) -> None:
         self.aborts.extend(slot for slot in slots if slot not in self.aborts)
+
+    def deserted(self, endpoint: Endpoint, address: str, error: str, now: float) -> None:
+        """One of the addresses of its name gives no answer: sessions there are given up, the endpoint is not."""
+        with self._lock:
+            if self.closed:
+                return
+            self._update(endpoint, now, partial(endpoint.suspected, f"{address}: {error}", now))
+            for group in self.groups:
+                for lane in group.lanes:
+                    if lane.endpoint is endpoint:
+                        idle = set(lane.idle)
+                        there = [slot for slot in tuple(lane.slots) if slot.address == address]
+                        for slot in there:
+                            slot.expires = min(slot.expires, DESERTED)
+                        self._list_aborts(slot for slot in there if slot not in idle)
+                        group.drop_idle(lane, lambda slot: slot.expires == DESERTED, "broken")
+            self._reroute(now)
+        self._stir()
 
     def doubts(self, endpoint: Endpoint) -> bool:
         """Whether only a new connection can tell what the endpoint's name leads to.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ..config.secret import Secret
@@ -70,10 +71,11 @@ class Patience(NamedTuple):
     limit: float | None = None
     """Then the call is ended. None: never."""
     check_after: float = 1.0
-    check: Callable[[float], str | None] | None = None
+    check: Callable[..., str | None] | None = None
     """Asked after so long, and each time the silence has doubled; words that say the server is dead end the call.
 
-    It is told when the call ends anyway, and does not take longer."""
+    It is told when the call ends anyway, and does not take longer; and as `address` the one that the connection has
+    reached, where its name has several."""
 
 
 class Conduct(NamedTuple):
@@ -82,6 +84,13 @@ class Conduct(NamedTuple):
     patience: Patience | None = None
     observe: Callable[[float], None] | None = None
     """Told how many seconds each call took that succeeded."""
+
+    def at(self, address: str) -> Conduct:
+        """For a connection that has reached this one of several addresses."""
+        patience = self.patience
+        if not address or patience is None or patience.check is None:
+            return self
+        return self._replace(patience=patience._replace(check=partial(patience.check, address=address)))
 
 
 class Choice(NamedTuple):

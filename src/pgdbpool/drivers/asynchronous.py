@@ -532,15 +532,15 @@ async def connect(
     else:
         places = random.sample(places, len(places)) if choice.spread else places
         pgconn = (await reach(places, steps.introducing, allowance, lambda met: choice.rank(met.sighting))).session
+    address = pgconn.hostaddr.decode() if len(places) > 1 else ""
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:
         conn = guarded = Guarded(pgconn)
-        guarded.conduct = conduct
+        guarded.conduct = conduct.at(address)
         guarded.first = first_patience(conduct)
     listen(conn)
-    if len(places) > 1:
-        conn.address = pgconn.hostaddr.decode()
+    conn.address = address
     try:
         await adopt(conn, autocommit)
     except BaseException:

@@ -387,15 +387,15 @@ async def connect(
     else:
         places = random.sample(places, len(places)) if choice.spread else places
         pgconn = reach(places, steps.introducing, deadline, wanted, rank=lambda met: choice.rank(met.sighting)).session
+    address = pgconn.hostaddr.decode() if len(places) > 1 else ""
     if conduct is None or conduct == Conduct():
         conn = Pooled(pgconn)
     else:
         conn = guarded = Guarded(pgconn)
-        guarded.conduct = conduct
+        guarded.conduct = conduct.at(address)
         guarded.first = first_patience(conduct)
     listen(conn)
-    if len(places) > 1:
-        conn.address = pgconn.hostaddr.decode()
+    conn.address = address
     await adopt(conn, autocommit)
     return conn
 
