@@ -7,7 +7,13 @@ PYTEST_ARGS ?=
 
 PORT ?= 8000
 
-.PHONY: help demo examples test soak lint docs bench bench-failover clean
+# Of the versions in an environment: the lowest that pyproject.toml allows.
+LOWEST ?= .venv-lowest
+LOWEST_TESTS := tests/config tests/test_lowest.py tests/test_driver.py tests/test_import.py tests/test_unanswered.py \
+	tests/test_nonthreaded.py tests/cli/test_command.py tests/integrations/test_otel.py tests/integrations/test_ledger.py \
+	tests/integrations/test_missing.py tests/publish/test_files.py
+
+.PHONY: help demo examples test test-lowest soak lint docs bench bench-failover clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -27,6 +33,20 @@ examples: $(VENV)/.stamp-examples ## run a deployment by hand: make examples ROW
 test: lint docs $(VENV)/.stamp-dev ## lint, types, docs, and all tests on real PostgreSQL servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+	@echo "not tested: the lowest versions that pyproject.toml allows; with a package index, make test-lowest does"
+
+$(LOWEST)/.stamp: pyproject.toml .ci/lowest.py
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	@echo "installing the lowest versions into $(LOWEST); this may take a minute" >&2
+	@$(PYTHON) .ci/lowest.py > $(LOWEST)/constraints.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
+		-e '.[binary,testing,cli,demo,otel,prometheus]' pytest pytest-xdist hypothesis uvloop psutil \
+		opentelemetry-exporter-otlp-proto-http
+	@touch $@
+
+test-lowest: $(LOWEST)/.stamp ## a part of the tests, with the lowest versions that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile $(LOWEST_TESTS)
+
 soak: $(VENV)/.stamp-dev ## the simulation, on all processors, until stopped
 	$(BIN)/python -m tests.simulation --soak
 
@@ -45,4 +65,4 @@ bench-failover: $(VENV)/.stamp-bench ## what callers notice when servers fail, c
 	$(BIN)/python -m bench.failover
 
 clean: ## remove everything these targets made
-	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) $(LOWEST) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

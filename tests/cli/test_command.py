@@ -16,7 +16,7 @@ COMMANDS = [command.name or command.callback.__name__ for command in app.registe
 
 def test_without_a_command_it_shows_what_there_is() -> None:
     done = run()
-    assert done.code == 2
+    assert done.code in (0, 2)  # click has changed its mind
     for name in COMMANDS:
         assert name in done.out + done.err
 

@@ -13,11 +13,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgdbpool.config import EndpointSettings, Secret, Settings, load, load_toml, load_url
+from pgdbpool.config.environment import libpq_parameters
 from pgdbpool.errors import ConfigError
 
 from .support import SECRET, config, problems
 
 # -- secrets --
+
+# Those of the parameters that are, as far as the installed libpq knows them.
+SECRETS = dict.fromkeys({"sslpassword", "oauth_client_secret", "scram_client_key"} & libpq_parameters(), SECRET)
 
 
 def rotating() -> str:
@@ -31,7 +35,7 @@ def test_no_secret_in_any_repr(password: Any) -> None:
         config(
             {
                 "pass": password,
-                "params": {"sslpassword": SECRET, "oauth_client_secret": SECRET, "passfile": "/shown"},
+                "params": {**SECRETS, "passfile": "/shown"},
             }
         )
     )
@@ -50,7 +54,7 @@ def test_no_secret_in_any_repr(password: Any) -> None:
 
 
 def test_no_secret_in_what_settings_are_turned_into() -> None:
-    endpoint = load(config({"pass": SECRET, "params": {"sslpassword": SECRET, "oauth_client_secret": SECRET}})).db[0]
+    endpoint = load(config({"pass": SECRET, "params": SECRETS})).db[0]
     for shown in (endpoint, endpoint.password, endpoint.params):
         texts = [repr(shown), str(shown), f"{shown}", f"{shown!r:>20}", json.dumps(shown, default=str)]
         texts.append(msgspec.json.encode(shown, enc_hook=str).decode())
