@@ -107,6 +107,7 @@ class Wire(Address):
         self.hide = set(hide)
         self.refuse_options = refuse_options
         self.cut: str | None = None
+        self.cut_at: tuple[str, ...] = ("COMMIT",)  # beginnings of the statements at which it does
         #: The parameters of each startup packet, the statements in the order in which they came.
         self.startups: list[dict[str, str]] = []
         self.statements: list[str] = []
@@ -188,7 +189,7 @@ class Wire(Address):
                 if kind in b"QP":
                     sql = body.split(b"\0")[1 if kind == b"P" else 0].decode()
                     self.statements.append(sql)
-                    if self.cut and sql.upper().startswith("COMMIT"):
+                    if self.cut and sql.upper().startswith(self.cut_at):
                         if self.cut == "before":
                             return
                         lost.set()

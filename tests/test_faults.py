@@ -721,15 +721,6 @@ def test_a_commit_that_is_interrupted_costs_the_connection_and_none_is_lost(pg_n
     pg_node.terminate_backends("wait_event = 'PgSleep'")  # nobody cancels a COMMIT
 
 
-def test_a_connection_lost_before_the_commit_is_an_unknown_outcome_too(pg_node, open_pool, table):
-    # Nothing tells the client that its COMMIT has not arrived.
-    with Wire(pg_node) as wire:
-        pool = open_pool(config(wire, connection_count=1, autocommit=False))
-        with pytest.raises(OutcomeUnknown), pool.connection() as conn:
-            in_turn(lambda: insert(conn), wire.reset)
-    assert table() == 0
-
-
 def test_a_handler_cannot_roll_back_on_a_lost_connection_and_says_so(pg_node, table):
     with Wire(pg_node) as wire:
         dbpool.Connection.init(config(wire, autocommit=False))
@@ -908,7 +899,7 @@ def test_no_secret_is_in_any_repr_log_or_error(told, guarded, caplog, open_pool)
             with pytest.raises(psycopg.OperationalError) as caught, pool.connection() as conn:
                 in_turn(lambda: conn.execute("select 1"), wire.reset, lambda: conn.execute("select 1"))
             texts.extend([*traceback.format_exception(caught.value), repr(conn)])
-            with pytest.raises(OutcomeUnknown) as lost, pool.connection(timeout=LIMIT) as conn:
+            with pytest.raises(DBConnectionError) as lost, pool.connection(timeout=LIMIT) as conn:
                 in_turn(lambda: conn.execute("select 1"), wire.reset)
             texts.extend([*traceback.format_exception(lost.value), repr(lost.value)])
         texts.extend(provoke(pool))

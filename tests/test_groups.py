@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from support import Wire, grow, hold, one, pid, put, stats
 from support import tidy as tidy
 
-from pgdbpool import DBOfflineError, PoolTimeout
+from pgdbpool import DBConnectionError, DBOfflineError, PoolTimeout
 from pgdbpool.testing import Impostor
 
 BOTH = pytest.mark.parametrize("autocommit", [True, False])
@@ -248,7 +248,7 @@ def test_an_unfinished_copy_costs_the_connection_and_nothing_else(pg_node, open_
 
 def test_an_answer_left_unread_costs_the_connection_and_nothing_else(pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=1, autocommit=False))
-    with pool.connection() as conn:
+    with pytest.raises(DBConnectionError, match="in the middle of a statement"), pool.connection() as conn:
         conn.pgconn.send_query(b"select generate_series(1, 10000000)")
     wait_for(lambda: conn.closed)
     with pool.connection(timeout=LIMIT) as conn:
@@ -642,15 +642,15 @@ def test_a_reset_that_raises_costs_the_connection_and_not_the_caller(pg_node, op
     def reset(conn):
         raise ValueError("cannot be reset")
 
-    pool = open_pool(config(pg_node, connection_count=1, reset=reset))
+    pool = open_pool(config(pg_node, groups={"resets": {"connection_count": 1, "reset": reset}}))
     seen = set()
     for _ in range(3):
-        with pool.connection(timeout=LIMIT) as conn:
+        with pool.connection("resets", timeout=LIMIT) as conn:
             seen.add(one(conn, "select pg_backend_pid()"))
     assert len(seen) == 3
-    assert stats(pool).counters.closed == {"reset": 3}
+    assert stats(pool, "resets").counters.closed == {"reset": 3}
     messages = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "pgdbpool"]
-    assert messages == [(logging.WARNING, "group 'default': reset failed, connection closed: cannot be reset")] * 3
+    assert messages == [(logging.WARNING, "group 'resets': reset failed, connection closed: cannot be reset")]
 
 
 def test_a_reset_that_is_interrupted_lets_the_interrupt_through(pg_node, open_pool):

@@ -49,6 +49,8 @@ class Conn:
 class Driver:
     """Suspends once in each call. `raises`: what a call raises, by its name, after that."""
 
+    Error = Lost
+
     def __init__(self) -> None:
         self.conns: list[Conn] = []
         self.cancelled: list[Conn] = []

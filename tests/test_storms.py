@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from conftest import LIMIT, SOON, backends, config, wait_for
 
-from pgdbpool import OutcomeUnknown, Pool, PoolClosed, PoolTimeout
+from pgdbpool import DBConnectionError, Pool, PoolClosed, PoolTimeout
 from pgdbpool.testing import Node
 
 _tokens = itertools.count()
@@ -290,7 +290,7 @@ def test_transactions_are_whole_when_backends_are_killed_all_the_time(pg_node, o
                 conn.execute("insert into storm_pair values (%s, 2)", (token,))
                 if token % 3 == 0:
                     raise ZeroDivisionError
-        except (psycopg.OperationalError, OutcomeUnknown, ZeroDivisionError):
+        except (psycopg.OperationalError, DBConnectionError, ZeroDivisionError):
             pass
 
     with killing(pg_node, pause=0.02) as watcher, Storm(16, work) as storm:

@@ -138,7 +138,10 @@ class PoolExhausted(PoolTimeout):
 
 
 class DBConnectionError(Error):
-    """A connection could not be opened, or was lost."""
+    """A connection could not be opened, or was lost, or a block left it in such a state that it had to be closed.
+
+    Raised on leaving a block it means: what had not been committed before is not committed, and may be repeated.
+    """
 
 
 class DBOfflineError(DBConnectionError):
@@ -150,9 +153,10 @@ class DBOfflineError(DBConnectionError):
 
 
 class OutcomeUnknown(DBConnectionError):
-    """The connection died during COMMIT: the transaction may or may not have happened.
+    """COMMIT was sent and its answer is lost: the transaction may or may not have happened.
 
-    The pool never repeats it. Look into the database before you do.
+    Raised for the pool's COMMIT and for one of the block's own, by whatever way it was sent. The pool never repeats it.
+    Look into the database before you do.
     """
 
 

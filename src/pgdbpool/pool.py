@@ -42,7 +42,6 @@ from .errors import (
 )
 from .holders import Leased
 from .leaks import note
-from .session import LOST
 from .sync import Pool
 
 __all__ = [
@@ -247,7 +246,7 @@ class Handler(Leased):
             cursor = slot.conn.cursor(row_factory=_row_factory)
             return Query(cursor.execute(sql, params))
         except psycopg.Error as error:
-            raise DBQueryError(str(error).strip(), sqlstate=error.sqlstate) from error
+            raise _query_error(error) from error
 
     def query_prepared(self, params: Any) -> Query:
         """Call the server function ``"SQLPrepare"."ExecuteQuery"`` with `params`: a statement's name and arguments.
@@ -260,22 +259,24 @@ class Handler(Leased):
     def commit(self) -> None:
         """Commit what is open; an autocommit group sends nothing.
 
-        Raises OutcomeUnknown if the connection dies during COMMIT, DBQueryError if the server refuses.
+        Raises OutcomeUnknown if the connection dies during COMMIT, DBConnectionError if it was lost before COMMIT was
+        sent, DBQueryError if the server refuses.
         """
         slot = self._leased()
         if self._group.settings.autocommit:  # type: ignore[attr-defined]
             return
-        before = self._pool._driver.status(slot.conn)
+        driver = self._pool._driver
+        if driver.status(slot.conn) is not Status.IN_TRANSACTION:
+            work = driver.commit(slot.conn)  # there is nothing to commit: the driver knows what to say
+        else:
+            work = self._pool._sessions.commit(slot)
         try:
-            run(self._pool._driver.commit(slot.conn))
+            run(work)
         except psycopg.Error as error:
-            if before is Status.IN_TRANSACTION and self._pool._driver.status(slot.conn) in LOST:
-                self._told = True
-                raise OutcomeUnknown(
-                    f"group {self._group.name!r}: the connection to {slot.lane.endpoint.label} was lost during COMMIT; "
-                    "the transaction may or may not have been committed"
-                ) from error
-            raise DBQueryError(str(error).strip(), sqlstate=error.sqlstate) from error
+            raise _query_error(error) from error
+        except DBConnectionError:
+            self._told = True
+            raise
 
     def rollback(self) -> None:
         """Roll back what is open. Raises DBConnectionError if the connection is lost: nothing was committed."""
@@ -290,3 +291,10 @@ class Handler(Leased):
         if self._slot is None:
             raise Error("a Handler has its connection inside its with block only")
         return self._slot
+
+
+def _query_error(error: psycopg.Error) -> DBQueryError:
+    query_error = DBQueryError(str(error).strip(), sqlstate=error.sqlstate)
+    for words in getattr(error, "__notes__", ()):
+        query_error.add_note(words)
+    return query_error

@@ -14,6 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from . import outcome
 from .config import EndpointSettings, GroupSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Report, Role, Sighting
@@ -22,9 +23,20 @@ from .core.lane import Lane, Slot
 from .core.plan import Order
 from .core.server import PARTICULAR
 from .core.topology import Topology
-from .drivers import Choice, Conduct, ConnectFailed, Driver, DriverTimeout, NotWanted, Patience, Status, Unanswered
+from .drivers import (
+    Choice,
+    Conduct,
+    ConnectFailed,
+    Doubt,
+    Driver,
+    DriverTimeout,
+    NotWanted,
+    Patience,
+    Status,
+    Unanswered,
+)
 from .drivers.cancel import IN_PLACE
-from .errors import DBConnectionError, OutcomeUnknown
+from .errors import DBConnectionError
 from .habitat import say_once
 from .poolers import make_fit
 from .seldom import say_seldom
@@ -37,11 +49,12 @@ ASK_AGAIN_AFTER = 1.0  # s without an answer, after which it is asked what is be
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
-LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
+_LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
 # Of the caller's own thread, and for the caller: it has called too deep, or there is no memory.
 _CALLERS_OWN = (RecursionError, MemoryError)
 # Closed for these reasons it has no statement of a user's: its server is dead, or a question of ours got no answer.
 _ENDED = frozenset({"aborted", "broken"})
+_NOT_BEGUN = "25P03"  # SQLSTATE idle_in_transaction_session_timeout: the server had not begun with what was sent
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _READERS = frozenset({"standby", "read-only", "prefer-standby"})
 _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
@@ -406,38 +419,69 @@ class Sessions:
     async def settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
         """Take back a slot that cannot simply be put on the stack.
 
-        An open transaction is committed if `commit` is true and there is no `error`, else rolled back; a session that
-        is busy or broken is closed. Raises OutcomeUnknown if the connection dies during COMMIT, the driver's exception
-        if the server refuses to commit, and DBConnectionError if there is nothing left to commit on.
+        `commit`: a block has ended, normally if there is no `error`. Then a transaction that is open in a transaction
+        group is committed, and what became of the work is said: raises OutcomeUnknown if the connection was lost in a
+        COMMIT, the block's own included, the driver's exception if the server refuses to commit, and DBConnectionError
+        if there is nothing left to commit on. In all other cases a transaction is rolled back. A session that is busy
+        or broken is closed.
         """
-        if self.driver.status(slot.conn) is Status.BUSY:
+        group, conn = slot.lane.group, slot.conn
+        status = self.driver.status(conn)
+        lost = None
+        if error is not None:
+            if commit:
+                outcome.note_on(error, slot, self.driver)
+        elif slot in slot.lane.slots:  # and not of the process that we were forked from
+            lost = outcome.of_block(slot, status, self.driver) if commit else None
+            if lost is None and commit and status is Status.IN_TRANSACTION and not group.settings.autocommit:
+                await self._commit_and_put_away(slot)
+                return
+            outcome.log_return(slot, status)
+        if status is Status.BUSY:
             try:
-                await self.driver.ended(slot.conn)
+                await self.driver.ended(conn)
             except BaseException:
-                slot.lane.group.retire(slot, "busy")
+                group.retire(slot, "busy")
                 raise
-        commit = commit and error is None and not slot.lane.group.settings.autocommit
-        if not commit or self.driver.status(slot.conn) is not Status.IN_TRANSACTION:
-            await self._put_away(slot, error, commit=commit)
-            return
+        await self._put_away(slot, error)
+        if lost is not None:
+            raise lost
+
+    async def commit(self, slot: Slot) -> None:
+        """Commit what is open. Raises OutcomeUnknown, DBConnectionError or the driver's exception, as `settle` does."""
+        goodbye = self.driver.farewell(slot.conn)
+        if goodbye is not None:
+            raise outcome.lost_before_commit(slot, goodbye) from goodbye
         try:
             await self.driver.commit(slot.conn)
         except Exception as failure:
-            if self.driver.status(slot.conn) in LOST:
-                await self._lost_for_good(slot, failure)
-                raise OutcomeUnknown(
-                    f"group {slot.lane.group.name!r}: the connection to {slot.lane.endpoint.label} was lost during "
-                    "COMMIT; the transaction may or may not have been committed"
-                ) from failure
-            await self._put_away(slot, failure, commit=False)
+            status = self.driver.status(slot.conn)
+            if status not in _LOST and self.driver.in_doubt(slot.conn) is not Doubt.COMMIT:
+                raise
+            if self.driver.sqlstate(failure) == _NOT_BEGUN:
+                raise outcome.lost_before_commit(slot, failure) from failure
+            raise outcome.lost_in_commit(slot, status) from failure
+
+    async def _commit_and_put_away(self, slot: Slot) -> None:
+        try:
+            await self.commit(slot)
+        except DBConnectionError as lost:
+            status = self.driver.status(slot.conn)
+            # In a transaction: its server has said goodbye, and libpq has not read to the end.
+            await self._close(slot, Status.BROKEN if status is Status.IN_TRANSACTION else status, lost.__cause__)
+            raise
+        except Exception as failure:
+            if self.driver.status(slot.conn) is Status.IN_TRANSACTION:
+                failure.add_note(outcome.LEFT_INSIDE)
+            await self._put_away(slot, failure)
             raise
         except BaseException as interrupt:
             status = self.driver.status(slot.conn)
             await self._close(slot, Status.BUSY if status is Status.IDLE else status, interrupt)
             raise
-        await self._put_away(slot, None, commit=True)
+        await self._put_away(slot, None)
 
-    async def _put_away(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+    async def _put_away(self, slot: Slot, error: BaseException | None) -> None:
         """What is left to do after a commit, or where there is nothing to commit."""
         driver, group, conn = self.driver, slot.lane.group, slot.conn
         how: GroupSettings = group.settings
@@ -448,23 +492,16 @@ class Sessions:
             status = driver.status(conn)
             if status is Status.IDLE:
                 await driver.restore(conn)
-                if how.reset is not None:
-                    await self._outcome(how.reset(conn))
-                    await self._end_transaction(conn, "reset")
-                    await driver.restore(conn)
         except BaseException as failure:
-            await self._close(slot, driver.status(conn), error or failure)
-            if not isinstance(failure, Exception):
+            status = driver.status(conn)
+            await self._close(slot, Status.BUSY if status is Status.IDLE else status, error or failure)
+            if not isinstance(failure, (driver.Error, DriverTimeout)):  # an interruption, which is for the caller
                 raise
             return
         if status is not Status.IDLE:
-            ours = slot in slot.lane.slots  # and not that of the process we were forked from
             await self._close(slot, status, error)
-            if ours and status is Status.BROKEN and commit:
-                raise DBConnectionError(
-                    f"group {group.name!r}: the connection to {slot.lane.endpoint.label} was lost inside the block: "
-                    "what had not been committed before is not committed"
-                )
+            return
+        if how.reset is not None and not await self._reset(slot, how.reset, error):
             return
         # What the user has caught inside the block is known only to a connection that takes note.
         refused = driver.write_refused(conn) or self._sqlstate(error) == _READ_ONLY
@@ -474,17 +511,34 @@ class Sessions:
         if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
+    async def _reset(self, slot: Slot, reset: Callable[[Any], Any], error: BaseException | None) -> bool:
+        """Call the group's `reset`. False: it failed, and the slot is out of the pool."""
+        conn, group = slot.conn, slot.lane.group
+        try:
+            await self._outcome(reset(conn))
+            await self._end_transaction(conn, "reset")
+            await self.driver.restore(conn)
+        except BaseException as failure:
+            if isinstance(failure, Exception):
+                words = words_of(failure, self.driver, lost=False)
+                line = f"group {group.name!r}: reset failed, connection closed: {words}"
+                say_seldom(logging.WARNING, line, of=("reset", group.name))
+            if self.driver.status(conn) is Status.BROKEN:
+                await self._lost_for_good(slot, error or failure)
+            else:
+                group.retire(slot, "reset")
+            if not isinstance(failure, Exception):
+                raise
+            return False
+        return True
+
     async def _close(self, slot: Slot, status: Status, error: BaseException | None) -> None:
-        group = slot.lane.group
+        """Close one that is not idle."""
         if status is Status.BROKEN:
             await self._lost_for_good(slot, error)
             return
-        if status is Status.IDLE:  # its reset callable failed
-            words = words_of(error, self.driver, lost=False)
-            logger.warning("group %r: reset failed, connection closed: %s", group.name, words)
         # In a transaction: inside a block of the driver's own, which lets nobody else end it.
-        reason = {Status.IDLE: "reset", Status.IN_TRANSACTION: "busy"}.get(status, status.value)
-        group.retire(slot, reason)
+        slot.lane.group.retire(slot, "closed" if status is Status.CLOSED else "busy")
 
     async def _lost_for_good(self, slot: Slot, error: BaseException | None) -> None:
         try:
@@ -515,7 +569,7 @@ class Sessions:
         code, said = self._sqlstate(error), self.driver.last_words(slot.conn)
         if code is None and said is not None:
             return self.topology.session_lost(slot, said.sqlstate, said.words, now)
-        lost = self.driver.status(slot.conn) in LOST
+        lost = self.driver.status(slot.conn) in _LOST
         return self.topology.session_lost(slot, code, words_of(error, self.driver, lost=lost), now)
 
     def _own(self, error: BaseException, what: str) -> None:

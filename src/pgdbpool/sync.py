@@ -278,9 +278,9 @@ class Pool(Base):
 
         Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; in the non-threaded model
         PoolExhausted and, for a second thread, WrongModelError. Leaving raises OutcomeUnknown if the connection dies
-        during COMMIT, and the driver's exception if the server refuses it. If an error inside the block, though caught
-        there, has made the transaction fail, leaving raises as well: the driver's exception, or DBConnectionError where
-        the connection was lost.
+        during COMMIT, the block's own included, and the driver's exception if the server refuses it. If an error inside
+        the block, though caught there, has made the transaction fail, leaving raises as well: the driver's exception,
+        or DBConnectionError where the connection was lost, closed, or left in the middle of a statement.
         """
         lease: Lease = _new(self._lease)
         lease._slot = None

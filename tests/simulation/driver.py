@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
-from pgdbpool.drivers import Choice, Conduct, ConnectFailed, DriverTimeout, NotWanted, Status
+from pgdbpool.drivers import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, NotWanted, Status
 
 from .clock import FOREVER, Bell, Clock, hear
 from .names import Names, Promotions
@@ -22,7 +22,11 @@ RESEND = 1.0  # s, at most, until TCP tries again on a line that healed
 INTERVAL = 0.25  # s between two looks at whether a connect is still wanted
 
 
-class Lost(Exception):
+class SimulatedError(Exception):
+    """The driver's own errors."""
+
+
+class Lost(SimulatedError):
     """The driver's own error: the session is gone."""
 
     def __init__(self, sqlstate: str | None) -> None:
@@ -30,7 +34,7 @@ class Lost(Exception):
         self.sqlstate = sqlstate
 
 
-class Refused(Exception):
+class Refused(SimulatedError):
     """The driver's own error: the server does not do it, and the session goes on."""
 
     def __init__(self, sqlstate: str) -> None:
@@ -40,6 +44,8 @@ class Refused(Exception):
 
 class SimulatedDriver:
     """The functions of `pgdbpool.drivers.Driver`."""
+
+    Error = SimulatedError
 
     def __init__(
         self, clock: Clock, names: Names, promotions: Promotions, random: Random, others_run: Callable[[], None]
@@ -230,6 +236,16 @@ class SimulatedDriver:
             )
 
         return clean
+
+    def farewell(self, session: Session) -> Exception | None:
+        self.others_run()
+        return Lost(session.words) if session.told else None
+
+    def in_doubt(self, session: Session) -> Doubt:
+        return Doubt.NOTHING
+
+    def closed_in_peace(self, session: Session) -> bool:
+        return False
 
     def last_words(self, conn: Session) -> str | None:
         return None

@@ -11,7 +11,7 @@ What may wait is a coroutine. Those of `blocking` never suspend, and `blocking.r
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from enum import Enum
+from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -35,8 +35,20 @@ class Status(Enum):
     IDLE = "idle"
     IN_TRANSACTION = "in transaction"
     BUSY = "busy"  # in the middle of a statement or a COPY
+    PREPARED = "prepared"  # half-way through a two-phase commit: the transaction itself is the server's now
     CLOSED = "closed"  # by its user
     BROKEN = "broken"  # by the server or the network
+
+
+class Doubt(IntEnum):
+    """What was sent whose answer nobody has: the connection was lost or closed before, or a call interrupted."""
+
+    NOTHING = 0  # that could have committed anything
+    STATEMENT = 1  # one that stands for itself, unless a transaction was open of which only the server knew
+    COMMIT = 2  # or something else that ends a transaction for good, by whatever way
+
+
+COMMIT_NOTE = "pgdbpool: COMMIT was sent and its answer is lost: the transaction may or may not have been committed"
 
 
 class ConnectFailed(Exception):
@@ -104,6 +116,10 @@ class Choice(NamedTuple):
 
 class Driver(Protocol):
     """What a driver module must offer. `conn` is the driver's own connection object."""
+
+    @property
+    def Error(self) -> type[Exception]:
+        """The base of the driver's own exceptions."""
 
     async def connect(
         self,
@@ -221,6 +237,18 @@ class Driver(Protocol):
         """Commit what is open. A transaction that has failed is rolled back, and that is an error of the driver's."""
 
     async def rollback(self, conn: Any) -> None: ...
+
+    def farewell(self, conn: Any) -> Exception | None:
+        """The server's goodbye, as the driver's exception, if the socket of a session between two calls has one by now.
+
+        Takes in whatever has come; never waits.
+        """
+
+    def in_doubt(self, conn: Any) -> Doubt:
+        """What was sent whose answer nobody has."""
+
+    def closed_in_peace(self, conn: Any) -> bool:
+        """Whether its user has closed it when neither a transaction nor a call was open."""
 
     def last_words(self, conn: Any) -> LastWords | None:
         """What the server said, outside any error, of why it ended this connection, or would.

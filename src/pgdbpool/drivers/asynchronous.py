@@ -11,8 +11,8 @@ import asyncio
 import inspect
 import random
 import select
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -23,9 +23,10 @@ from .. import background
 from ..background import nobodys
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
-from . import Choice, Conduct, ConnectFailed, DriverTimeout, LastWords, Patience, names, passwords, steps
+from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, Patience, names, passwords, steps
 from .blocking import cancel_now
 from .cancel import IN_PLACE, LIMIT, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
+from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
 from .private import beginning
 from .psycopg3 import (
     INTERVAL,
@@ -35,9 +36,11 @@ from .psycopg3 import (
     abort,
     address,
     as_it_is,
+    closed_in_peace,
     describe,
     descriptor,
     disown,
+    farewell,
     fault,
     first_patience,
     given_up,
@@ -62,6 +65,7 @@ from .sealed import Params, Sealed
 
 __all__ = [
     "Allowance",
+    "Error",
     "abort",
     "address",
     "adopt",
@@ -69,6 +73,7 @@ __all__ = [
     "cancel",
     "cancel_now",
     "close",
+    "closed_in_peace",
     "commit",
     "connect",
     "describe",
@@ -76,9 +81,11 @@ __all__ = [
     "disown",
     "drive",
     "ended",
+    "farewell",
     "fault",
     "given_up",
     "heard_within",
+    "in_doubt",
     "last_words",
     "listen_to_the_end",
     "password",
@@ -102,6 +109,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Error = psycopg.Error
 
 _LATE = 0.1  # s beyond its time after which a loop has been kept busy
 _ANEW = 20  # times at most that a busy loop gives the time anew: a login has some eight steps
@@ -299,8 +307,9 @@ async def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseE
     """
     if isinstance(error, WaitTimeout):  # raised beside the conversation, which goes on where it was
         return
+    commits = called_off(conn, gen, error) is Doubt.COMMIT
     # GeneratorExit: nothing can be awaited; whoever closes the connection ends it.
-    if isinstance(error, GeneratorExit) or not left_unfinished(conn, gen, error):
+    if isinstance(error, GeneratorExit) or not left_unfinished(conn, gen, error, commits=commits):
         gen.close()
         return
     gen.close()
@@ -350,9 +359,9 @@ async def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
 
 
 class Pooled(psycopg.AsyncConnection[Any]):
-    """A connection that knows whether its user has changed how its transactions are."""
+    """A connection that knows what its user has changed or left open, and what became of calls that failed."""
 
-    altered = False
+    altered = 0  # why it does not simply go back: see `doubt`
     begin_with: tuple[bytes, ...] = ()  # statements that go with each BEGIN
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
@@ -362,6 +371,8 @@ class Pooled(psycopg.AsyncConnection[Any]):
     adopted: Adopted
     address = ""
     heard: list[LastWords]
+    doubt: Doubt | None = None
+    closed_in: int | None = None  # the state of its transaction when its user closed it
 
     async def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
@@ -384,20 +395,50 @@ class Pooled(psycopg.AsyncConnection[Any]):
             await _interrupted(self, gen, error)
             raise
 
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+        if self._pipeline is not None:
+            async with super().pipeline() as pipeline:
+                yield pipeline
+            return
+        commands = Commands()
+        self.altered |= HALF_DONE
+        try:
+            async with super().pipeline() as pipeline:
+                pipeline.command_queue = commands
+                yield pipeline
+        except BaseException as error:
+            left_pipeline(self, commands, error)
+            raise
+        self.altered &= ~HALF_DONE
+
+    async def tpc_begin(self, xid: psycopg.Xid | str) -> None:
+        self.altered |= HALF_DONE
+        await super().tpc_begin(xid)
+
+    def notifies(self, **more: Any) -> Any:
+        self.altered |= HALF_DONE
+        return super().notifies(**more)
+
+    async def close(self) -> None:
+        if not self.closed:
+            self.closed_in = self.pgconn.transaction_status
+        await super().close()
+
     async def set_autocommit(self, value: bool) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         await super().set_autocommit(value)
 
     async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         await super().set_isolation_level(value)
 
     async def set_read_only(self, value: bool | None) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         await super().set_read_only(value)
 
     async def set_deferrable(self, value: bool | None) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         await super().set_deferrable(value)
 
 
@@ -611,7 +652,7 @@ async def adopt(conn: Pooled, autocommit: bool) -> None:
     if conn.autocommit is not autocommit:
         await conn.set_autocommit(autocommit)
     conn.adopted = as_it_is(conn)
-    conn.altered = False
+    conn.altered = 0
 
 
 async def restore(conn: Pooled) -> None:
@@ -625,7 +666,8 @@ async def restore(conn: Pooled) -> None:
             await conn.set_read_only(meant.read_only)
         if now.deferrable is not meant.deferrable:
             await conn.set_deferrable(meant.deferrable)
-        conn.altered = False
+        conn.doubt = None
+        conn.altered = 0
 
 
 async def commit(conn: Pooled) -> None:

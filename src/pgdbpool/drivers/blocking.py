@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 import random
 import select
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
@@ -20,8 +20,9 @@ from psycopg import waiting
 
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
-from . import Choice, Conduct, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
+from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
 from .cancel import IN_PLACE, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
+from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
 from .private import beginning
 from .psycopg3 import (
     INTERVAL,
@@ -31,9 +32,11 @@ from .psycopg3 import (
     abort,
     address,
     as_it_is,
+    closed_in_peace,
     describe,
     descriptor,
     disown,
+    farewell,
     fault,
     first_patience,
     given_up,
@@ -57,6 +60,7 @@ from .race import R, Race, Rank
 from .sealed import Params, Sealed
 
 __all__ = [
+    "Error",
     "abort",
     "address",
     "adopt",
@@ -64,15 +68,18 @@ __all__ = [
     "cancel",
     "cancel_now",
     "close",
+    "closed_in_peace",
     "commit",
     "connect",
     "describe",
     "descriptor",
     "disown",
     "ended",
+    "farewell",
     "fault",
     "given_up",
     "heard_within",
+    "in_doubt",
     "keep_to",
     "last_words",
     "listen_to_the_end",
@@ -195,7 +202,7 @@ def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseExcepti
     """Whatever interrupts a call, its statement does not go on on the server."""
     if isinstance(error, WaitTimeout):  # raised beside the conversation, which goes on where it was
         return
-    if left_unfinished(conn, gen, error):
+    if left_unfinished(conn, gen, error, commits=called_off(conn, gen, error) is Doubt.COMMIT):
         deadline = monotonic() + IN_PLACE
         pipeline = in_pipeline(conn)
         try:
@@ -227,10 +234,13 @@ def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
         pass
 
 
-class Pooled(psycopg.Connection[Any]):
-    """A connection that knows whether its user has changed how its transactions are."""
+Error = psycopg.Error
 
-    altered = False
+
+class Pooled(psycopg.Connection[Any]):
+    """A connection that knows what its user has changed or left open, and what became of calls that failed."""
+
+    altered = 0  # why it does not simply go back: see `doubt`
     begin_with: tuple[bytes, ...] = ()  # statements that go with each BEGIN
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
@@ -239,6 +249,8 @@ class Pooled(psycopg.Connection[Any]):
     adopted: Adopted
     address = ""
     heard: list[LastWords]
+    doubt: Doubt | None = None
+    closed_in: int | None = None  # the state of its transaction when its user closed it
 
     # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
     # for a third of a checkout.
@@ -257,20 +269,50 @@ class Pooled(psycopg.Connection[Any]):
             _interrupted(self, gen, error)
             raise
 
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        if self._pipeline is not None:
+            with super().pipeline() as pipeline:
+                yield pipeline
+            return
+        commands = Commands()
+        self.altered |= HALF_DONE
+        try:
+            with super().pipeline() as pipeline:
+                pipeline.command_queue = commands
+                yield pipeline
+        except BaseException as error:
+            left_pipeline(self, commands, error)
+            raise
+        self.altered &= ~HALF_DONE
+
+    def tpc_begin(self, xid: psycopg.Xid | str) -> None:
+        self.altered |= HALF_DONE
+        super().tpc_begin(xid)
+
+    def notifies(self, **more: Any) -> Any:
+        self.altered |= HALF_DONE
+        return super().notifies(**more)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed_in = self.pgconn.transaction_status
+        super().close()
+
     def set_autocommit(self, value: bool) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         super().set_autocommit(value)
 
     def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         super().set_isolation_level(value)
 
     def set_read_only(self, value: bool | None) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         super().set_read_only(value)
 
     def set_deferrable(self, value: bool | None) -> None:
-        self.altered = True
+        self.altered |= PROPERTIES
         super().set_deferrable(value)
 
 
@@ -484,7 +526,7 @@ async def adopt(conn: Pooled, autocommit: bool) -> None:
     if conn.autocommit is not autocommit:
         conn.set_autocommit(autocommit)
     conn.adopted = as_it_is(conn)
-    conn.altered = False
+    conn.altered = 0
 
 
 async def restore(conn: Pooled) -> None:
@@ -498,7 +540,8 @@ async def restore(conn: Pooled) -> None:
             conn.set_read_only(meant.read_only)
         if now.deferrable is not meant.deferrable:
             conn.set_deferrable(meant.deferrable)
-        conn.altered = False
+        conn.doubt = None
+        conn.altered = 0
 
 
 async def commit(conn: Pooled) -> None:

@@ -31,7 +31,6 @@ _AGAIN = 0.25  # s until the request is repeated: it may have come before the st
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 # psycopg's generators, by their names.
-_COMMITS = ("._commit_gen", "Transaction._exit_gen", "._tpc_prepare_gen", "._tpc_finish_gen")
 _COPIES = ("copy_from", "copy_to", "copy_end")  # which the block of the copy ends itself
 
 
@@ -47,12 +46,12 @@ def at_work(conn: Any) -> bool:
     ) and pgconn.status == pq.ConnStatus.OK
 
 
-def left_unfinished(conn: Any, gen: Any, error: BaseException) -> bool:
+def left_unfinished(conn: Any, gen: Any, error: BaseException, *, commits: bool) -> bool:
     """After a call has been interrupted: whether its statement has to be ended, now and by whoever was interrupted."""
     if isinstance(error, psycopg.Error) and not isinstance(error, GaveUp):
         return False
     name = getattr(gen, "__qualname__", "")
-    conn.committing = name.endswith(_COMMITS)
+    conn.committing = commits
     if isinstance(error, GaveUp):
         conn.given_up = True
         return False

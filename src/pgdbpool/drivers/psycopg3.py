@@ -186,14 +186,25 @@ def status(conn: Connection) -> Status:
         return Status.BROKEN
     match conn.pgconn.transaction_status:
         case pq.TransactionStatus.IDLE:
-            # Somebody who was cancelled on the way out of a pipeline has left it half done.
-            return Status.IDLE if conn.pgconn.pipeline_status == pq.PipelineStatus.OFF else Status.BUSY
+            # In a pipeline that its user has not left, or was interrupted on the way out of; or it waits for messages.
+            if conn.pgconn.pipeline_status != pq.PipelineStatus.OFF or conn._pipeline or _listens(conn):
+                return Status.BUSY
+            return Status.PREPARED if conn._tpc else Status.IDLE
         case pq.TransactionStatus.INTRANS | pq.TransactionStatus.INERROR:
             return Status.IN_TRANSACTION
         case pq.TransactionStatus.ACTIVE:
             return Status.BUSY
         case _:
             return Status.BROKEN
+
+
+def _listens(conn: Any) -> bool:
+    """Whether a generator of `notifies` stands half-way: it holds the connection's lock, and would take messages."""
+    return (hasattr(conn.lock, "locked") and conn.lock.locked()) or getattr(conn, "_notifies_backlog", ()) is None
+
+
+def closed_in_peace(conn: Any) -> bool:
+    return bool(conn.closed_in == pq.TransactionStatus.IDLE)
 
 
 class Adopted(NamedTuple):
@@ -262,10 +273,11 @@ def nothing_committed() -> psycopg.Error:
 
 _LAST_WORDS = frozenset({"57P02"})  # SQLSTATEs of warnings after which the server closes the connection
 _FATAL = frozenset({"FATAL", "PANIC"})
+_MOST_READS = 16  # of a server that does not stop talking
 
 
 def listen(conn: Any) -> None:
-    """Remember the words with which the server ends the connection, for `last_words`."""
+    """Remember the words with which the server ends the connection, for `last_words` and `farewell`."""
     # Not by a method of the connection's: what refers to it is counted, see `pgdbpool.lost`.
     conn.heard = []
     conn.add_notice_handler(partial(_note, conn.heard))
@@ -279,6 +291,30 @@ def _note(heard: list[LastWords], diagnostic: psycopg.errors.Diagnostic) -> None
 
 def last_words(conn: Any) -> LastWords | None:
     return conn.heard[-1] if conn.heard else None
+
+
+def farewell(conn: Any) -> psycopg.Error | None:
+    pgconn = conn.pgconn
+    try:
+        for _ in range(_MOST_READS):
+            if conn.heard or quiet(conn):
+                break
+            pgconn.consume_input()
+            pgconn.is_busy()  # which has libpq look through what has come
+    except psycopg.Error as error:
+        return _farewell(conn) or error
+    return _farewell(conn)
+
+
+def _farewell(conn: Any) -> psycopg.Error | None:
+    if not conn.heard:
+        return None
+    said = conn.heard[-1]
+    try:
+        kind = psycopg.errors.lookup(said.sqlstate)
+    except KeyError:
+        kind = psycopg.OperationalError
+    return kind(said.words)
 
 
 def listen_to_the_end(conn: Connection) -> None:

@@ -165,6 +165,10 @@ class _Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.link.accepted |= self is self.link.client
+        if self.link.aborted is not None:  # while this was under way
+            self.link.abort(self.link.aborted)
+            return
         self.link.connected |= self is self.link.server
         self.link.update()
 
@@ -244,7 +248,9 @@ class _Link:
         self.server = _Side(self)
         self.client.other, self.server.other = self.server, self.client
         self.connecting: asyncio.Task[None] | None = None
-        self.connected = False  # the server's side has been, whether or not it still is
+        self.accepted = False  # the client's side has been connected, whether or not it still is
+        self.connected = False  # the server's side has been
+        self.aborted: bool | None = None  # whether with a reset
         proxy.accepted += 1
         proxy.links.add(self)
 
@@ -283,6 +289,7 @@ class _Link:
 
     def abort(self, with_reset: bool = False) -> None:
         """Close both sides at once, if asked to in a way that the peers notice as a broken connection."""
+        self.aborted = with_reset
         if self.connecting is not None:
             self.connecting.cancel()
         for side in (self.client, self.server):
@@ -298,5 +305,5 @@ class _Link:
         self.forget_if_over()
 
     def forget_if_over(self) -> None:
-        if self.client.transport is None and self.server.transport is None:
+        if self.accepted and self.client.transport is None and self.server.transport is None:
             self.proxy.links.discard(self)
