@@ -102,9 +102,9 @@ def test_the_monitor_is_not_led_astray_by_an_address_that_swallows_all(
         events: list[str] = []
         client.pool.on_event(lambda event: events.append(event.kind))
         for _ in range(3):
-            (backend,) = wait_for(lambda: backends(pg_node, "monitor"))
+            before = wait_for(lambda: backends(pg_node, "monitor"))
             pg_node.terminate_backends("application_name = 'pgdbpool:monitor'")
-            wait_for(lambda backend=backend: backends(pg_node, "monitor") - {backend})
+            wait_for(lambda before=before: backends(pg_node, "monitor") - before)
         assert "endpoint-down" not in events
 
 
