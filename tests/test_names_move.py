@@ -1,5 +1,7 @@
 """An endpoint is a name: what becomes of sessions when it leads to another server."""
 
+import itertools
+
 import psycopg
 import pytest
 from conftest import LIMIT, config, wait_for
@@ -7,6 +9,7 @@ from models import MODELS
 from support import start
 
 from pgdbpool import PoolTimeout
+from pgdbpool.testing import Proxy
 
 EACH = pytest.mark.parametrize("model", MODELS)
 PORT = "select inet_server_port()"
@@ -89,6 +92,66 @@ def test_a_call_in_flight_on_the_old_primary_is_ended(pg_cluster, model):
             call.result(LIMIT)
         leased.give()
         newest.give()
+
+
+def test_a_call_on_a_frozen_old_primary_ends_where_nobody_else_would_look(pg_cluster):
+    # The name leads to the new primary already, which answers: that says nothing for the old one.
+    old, new = pg_cluster.primary, pg_cluster.standbys[0]
+    groups = write()
+    with old.proxy() as name, MODELS["non-threaded"](config(name, groups=groups)) as pool:
+        leased = pool.lend("write")
+        new.promote()
+        old.freeze()
+        name.target = new
+        with pytest.raises(psycopg.OperationalError):
+            leased.ask(PORT)
+        leased.give()
+        assert pool.ask("write", PORT) == new.port
+
+
+@EACH
+def test_groups_of_both_roles_share_a_name_that_leads_to_either_and_nothing_is_told_to_fail(pg_cluster, model):
+    primary, standby = pg_cluster.primary, pg_cluster.standbys[0]
+    groups = {
+        "write": {"target_session_attrs": "primary", "connection_count": 3},
+        "read": {"target_session_attrs": "standby", "connection_count": 3},
+    }
+    monitor = {"interval": 0.1, "timeout": 5.0, "max_lifetime": 0.5}
+    with Alternating(primary, standby) as name, MODELS[model](config(name, groups=groups, monitor=monitor)) as pool:
+        assert pool.ask("write", PORT) == primary.port
+        assert pool.ask("read", PORT) == standby.port
+        pids = {group: pool.ask(group, PID) for group in groups}
+        events = []
+        pool.pool.on_event(events.append)
+        accepted = name.accepted
+        wait_for(lambda: asks(pool, groups) and (name.accepted >= accepted + 12 or model == "non-threaded"))
+        wrong = {"failover-started", "failover-finished", "recovered", "fenced", "endpoint-down", "endpoint-suspect"}
+        assert not wrong & {event.kind.value for event in events}
+        assert {group: pool.ask(group, PID) for group in groups} == pids
+
+
+def asks(pool, groups):
+    """Each gets what it wants, again and again."""
+    for _ in range(20):
+        assert pool.ask("write", "select pg_is_in_recovery()") is False
+        assert pool.ask("read", "select pg_is_in_recovery()") is True
+    return True
+
+
+class Alternating(Proxy):
+    """Leads each connection to the next of its targets, as a balancer that knows nothing of roles."""
+
+    def __init__(self, *targets):
+        self.targets = itertools.cycle(targets)
+        super().__init__(targets[0])
+
+    @property
+    def target(self):
+        return next(self.targets)
+
+    @target.setter
+    def target(self, first):
+        pass
 
 
 @EACH

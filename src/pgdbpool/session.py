@@ -279,10 +279,18 @@ class Sessions:
         """How long users' calls may go unanswered, and who is told how long they took."""
         timeout = where.query_timeout if how.query_timeout is None else how.query_timeout
         limit = timeout / 1000 + GRACE if timeout else None
-        check = None if self.check is None or self.topology.monitored else self.check(lane.endpoint)
+        check = None if self.check is None or self.topology.monitored else self._checking(self.check(lane.endpoint))
         patience = Patience(limit, check=check) if limit or check else None
         observe = lane.latency.observe_call if how.balance == "latency" else None
         return Conduct(patience, observe and (lambda seconds: observe(seconds, monotonic())))
+
+    def _checking(self, check: Callable[[], str | None]) -> Callable[[], str | None]:
+        def look() -> str | None:
+            words = check()
+            self.abort()  # it may have met a newer primary behind the name: then this very call ends
+            return words
+
+        return look
 
     async def _make_ready(self, conn: Any, how: GroupSettings, deadline: float) -> None:
         if how.sqlprepare:

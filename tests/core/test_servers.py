@@ -7,8 +7,6 @@ from pgdbpool.core.lane import Slot
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Rules, World, places
 
-WORDS = ["any", "primary", "standby", "read-write", "read-only", "prefer-standby", "prefer-primary"]
-
 
 def at(timeline: int, started: int, system: str = "7") -> Identity:
     return Identity(system, timeline, started)
@@ -277,3 +275,31 @@ def test_through_a_pooler_too_what_is_of_the_past_is_left_and_never_taken_again(
     for group in range(2):  # the pooler has a connection left that leads back
         assert open_one(world, PRIMARY, at(1, 1), group=group, pooled=True) is None
     assert world.lease() is kept
+
+
+# -- a name that leads to several -------------------------------------------------------------------------------------
+
+
+def test_of_several_servers_behind_a_name_the_one_that_suits_counts_for_each_group():
+    world = world_of("primary", "standby")
+    primary, standby = (PRIMARY, at(1, 1)), (STANDBY, at(1, 2))
+    for report, identity in (primary, standby, primary):
+        world.now += 60
+        world.probed(report=report, identity=identity)
+    assert [world.route(group) for group in world.groups] == [[["a"]], [["a"]]]
+    world.wait(world.groups[1])
+    for order in world.plan():
+        assert world.opened(order, *primary) == "role"
+    world.now += 1
+    assert [order.group.name for order in world.plan()] == [world.groups[1].name]
+
+
+def test_a_name_that_leads_to_one_and_the_same_again_and_again_leads_to_one():
+    world = world_of("primary", "standby")
+    for turn in range(3):
+        world.now += 60
+        world.probed(report=(PRIMARY, STANDBY)[turn % 2], identity=at(1, 1 + turn % 2))
+    for _ in range(8):
+        world.now += 1
+        world.probed(report=PRIMARY, identity=at(1, 1))
+    assert [world.route(group) for group in world.groups] == [[["a"]], []]

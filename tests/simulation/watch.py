@@ -296,15 +296,13 @@ class Watch:
         ranked = []
         for number, lane in enumerate(group.lanes):
             endpoint = lane.endpoint
-            place = place_of(group.settings.target_session_attrs, endpoint.server)
-            if place is None:  # then those count that are open with another server
-                target, parted = group.settings.target_session_attrs, (LEFT, OVERTAKEN, ABORTED)
-                of_slots = [
-                    place_of(target, slot.server)
-                    for slot in lane.slots
-                    if slot.generation == lane.generation and slot.expires not in parted
-                ]
-                place = min((each for each in of_slots if each is not None), default=None)
+            target, parted = group.settings.target_session_attrs, (LEFT, OVERTAKEN, ABORTED)
+            servers = endpoint.servers if endpoint.several else [endpoint.server]
+            places = [place_of(target, server) for server in servers]
+            if not any(place is not None for place in places):  # then those count that are open with another server
+                staying = [s for s in lane.slots if s.generation == lane.generation and s.expires not in parted]
+                places = [place_of(target, slot.server) for slot in staying]
+            place = min((each for each in places if each is not None), default=None)
             way_in = endpoint.fault is None and lane.setup_error is None
             if place is not None and endpoint.health is not Health.DOWN and (lane.open or way_in):
                 ranked.append(((place, endpoint.priority), number, lane))

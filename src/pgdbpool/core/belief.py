@@ -21,6 +21,7 @@ from .lane import Lane, Slot
 from .news import News
 from .server import Server, leaves, suits
 
+SEVERAL = 8  # new connections in a row that reach the same server: then its name does not lead to several any more
 KEEP = 150.0  # s for which a server is remembered that new connections do not reach any more, and that has no sessions
 
 
@@ -52,20 +53,27 @@ class Belief:
         if endpoint.pooled:  # who answers this session now need not have been there when it was made
             since = now
         newest = since >= endpoint.since
-        if newest and since > endpoint.since:
+        fresh = since > endpoint.since
+        if fresh:
             endpoint.doubted = False
         # Who answers one session through a pooler may answer any other next: all go by the newest answer.
         merged = endpoint.pooled and not self._overtakes(endpoint, report, identity)
         server = current if merged else endpoint.server_of(identity)
         if identity is not None and report.role is Role.PRIMARY:
-            best = max(identity.timeline, endpoint.newest.get(identity.system, 0))
-            endpoint.newest[identity.system] = best
+            highest = max(identity.timeline, endpoint.newest.get(identity.system, 0))
+            endpoint.newest[identity.system] = highest
         if server is current:
             if not newest and not self._counts(current, report, identity):
                 endpoint.doubted = True
                 return current, forgot
             changed = self._learned(endpoint, report, identity)
+            if fresh and endpoint.several:
+                endpoint.repeats += 1
+                if endpoint.repeats >= SEVERAL:
+                    endpoint.several, changed = False, True
+                    self.leave(endpoint)
         else:
+            endpoint.repeats = 0
             changed = self._met_another(endpoint, server or Server(), report, identity, now, newest=newest)
             server = server or endpoint.server_of(identity)
         assert server is not None
@@ -141,9 +149,10 @@ class Belief:
     ) -> bool:
         """A connection leads to another server than the one that was believed to be there."""
         current = endpoint.server
-        known = server in endpoint.others and server.report.role is report.role
+        known_before = server in endpoint.others
+        known = known_before and server.report.role is report.role
         changed = server.learn(report, identity)
-        if not known and server not in endpoint.others:
+        if not known_before:
             endpoint.others.append(server)
             changed = True
         if not newest or (self._is_past(endpoint, server) and self._holds(endpoint, now)):
@@ -152,6 +161,7 @@ class Belief:
                 self._follow(endpoint)
             return changed
         fenced = current.fenced_by is not None
+        endpoint.several = known_before or (endpoint.several and len(endpoint.others) > 1)
         endpoint.others.remove(server)
         if current.report.role is not Role.UNKNOWN or self._in_use(endpoint, current):  # else it is gone
             endpoint.others.append(current)
@@ -279,7 +289,8 @@ class Belief:
         if len(kept) == len(endpoint.others):
             return False
         endpoint.others[:] = kept
-        self._fence()
+        endpoint.several = endpoint.several and bool(kept)
+        self._follow(endpoint)
         return True
 
     def _in_use(self, endpoint: Endpoint, server: Server) -> bool:

@@ -86,6 +86,8 @@ class Endpoint:
         self.health = Health.SUSPECT
         self.server = Server()  # what a new connection would reach, as the newest one has; the last known while down
         self.others: list[Server] = []  # those where older sessions still are, or that were reached not long ago
+        self.several = False  # its name leads to several of them: it has come back to one that was there before
+        self.repeats = 0  # connections in a row that have reached the same one
         self.since = float("-inf")  # when the connection was made that the belief comes from
         self.newest: dict[str, int] = {}  # system -> the highest timeline on which its name has led to a primary
         self.spread = False  # its name has several addresses: there may be several servers
@@ -239,6 +241,7 @@ class Endpoint:
         for server in self.servers:
             server.report = Report(Role.UNKNOWN)  # it may come back as something else; its timeline stays known
             server.fenced_by = None
+        self.several = False
 
     def silent(self, error: str, now: float, fault: Fault = Fault.TIMEOUT) -> None:
         """It was asked and gave no answer: the server or the way to it is frozen."""

@@ -289,16 +289,19 @@ class Lane:
     def found(self) -> Server:
         """The server that a new connection of the group would reach, as far as is known.
 
-        Where the name has several addresses a group looks for the one that suits it best.
+        Where the name has several addresses a group looks for the one that suits it best; where it leads now to one
+        server and now to another, it comes to that one before long.
         """
         endpoint = self.endpoint
-        if not endpoint.spread:
+        if not (endpoint.spread or endpoint.several):
             return endpoint.server
         target = self.group.settings.target_session_attrs
         ranked = [(suits(target, server), server) for server in endpoint.servers if server.seen > self.missed]
         able = [(rank, server) for rank, server in ranked if rank is not None]
         if able:
             return min(able, key=itemgetter(0))[1]
+        if not endpoint.spread:
+            return endpoint.server
         return endpoint.server if self.missed > float("-inf") else Server()  # not all may have been asked yet
 
     @property

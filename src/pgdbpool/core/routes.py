@@ -95,13 +95,21 @@ def refusal(group: Group) -> str | None:
     return f"group {group.name!r}: every endpoint refuses the connection: {words}"
 
 
+def _last(server: Server, endpoint: Endpoint) -> bool:
+    """Whether a name has last led there: to a primary of the past, which is not believed to be its place for that."""
+    return server.fenced_by is not None and server.seen > endpoint.server.seen
+
+
 def unreachable(group: Group) -> str:
     """Why a group can use no endpoint: a few words for each."""
     target = group.settings.target_session_attrs
     parts = []
     for endpoint in map(attrgetter("endpoint"), group.lanes):
-        if endpoint.fenced_by is not None:
-            words = endpoint.fenced_by
+        past = endpoint.fenced_by or next(
+            (server.fenced_by for server in endpoint.others if _last(server, endpoint)), None
+        )
+        if past is not None:
+            words = past
         elif suits(target, endpoint.server) is None and endpoint.fault is None:
             words = f"is a {endpoint.role.value}, not {target}"
             if endpoint.role is Role.PRIMARY and endpoint.report.read_only:

@@ -29,6 +29,9 @@ and where it is the same server::
     its own setting  lifted for new sessions
     takes writes     read only: new sessions are       leaves groups that want to write
 
+A name that has come back to a server that it had left leads to several at once, until it has led to one and the same
+many times in a row: then the one of them that suits a group best counts for it, and not the last.
+
 No group takes a server of the past. Every other one is judged by the role of its own server: a session that suits its
 group stays in use although a new connection would find another server.
 """
