@@ -284,9 +284,9 @@ class Sessions:
         observe = lane.latency.observe_call if how.balance == "latency" else None
         return Conduct(patience, observe and (lambda seconds: observe(seconds, monotonic())))
 
-    def _checking(self, check: Callable[[], str | None]) -> Callable[[], str | None]:
-        def look() -> str | None:
-            words = check()
+    def _checking(self, check: Callable[[float], str | None]) -> Callable[[float], str | None]:
+        def look(seconds: float) -> str | None:
+            words = check(seconds)
             self.abort()  # it may have met a newer primary behind the name: then this very call ends
             return words
 
