@@ -135,7 +135,7 @@ def test_nor_does_a_call_that_asks_whether_its_server_is_dead(server: Node, rogu
                 assert conn.pgconn.ssl_in_use
             proxy.target = wire
             assert pool._sessions.check is not None
-            pool._sessions.check(pool._topology.endpoints[0])()
+            pool._sessions.check(pool._topology.endpoints[0])(float("inf"))
             assert wire.startups == []
 
 
