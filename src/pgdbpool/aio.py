@@ -375,7 +375,7 @@ class AsyncPool(Base):
             settle = partial(self._start_settling, slot, GeneratorExit(), commit=False)
             self._loop.call_soon_threadsafe(settle, context=nobodys())
         except RuntimeError:  # the loop is closed
-            slot.lane.group.retire(slot, "broken")
+            slot.lane.group.retire(slot, "closed")
             for group in self._topology.groups:
                 self._sessions.bury(group)
 
