@@ -329,7 +329,7 @@ class Watch:
         try:
             if session is not None:
                 try:
-                    return await drive(asking(session, self._since), allowance)
+                    return await drive(asking(session, self._since, pooled=self._pooled), allowance)
                 except psycopg.Error:  # the server has ended it
                     if session is self.session:
                         self._drop()
@@ -369,7 +369,7 @@ class Watch:
         session = yield from steps.connecting(conninfo)
         self._new.add(session)
         try:
-            return (yield from asking(session))
+            return (yield from asking(session, pooled=self._pooled))
         except BaseException:
             session.finish()
             raise

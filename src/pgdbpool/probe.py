@@ -61,14 +61,15 @@ async def request(where: EndpointSettings, password: Secret | None, allowance: A
     return await resolved(conninfo(where, _AS, password, startup_options=False), allowance)
 
 
-def asking(session: pq.abc.PGconn, since: float | None = None) -> steps.Steps[Asked]:
+def asking(session: pq.abc.PGconn, since: float | None = None, *, pooled: bool = False) -> steps.Steps[Asked]:
     """The question, on a session that was made at `since`, or just now.
 
-    A server that answers by an error is there; what it is, is not known then.
+    A server that answers by an error is there; what it is, is not known then. Where the last answer came through a
+    pooler, what the session reports is not believed.
     """
     began = monotonic()
     try:
-        sighting = yield from steps.sighting(session)
+        sighting = yield from steps.sighting(session, pooled=pooled)
     except Unanswered:
         sighting = Sighting(Report(Role.UNKNOWN))
     return Asked(session, sighting, monotonic() - began, began if since is None else since)
@@ -98,7 +99,7 @@ def death_of(
             except ConnectFailed as error:
                 fault, words = error.fault, str(error)
                 if fault is Fault.WAITING:
-                    if topology.waits(endpoint, words, monotonic()):
+                    if monotonic() < until and topology.waits(endpoint, words, monotonic()):
                         return words
                     break
                 if fault not in MISSES or monotonic() >= until:
@@ -134,7 +135,7 @@ def _look(
     places = resolved_here({**params, "hostaddr": address} if address else params)
     session = reach(places, steps.meeting, deadline, each=limit).session
     try:
-        asked = drive(asking(session), deadline, each=limit)
+        asked = drive(asking(session, pooled=endpoint.pooled), deadline, each=limit)
         topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())
     except DriverTimeout as error:
         waiting = endpoint.pooled or isinstance(error, NoServer)

@@ -31,7 +31,7 @@ class Told:
 
     def probe_failed(self, fault: Fault, error: str) -> None:
         """A probe that got no answer says nothing against a server that answers others at the same time."""
-        speaks = (fault in SILENT or fault is Fault.WAITING) and self._sessions.speaks(self._endpoint, self._lately)
+        speaks = fault in SILENT and self._sessions.speaks(self._endpoint, self._lately)
         self._disbelieve(fault, error, speaks)
         self._addresses.look()
 

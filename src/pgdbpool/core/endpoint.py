@@ -34,7 +34,7 @@ BACKOFF = {
 BACKOFF_ELSE = (0.05, 1.0)
 
 # What says that nobody is there, or nobody that answers: until a probe is answered.
-_AWAY = SILENT | {Fault.REFUSED, Fault.WAITING, Fault.UNRESOLVED, Fault.STARTING}
+_AWAY = SILENT | {Fault.REFUSED, Fault.UNRESOLVED, Fault.STARTING}
 
 _EXPLAINS = 10.0  # s for which words explain what else is lost
 
@@ -216,7 +216,7 @@ class Endpoint:
         self.last_error = error
         self.last_error_at = now
         self._explained = True
-        unseen = fault in SILENT or fault in (Fault.UNRESOLVED, Fault.WAITING)
+        unseen = fault in SILENT or fault is Fault.UNRESOLVED
         if fault is Fault.REFUSED or (unseen and not self.open):
             self.go_down(now)
         # One that lets nobody in, though its sessions are answered, is not suspected again at each attempt.

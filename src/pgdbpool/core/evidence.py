@@ -80,7 +80,7 @@ class Fault(StrEnum):
     ENDED = "ended"  # 08*, 57P01 or a lost socket: this session is gone, others may be
 
 
-SILENT = frozenset({Fault.TIMEOUT, Fault.UNREACHABLE})
+SILENT = frozenset({Fault.TIMEOUT, Fault.WAITING, Fault.UNREACHABLE})
 # A probe that fails so counts against the server; after `fall` in a row it is taken for dead.
 MISSES = SILENT | {Fault.REFUSED}
 # How long it has to be so behind a pooler (s). No caller is sent there if another endpoint will do; nobody is; calls in
