@@ -575,7 +575,7 @@ class Sessions:
     def _session_lost(self, slot: Slot, error: BaseException | None, now: float) -> bool:
         """Tell the topology, in the server's own words if it left any."""
         code, said = self._sqlstate(error), self.driver.last_words(slot.conn)
-        if code is None and said is not None:
+        if said is not None:
             return self.topology.session_lost(slot, said.sqlstate, said.words, now)
         lost = self.driver.status(slot.conn) in _LOST
         return self.topology.session_lost(slot, code, words_of(error, self.driver, lost=lost), now)

@@ -45,6 +45,7 @@ from .psycopg3 import (
     first_patience,
     given_up,
     guarded,
+    heard_in,
     heard_within,
     in_failed_transaction,
     last_words,
@@ -307,6 +308,7 @@ async def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseE
     """
     if isinstance(error, WaitTimeout):  # raised beside the conversation, which goes on where it was
         return
+    heard_in(conn, error)
     commits = called_off(conn, gen, error) is Doubt.COMMIT
     # GeneratorExit: nothing can be awaited; whoever closes the connection ends it.
     if isinstance(error, GeneratorExit) or not left_unfinished(conn, gen, error, commits=commits):
@@ -371,6 +373,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
     adopted: Adopted
     address = ""
     heard: list[LastWords]
+    answered_by: LastWords | None = None  # with which a call has failed that was the last
     doubt: Doubt | None = None
     closed_in: int | None = None  # the state of its transaction when its user closed it
 

@@ -41,6 +41,7 @@ from .psycopg3 import (
     first_patience,
     given_up,
     guarded,
+    heard_in,
     heard_within,
     in_failed_transaction,
     last_words,
@@ -202,6 +203,7 @@ def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseExcepti
     """Whatever interrupts a call, its statement does not go on on the server."""
     if isinstance(error, WaitTimeout):  # raised beside the conversation, which goes on where it was
         return
+    heard_in(conn, error)
     if left_unfinished(conn, gen, error, commits=called_off(conn, gen, error) is Doubt.COMMIT):
         deadline = monotonic() + IN_PLACE
         pipeline = in_pipeline(conn)
@@ -249,6 +251,7 @@ class Pooled(psycopg.Connection[Any]):
     adopted: Adopted
     address = ""
     heard: list[LastWords]
+    answered_by: LastWords | None = None  # with which a call has failed that was the last
     doubt: Doubt | None = None
     closed_in: int | None = None  # the state of its transaction when its user closed it
 

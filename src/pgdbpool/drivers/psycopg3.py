@@ -289,8 +289,17 @@ def _note(heard: list[LastWords], diagnostic: psycopg.errors.Diagnostic) -> None
         heard[:] = [LastWords(code, f"{diagnostic.severity}:  {diagnostic.message_primary}")]
 
 
+def heard_in(conn: Any, error: BaseException) -> None:
+    """Remember, for `last_words` alone, that a call failed with them: nobody but its caller may hear of that."""
+    if isinstance(error, psycopg.Error):
+        heard: list[LastWords] = []
+        _note(heard, error.diag)
+        conn.answered_by = heard[0] if heard else conn.answered_by
+
+
 def last_words(conn: Any) -> LastWords | None:
-    return conn.heard[-1] if conn.heard else None
+    said: LastWords | None = conn.heard[-1] if conn.heard else conn.answered_by
+    return said
 
 
 def farewell(conn: Any) -> psycopg.Error | None:
