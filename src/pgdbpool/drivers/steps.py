@@ -68,8 +68,10 @@ def _connecting(conninfo: Secret) -> Steps[pq.abc.PGconn]:
         pgconn.nonblocking = 1
         return pgconn
     except DriverTimeout:
+        where = pgconn.hostaddr.decode()
         pgconn.finish()
-        raise ConnectFailed("connection timed out", Fault.TIMEOUT) from None
+        words = f"connection to {where} timed out" if where else "connection timed out"
+        raise ConnectFailed(words, Fault.TIMEOUT) from None
     except BaseException:
         pgconn.finish()
         raise
