@@ -69,7 +69,7 @@ class Sessions:
         # Set by the keeper's owner. `closing`: a slot is about to be closed. `check`: what a call that gets no answer
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
-        self.check: Callable[[Endpoint], Callable[[float], str | None]] | None = None
+        self.check: Callable[[Endpoint], Callable[..., str | None]] | None = None
         # Has `end` carried out where nobody is held up by it.
         self.end_first: Callable[[Slot], None] = self.end_now
         self._unready: dict[int, tuple[Order, Any]] = {}  # being made ready; whoever opens one puts it in and out
@@ -284,9 +284,9 @@ class Sessions:
         observe = lane.latency.observe_call if how.balance == "latency" else None
         return Conduct(patience, observe and (lambda seconds: observe(seconds, monotonic())))
 
-    def _checking(self, check: Callable[[float], str | None]) -> Callable[[float], str | None]:
-        def look(seconds: float) -> str | None:
-            words = check(seconds)
+    def _checking(self, check: Callable[..., str | None]) -> Callable[..., str | None]:
+        def look(until: float, address: str = "") -> str | None:
+            words = check(until, address) if address else check(until)
             self.abort()  # it may have met a newer primary behind the name: then this very call ends
             return words
 
