@@ -1,5 +1,6 @@
 """What the page "With PgBouncer" says of what needs a session: it goes wrong in transaction mode alone."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from conftest import config
 from support import one
 
 from pgdbpool.testing import PgBouncer
+from tests.cli.command import run
 from tests.pooler.conftest import door_to
 from tests.testing.helpers import needs_pgbouncer
 
@@ -95,3 +97,14 @@ def test_a_call_that_is_ended_is_cancelled_through_the_pooler(pg_node, front):
             deadline -= 1
             pg_node.execute("select pg_sleep(0.2)")
         assert deadline
+
+
+@pytest.mark.parametrize("declared", [None, "session"])
+def test_check_says_that_there_is_a_pooler(pg_node, tmp_path, declared):
+    with PgBouncer(pg_node, "session") as pooler:
+        where = pooler.endpoint(ssl="disable", **({} if declared is None else {"pooler": declared}))
+        entry = "".join(f"{key} = {json.dumps(value)}\n" for key, value in where.items())
+        path = tmp_path / "pool.toml"
+        path.write_text(f"[[db]]\n{entry}\n[groups.default]\n")
+        notes = run("check", path, "--json").json["groups"][0]["notes"]
+        assert any("a pooler is in between" in note for note in notes) is (declared is None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from time import monotonic
 
-from pgdbpool.config import GroupSettings, Settings
+from pgdbpool.config import EndpointSettings, GroupSettings, Settings
 from pgdbpool.config.environment import libpq_parameters, proofs
 from pgdbpool.core import routes, stats
 from pgdbpool.core.endpoint import Endpoint
@@ -167,6 +167,12 @@ def _group(group: Group, how: GroupSettings, topology: Topology, looks: list[Loo
     for endpoint, look in zip(topology.endpoints, looks, strict=True):
         lane = next((lane for lane in group.lanes if lane.endpoint is endpoint), None)
         entry = look.groups.get(group.name)
+        where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
+        if look.sighting is not None and look.sighting.pooled and where.pooler is None and lane is not None:
+            notes.append(
+                f"{endpoint.label}: a pooler is in between, taken for one in transaction mode; say pooler = "
+                '"transaction" or "session" at the endpoint'
+            )
         if entry is not None and entry.options_refused:
             notes.append(
                 f"{endpoint.label} takes no startup options, so a pooler is in between: query_timeout and "
