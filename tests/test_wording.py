@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,9 @@ import psycopg
 import pytest
 from conftest import LIMIT, config, wait_for
 
-from pgdbpool import AsyncPool, DBOfflineError, Pool, PoolTimeout
+from pgdbpool import AsyncPool, DBOfflineError, Pool, PoolTimeout, seldom
 from pgdbpool.drivers import Unanswered, blocking
-from pgdbpool.testing import Node
+from pgdbpool.testing import Impostor, Node
 from pgdbpool.wording import words_of
 
 CARD = "4111-1111-c4n4ry"
@@ -40,6 +41,12 @@ def texts_of(pool: Pool | AsyncPool, caplog: Any, told: list[Any]) -> str:
     texts = [caplog.text, *(str(record.__dict__) for record in caplog.records)]
     texts += [repr(pool.endpoints()), repr(pool.stats()), repr(told)]
     return "\n".join(texts)
+
+
+@pytest.fixture(autouse=True)
+def said_anew() -> None:
+    """What is said seldom is said in each test."""
+    seldom._rate._allowance.clear()
 
 
 @pytest.fixture
@@ -170,6 +177,25 @@ def test_of_a_callable_that_is_told(key: str, pg_node: Node, told: list[Any], ca
         wait_for(lambda: f"{key} raised ValueError" in caplog.text)
         assert "in own" in caplog.text  # the place
         assert CARD not in texts_of(pool, caplog, told)
+
+
+@pytest.mark.parametrize("model", ["threaded", "non-threaded"])
+def test_of_a_signal_handler_while_a_connection_is_opened(model: str, told: list[Any], caplog: Any) -> None:
+    before = signal.signal(signal.SIGALRM, lambda *args: own())
+    try:
+        with Impostor("53300") as server:
+            server.hang()
+            place = server.endpoint(ssl="disable", connect_timeout=2)
+            with Pool({**given(place, told), "type": model}) as pool:
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
+                with pytest.raises((ValueError, PoolTimeout, DBOfflineError)) as caught, pool.connection(timeout=1):
+                    pass
+                if not isinstance(caught.value, ValueError):  # the caller's own
+                    assert CARD not in str(caught.value)
+                assert CARD not in texts_of(pool, caplog, told)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_words() -> None:

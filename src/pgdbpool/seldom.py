@@ -7,6 +7,8 @@ left out.
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 from collections.abc import Hashable
 from time import monotonic
 
@@ -45,7 +47,27 @@ _rate = Rate(1, 60.0)
 
 
 def say_seldom(level: int, words: str, *, of: Hashable = None, error: BaseException | None = None) -> None:
-    """Log it, with the traceback of an `error`; at most once a minute for the same words, or for the same `of`."""
+    """Log it, with the traceback of an `error`; at most once a minute for the same words, or for the same `of`.
+
+    Of an error that was not raised here, but by a signal handler of the application's say, type and place are told.
+    """
     number = _rate.admits(words if of is None else of, monotonic())
-    if number is not None:
+    if number is None:
+        return
+    if error is None or _raised_here(error):
         logger.log(level, "%s%s", words, left_out(number), exc_info=error)
+    else:
+        logger.log(level, "%s%s: %s\n%s", words, left_out(number), type(error).__name__, places(error))
+
+
+def places(error: BaseException) -> str:
+    """The lines through which an error came, without its words and variables."""
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
+
+
+def _raised_here(error: BaseException) -> bool:
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not frames or frames[-1].startswith(_HERE)
+
+
+_HERE = os.path.dirname(__file__) + os.sep

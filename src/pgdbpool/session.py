@@ -151,7 +151,7 @@ class Sessions:
                     fault = Fault.WAITING
                 self.topology.open_failed(order, fault, words_of(error, self.driver, lost=False), monotonic())
             else:
-                self.topology.hindered(order, f"{type(error).__name__}: {error}", monotonic())
+                self.topology.hindered(order, f"{type(error).__name__} in the attempt", monotonic())
                 if callers_own and isinstance(error, _CALLERS_OWN):
                     raise
                 self._own(error, f"an attempt to connect to {endpoint.label}")
@@ -527,11 +527,12 @@ class Sessions:
             await self._end_transaction(conn, "reset")
             await self.driver.restore(conn)
         except BaseException as failure:
+            lost = self.driver.status(conn) is Status.BROKEN
             if isinstance(failure, Exception):
-                words = words_of(failure, self.driver, lost=False)
+                words = words_of(failure, self.driver, lost=lost)
                 line = f"group {group.name!r}: reset failed, connection closed: {words}"
                 say_seldom(logging.WARNING, line, of=("reset", group.name))
-            if self.driver.status(conn) is Status.BROKEN:
+            if lost:
                 await self._lost_for_good(slot, error or failure)
             else:
                 group.retire(slot, "reset")

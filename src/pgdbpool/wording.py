@@ -7,12 +7,11 @@ connection that was lost only the driver's own words are told, and of a statemen
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator
 
 from .drivers import ConnectFailed, Driver, DriverTimeout, Unanswered
 from .errors import Error
-from .seldom import say_seldom
+from .seldom import places, say_seldom
 
 __all__ = ["chain", "log_raised", "words_of"]
 
@@ -55,6 +54,5 @@ def log_raised(who: str, error: BaseException) -> None:
 
     What it raises each time is said once in a while.
     """
-    where = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     raised = f"{who} raised {type(error).__name__}"
-    say_seldom(logging.ERROR, f"{raised}\n{where}", of=raised)
+    say_seldom(logging.ERROR, f"{raised}\n{places(error)}", of=raised)
