@@ -122,6 +122,21 @@ def test_blocks_of_the_drivers_own_pipelines_and_properties_have_them_too(pg_nod
                 assert (timeout.fetchone(), buffers.fetchone()) == (("6s",), ("32MB",))
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_named_cursors_and_two_phase_commits_go_on_as_ever(pg_node, open_pool, autocommit):
+    with PgBouncer(pg_node) as pooler:
+        pool = open_pool(config(place(pooler), autocommit=autocommit))
+        with pool.connection() as conn, conn.transaction(), conn.cursor("named") as cursor:
+            cursor.execute("select generate_series(1, 5)")
+            assert cursor.fetchall() == [(number,) for number in range(1, 6)]
+            assert one(conn, "show statement_timeout") == "6s"
+        if not autocommit:
+            with pool.connection() as conn:
+                conn.tpc_begin(conn.xid(1, "g", "b"))
+                assert one(conn, "show statement_timeout") == "6s"
+                conn.tpc_rollback()
+
+
 def test_temporary_tables_of_other_applications_do_not_stand_in_the_way(pg_node, front):
     with door_to(pg_node, default_pool_size=1) as door:
         with psycopg.connect(door.pooler.dsn, prepare_threshold=None) as other:

@@ -371,11 +371,11 @@ class PooledBehind(Pooled):
 
     pooled = True
 
-    def _exec_command(self, command: Any, *format: Any) -> Any:
+    def _exec_command(self, command: Any, *args: Any, **more: Any) -> Any:
         execute = super()._exec_command
         if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             return beginning(self, command, self.begin_with, execute)
-        return execute(command, *format)
+        return execute(command, *args, **more)
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         try:
@@ -390,11 +390,11 @@ class GuardedBehind(Guarded):
 
     pooled = True
 
-    def _exec_command(self, command: Any, *format: Any) -> Any:
+    def _exec_command(self, command: Any, *args: Any, **more: Any) -> Any:
         execute = super()._exec_command
         if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             return beginning(self, command, self.begin_with, execute)
-        return execute(command, *format)
+        return execute(command, *args, **more)
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         try:
