@@ -16,9 +16,7 @@ from .seldom import say_seldom
 
 _UNCOMMITTED = "what had not been committed before is not committed"
 _UNKNOWN = "the transaction may or may not have been committed"
-LEFT_INSIDE = (
-    f"pgdbpool: the block ended inside a transaction() block or a two-phase transaction, and with it: {_UNCOMMITTED}"
-)
+LEFT_INSIDE = f"pgdbpool: the block ended inside a transaction() block or a two-phase transaction: {_UNCOMMITTED}"
 _LOST = frozenset({Status.BROKEN, Status.CLOSED})
 _OPEN = "an interrupted call, or an open stream(), COPY or pipeline"
 

@@ -451,7 +451,10 @@ class Sessions:
             except BaseException:
                 group.retire(slot, "busy")
                 raise
-        await self._put_away(slot, error)
+        if status is Status.BUSY and error is None:  # what it was left in the middle of is still in somebody's hands
+            await self._close(slot, status, None)
+        else:
+            await self._put_away(slot, error)
         if lost is not None:
             raise lost
 
