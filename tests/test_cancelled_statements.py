@@ -586,12 +586,12 @@ def test_an_older_libpq_cancels_too(pg_node: Node) -> None:
 
 # -- storms -----------------------------------------------------------------------------------------------------------
 
-MANY = 1_000  # cancellations
+MANY = 500  # cancellations, of each kind
 STATEMENTS = [LONG, LONG, "select pg_sleep(0.003)", "select 1", "select count(*) from generate_series(1, 2000000)"]
 
 
 @pytest.mark.parametrize("autocommit", [True, False], ids=["autocommit", "transactions"])
-def test_a_thousand_cancellations_at_random_leave_nothing_busy(autocommit: bool, pg_node: Node, run: Stage) -> None:
+def test_hundreds_of_cancellations_at_random_leave_nothing_busy(autocommit: bool, pg_node: Node, run: Stage) -> None:
     chance = random.Random(f"{autocommit}")
 
     async def story(open_pool: OpenPool) -> None:
@@ -642,7 +642,7 @@ def test_hundreds_of_signals_at_random_leave_nothing_busy(
     pool = open_pool(config(pg_node, type=model, **THREE))
     served = 0
     with watching(pg_node, most=3), signals([Soft, Hard, KeyboardInterrupt], lambda: chance.random() * 0.02) as arm:
-        for _ in range(MANY // 2):
+        for _ in range(MANY // 5):
             try:
                 arm()
                 with pool.connection(timeout=LIMIT) as conn:
