@@ -175,3 +175,11 @@ def test_a_closed_proxy_leaves_no_thread_and_no_port(pg_node: Node) -> None:
         connect(proxy)
     with pytest.raises(ClusterError, match="has been closed"):
         proxy.stall()
+
+
+def test_a_proxy_can_be_at_another_address_and_the_same_port(pg_node: Node, proxy: Proxy) -> None:
+    with pg_node.proxy(host="127.0.0.2", port=proxy.port) as other:
+        assert (other.host, other.port) == ("127.0.0.2", proxy.port)
+        with psycopg.connect(other.dsn) as connection:
+            assert connection.execute("SHOW port").fetchone() == (str(pg_node.port),)
+        assert (proxy.accepted, other.accepted) == (0, 1)
