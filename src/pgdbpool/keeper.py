@@ -18,10 +18,12 @@ import threading
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from .background import thread
+from .background import Errands, Worker, say
 from .config import MonitorSettings
 from .core.group import Group, Waiter
 from .core.lane import Slot
@@ -29,14 +31,13 @@ from .core.plan import Order
 from .core.topology import Topology
 from .drivers.blocking import keep_to, run
 from .drivers.cancel import LIMIT
-from .errors import DBOfflineError, PoolClosed, PoolExhausted, PoolTimeout
+from .errors import DBOfflineError, Error, PoolClosed, PoolExhausted, PoolTimeout
 from .habitat import Door, look_for_fork, look_for_loop, may_monitor, refuse_greenlets
 from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
 from .monitor import Subscription, subscribe
 from .publish.writer import pass_by
-from .seldom import say_seldom
 from .session import Sessions
 from .told import Told
 from .wording import log_raised
@@ -45,6 +46,7 @@ logger = logging.getLogger("pgdbpool")
 
 _SHORTEST_SLEEP = 0.01  # s
 _LONGEST_SLEEP = 5.0
+_LONGEST_REST = 1.0  # s of the keeper after it has failed
 _HANDOVER_LIMIT = 5.0  # s for the one instruction between claiming a waiter and waking it
 _FIRST_LOOK = 0.1  # s of waiting after which a caller looks whether something was lost; later it looks less often
 _LOOK_SHARE = 20  # ... and for at most one part in so many of the time
@@ -134,7 +136,8 @@ class Threaded:
         self.look_for_leaks: Callable[[float], float] = _never
         self._subscriptions: list[Subscription] = []
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
-        self._running = False
+        self._keeper: Worker | None = None
+        self._errands = Errands()
         self._stopped = False  # for good: a caller that waits may come to `start` after `stop`
         self._abandoned = False
         self._telling = False  # some thread tells what has happened; written by the keeper and by that one
@@ -142,17 +145,18 @@ class Threaded:
         self._starting = threading.RLock()  # as that of the pool, see `Pool._new_lock`
 
     def start(self) -> None:
-        """Start the thread; once in this process, and not after `stop`."""
+        """Start the thread, unless there is one; not after `stop`."""
         with self._starting:
-            if not self._running and not self._stopped:
-                refuse_greenlets()
-                look_for_fork(self._name)
-                self._running = True
-                try:
-                    thread(self._run, f"{self._name} keeper").start()
-                except BaseException:  # no more threads to be had, or interrupted: the next one tries again
-                    self._running = False
-                    raise
+            if self._stopped or not (self._keeper is None or self._keeper.gone):
+                return
+            refuse_greenlets()
+            look_for_fork(self._name)
+            try:
+                self._keeper = Worker(f"{self._name} keeper", self._run)
+                self._keeper.start()
+            except BaseException:  # no more threads to be had, or interrupted: the next one tries again
+                self._keeper = None
+                raise
 
     def stop(self) -> None:
         """The thread closes what is to be closed, and ends."""
@@ -180,10 +184,11 @@ class Threaded:
 
     def end(self, slot: Slot) -> None:
         """Close what was left in the middle of a statement, by a thread of its own: a frozen server may hold it up."""
+        end_now = partial(self._sessions.end_now, slot)
         try:
-            thread(self._end, f"{self._name} canceller", slot).start()
-        except RuntimeError:  # no more threads to be had
-            self._sessions.end_now(slot)
+            self._errands.start(f"{self._name} canceller", partial(self._end, slot), end_now)
+        except (RuntimeError, MemoryError):  # no more threads to be had
+            end_now()
 
     def _end(self, slot: Slot) -> None:
         run(self._sessions.end(slot, LIMIT))
@@ -200,7 +205,7 @@ class Threaded:
             try:
                 group.enqueue(waiter, first=first)
                 if waiter.slot is None and group.may_grow():
-                    self.start()
+                    self._employ(group, deadline)
                     group.wish()  # and not `wake`: the pool may have been closed, and opened with another keeper
                 if not self._sleep(group, waiter, deadline) and not group.abandon(waiter):
                     waiter.park(_HANDOVER_LIMIT)
@@ -221,6 +226,16 @@ class Threaded:
                 raise self._timed_out(group, began)
             first = True
 
+    def _employ(self, group: Group, deadline: float) -> None:
+        """See to it that there is a keeper. Where no thread is to be had the caller opens what it waits for itself."""
+        try:
+            self.start()
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, Error):  # threads are no threads here
+                raise
+            for order in self._topology.plan(monotonic(), only=group, demand=1):
+                run(self._sessions.open(order, deadline))
+
     def _sleep(self, group: Group, waiter: Parked, deadline: float) -> bool:
         """Wait to be woken; False at the deadline.
 
@@ -237,6 +252,8 @@ class Threaded:
             look_for_loop(self._name)
             if waiter.slot is not None or waiter.error is not None:
                 return True
+            if group.may_grow():
+                self._employ(group, deadline)
             forgotten = not waiter.unclaimed
             group.rejoin(waiter)
             self._look(group)
@@ -255,12 +272,15 @@ class Threaded:
     # -- the keeper thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        self._subscribe()
         try:
             self._keep()
         finally:
-            for each in self._subscriptions:
-                each.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        for each in self._subscriptions:
+            each.cancel()
+        self._subscriptions.clear()
 
     def _subscribe(self) -> None:
         """Have the endpoints probed."""
@@ -275,10 +295,8 @@ class Threaded:
             for endpoint in topology.endpoints:
                 told = Told(self._sessions, endpoint, how, self.wake)
                 subscriptions.append(subscribe(endpoint.settings, how, told))  # type: ignore[arg-type]
-        except (RuntimeError, OSError) as error:  # no more threads or descriptors to be had: as without a monitor
-            for each in subscriptions:
-                each.cancel()
-            subscriptions.clear()
+        except (RuntimeError, OSError, MemoryError) as error:  # no thread or descriptor to be had: as without a monitor
+            self._cancel()
             if not is_ending(error):
                 logger.exception("%s: cannot start the monitor", self._name)
             return
@@ -294,27 +312,39 @@ class Threaded:
 
     def _unsubscribe(self) -> None:
         """Go on without a monitor: event loops do not work here any more."""
-        for each in self._subscriptions:
-            each.cancel()
-        self._subscriptions = []
+        self._cancel()
         self._topology.unwatched()
 
     def _keep(self) -> None:
         heard: list[Slot] = []
-        while True:
+        failures = 0
+        subscribed = False
+        while not self._stopped:
             try:
+                if not subscribed:
+                    self._subscribe()
+                    subscribed = True
                 for slot in heard:
                     self._sessions.heard(slot)
+                heard = []
                 due = self._round()
-            except Exception as error:  # a bug must not stop the pool from healing
-                say_seldom(logging.ERROR, f"{self._name}: the keeper failed, and goes on", error=error)
-                due = monotonic() + _LONGEST_SLEEP
-            if self._stopped:
-                if self._abandoned:
-                    self._topology.close()
-                self._bury()
-                return
-            heard = self._listener.sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
+                if not self._stopped:
+                    heard = self._listener.sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
+                failures = 0
+            except BaseException as error:  # neither a bug nor want of memory must stop the pool from healing
+                heard = []
+                failures = self._failed(error, failures)
+        if self._abandoned:
+            self._topology.close()
+        self._round()
+        self._bury()
+
+    def _failed(self, error: BaseException, before: int) -> int:
+        """It has, so many times in a row before: rest, since it may do so again. Returns how often it has now."""
+        say(error, f"{self._name}: the keeper failed")
+        with suppress(BaseException):
+            time.sleep(min(_SHORTEST_SLEEP * 2**before, _LONGEST_REST))
+        return min(before + 1, 10)
 
     def _round(self) -> float:
         self._sessions.abort()
@@ -322,11 +352,14 @@ class Threaded:
         self._tell()
         if self._subscriptions and not may_monitor(self._name):
             self._unsubscribe()
+        if any(each.gone for each in self._subscriptions):  # the monitor's thread has died
+            self._unsubscribe()
+            self._subscribe()
         self._bury()
+        next_look = min(next_look, self._errands.sweep())
         now = monotonic()
         if not self._stopped:
-            for order in self._topology.plan(now):
-                self._start_opener(order)
+            self._start_openers(self._topology.plan(now))
         due = min(group.tend(now) for group in self._topology.groups)
         self._bury()
         return min(due, next_look, self._topology.tend(now), self._topology.due(now))
@@ -344,8 +377,8 @@ class Threaded:
             return
         self._telling = True
         try:
-            thread(self._tell_all, f"{self._name} herald").start()
-        except RuntimeError:  # no more threads to be had
+            self._errands.start(f"{self._name} herald", self._tell_all, self._told)
+        except (RuntimeError, MemoryError):  # no more threads to be had
             self._tell_all()
 
     def _tell_all(self) -> None:
@@ -357,41 +390,67 @@ class Threaded:
                 except SystemExit as error:  # of the user's: here nobody would hear of it
                     log_raised(f"{self._name}: a callable that was told of an event", error)
         finally:
-            self._telling = False
-            self._listener.wake()  # something may have happened in this moment
+            self._told()
+
+    def _told(self) -> None:
+        self._telling = False
+        self._listener.wake()  # something may have happened in this moment
 
     def _bury(self) -> None:
         for group in self._topology.groups:
             self._sessions.bury(group)
 
-    def _start_opener(self, order: Order) -> None:
+    def _start_openers(self, orders: list[Order]) -> None:
+        """A thread for each order. None of them is lost, whatever happens."""
+        left = list(orders)
         try:
-            thread(self._open, f"{self._name} opener", order).start()
-        except RuntimeError as error:
+            for order in orders:
+                self._start_opener(order)
+                left.remove(order)
+        except BaseException:
+            for order in left:
+                self._topology.cancelled(order)
+            raise
+
+    def _start_opener(self, order: Order) -> None:
+        opener = [order]
+        work, undo = partial(self._open, opener), partial(self._give_back, opener)
+        try:
+            self._errands.start(f"{self._name} opener", work, undo)
+        except (RuntimeError, MemoryError) as error:
             # No more threads to be had, or the main thread has ended and others work on: then this one does it,
             # though a frozen server may hold it up.
             if not is_ending(error) and not self._short_of_threads:
                 self._short_of_threads = True  # said once
                 logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
-            self._open(order)
+            self._open(opener)
 
-    def _open(self, order: Order) -> None:
+    def _give_back(self, opener: list[Order]) -> None:
+        """The order that it was carrying out, unless it has been answered."""
+        if self._topology.cancelled(opener[0]):
+            self._listener.wake()
+
+    def _open(self, opener: list[Order]) -> None:
         """Carry out an order, and whatever the plan says next."""
         while True:
+            order = opener[0]
             try:
                 run(self._sessions.open(order))
             except SystemExit:  # of a user's callable: here nobody would hear of it, and the next would follow at once
                 now = monotonic()
                 again = self._topology.order(order.group, order.lane, now)  # that one's place was given back
                 self._topology.setup_failed(again, "a callable given in the configuration raised SystemExit", now)
+            except BaseException as error:  # before or after it did anything: want of memory, mostly
+                self._topology.hindered(order, type(error).__name__, monotonic())
+                say(error, f"{self._name}: an attempt to connect failed in an unforeseen way")
             orders = [] if self._stopped else self._topology.plan(monotonic())
+            if orders:
+                opener[0], *others = orders
+                self._start_openers(others)
             self._bury()  # the plan may have made room
             self._listener.wake()  # what is due may have changed, and this thread may be busy for long
             if not orders:
                 return
-            order, *others = orders
-            for other in others:
-                self._start_opener(other)
 
 
 class Inline:

@@ -28,14 +28,15 @@ import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
+from functools import partial
+from time import monotonic, sleep
 from typing import Protocol
 
 import psycopg
 from psycopg import pq
 
 from . import forks
-from .background import nobodys, thread
+from .background import Worker, nobodys, say
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import MISSES, SILENT, Fault, Sighting
@@ -90,6 +91,11 @@ class Subscription:
     def alarm(self) -> None:
         """Something may be wrong: probe now. May be called from any thread; does not wait."""
         self._monitor.call(self._monitor.ring, self)
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody probes it any more, since the monitor's thread has died."""
+        return self._monitor.gone
 
     def cancel(self) -> None:
         """Nothing more is told after what is being told at this moment. Does not wait."""
@@ -402,9 +408,11 @@ class Monitor:
         self._stopping: set[asyncio.Task[None]] = set()
         self.subscriptions = 0  # written with `_lock` held
         self._ended = False
-        self._thread = thread(self._run, "pgdbpool monitor")
+        self._closing = False
+        self._worker = Worker("pgdbpool monitor", self._run)
+        self._over = threading.Event()
         try:
-            self._thread.start()
+            self._worker.start()
         except BaseException:  # no more threads to be had
             self._loop.close()
             raise
@@ -416,13 +424,35 @@ class Monitor:
 
     def _run(self) -> None:
         try:
-            self._loop.run_forever()
+            while not self._go_on():
+                sleep(HURRY)
         finally:
+            self._closing = True
             for watch, task in self._watches.values():
                 self._stop(watch, task)
             while self._stopping:
                 with suppress(RuntimeError):  # asked to stop once more, by the end of the process
                     self._loop.run_until_complete(self._stopped())
+            self._loop.close()
+            self._over.set()
+
+    def _go_on(self) -> bool:
+        """Let the loop run until it is told to stop. False: something else has ended it, such as want of memory."""
+        try:
+            self._loop.run_forever()
+        except BaseException as error:
+            say(error, "the monitor failed")
+            return self._ended
+        return True
+
+    @property
+    def gone(self) -> bool:
+        """Whether its thread has died."""
+        return not self._ended and self._worker.gone
+
+    def let_go(self) -> None:
+        """Its thread has died, or never began: nobody else closes the loop."""
+        if not self._loop.is_running():
             self._loop.close()
 
     async def _stopped(self) -> None:
@@ -432,11 +462,24 @@ class Monitor:
     def add(self, subscription: Subscription) -> None:  # in the thread
         key = key_of(subscription.where)
         if key not in self._watches:
-            watch = Watch(subscription.where)
-            self._watches[key] = watch, self._loop.create_task(watch.run())
+            self._begin(key, Watch(subscription.where))
         watch, _ = self._watches[key]
         watch.subscriptions.append(subscription)
         watch.bell.set()
+
+    def _begin(self, key: object, watch: Watch) -> None:
+        if self._closing:
+            return
+        task = self._loop.create_task(watch.run())
+        self._watches[key] = watch, task
+        task.add_done_callback(partial(self._watch_ended, key, watch))
+
+    def _watch_ended(self, key: object, watch: Watch, task: asyncio.Task[None]) -> None:
+        """If nobody has stopped it, it has died, for want of memory, say: begin again."""
+        if not self._closing and self._watches.get(key) == (watch, task):
+            if not task.cancelled() and (error := task.exception()) is not None:
+                say(error, "the monitor failed to probe an endpoint")
+            self._loop.call_later(HURRY, self._begin, key, watch, context=nobodys())
 
     def ring(self, subscription: Subscription) -> None:  # in the thread
         found = self._watches.get(key_of(subscription.where))
@@ -471,12 +514,16 @@ class Monitor:
                 self._ended = True
                 if _monitor is self:
                     _monitor = None
-                self.call(self._loop.stop)
+                if self._worker.gone:
+                    self.let_go()
+                else:
+                    self.call(self._loop.stop)
 
     def end(self) -> None:
         """The process ends: say goodbye to the servers, if it can be done soon."""
         self.call(self._loop.stop)
-        self._thread.join(_LAST_WORDS)
+        if not self._worker.gone:
+            self._over.wait(_LAST_WORDS)
 
     def disown(self) -> None:
         """In a forked child: the sessions and the loop are the parent's."""
@@ -492,6 +539,9 @@ def subscribe(where: EndpointSettings, how: MonitorSettings, subscriber: Subscri
     """Have an endpoint probed from now on. May be called from any thread."""
     global _monitor
     with _lock:
+        if _monitor is not None and _monitor.gone:
+            _monitor.let_go()
+            _monitor = None
         if _monitor is None:
             _monitor = Monitor()
         monitor = _monitor

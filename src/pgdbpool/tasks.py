@@ -42,7 +42,6 @@ from .lifecycle import is_ending
 from .listener import DeafListener, EpollListener, listener
 from .loopend import LoopEnd
 from .monitor import Subscription, subscribe
-from .seldom import say_seldom
 from .session import Sessions
 from .told import Told as ToldHere
 
@@ -50,6 +49,7 @@ logger = logging.getLogger("pgdbpool")
 
 _SHORTEST_SLEEP = 0.01  # s
 _LONGEST_SLEEP = 5.0
+_REST = 0.5  # s after a round that has failed
 _PAUSE = 0.1  # s after somebody else has cancelled one of our tasks, most likely because the loop ends
 _LAST_WORDS = 1.0  # s that the end of a loop waits for what is under way
 _LOOK_EVERY = 0.1  # s between two looks whether something was lost, while somebody waits
@@ -190,12 +190,18 @@ class Tasks:
             for endpoint in topology.endpoints:
                 told = Told(loop, self._sessions, endpoint, self._monitor, self.wake)
                 self._subscriptions.append(subscribe(endpoint.settings, self._monitor, told))  # type: ignore[arg-type]
-        except (RuntimeError, OSError) as error:  # no threads or descriptors to be had: as without a monitor
+        except (RuntimeError, OSError, MemoryError) as error:  # no thread or descriptor to be had: as without a monitor
+            self._drop_subscriptions()
             if not is_ending(error):
                 logger.exception("%s: cannot start the monitor", self._name)
             return
         topology.monitored = True
         topology.alarm = self._alarm
+
+    def _drop_subscriptions(self) -> None:
+        for each in self._subscriptions:
+            each.drop()
+        self._subscriptions = []
 
     def _alarm(self) -> None:
         for each in self._subscriptions:
@@ -204,9 +210,7 @@ class Tasks:
     def _halt(self) -> list[asyncio.Task[None]]:
         """Open nothing more, and listen no more. Returns the tasks that were cancelled and have not ended yet."""
         loop, self.loop = self.loop, None
-        for each in self._subscriptions:
-            each.drop()
-        self._subscriptions = []
+        self._drop_subscriptions()
         if self._loop_end is not None:
             self._loop_end.forget()
         if loop is None or loop.is_closed():
@@ -392,9 +396,9 @@ class Tasks:
         due = 0.0
         try:
             due = self._look_after()
-        except Exception as error:  # a bug must not stop the pool from healing
-            due = float("inf")
-            say_seldom(logging.ERROR, f"{self._name}: the keeper failed, and goes on", error=error)
+        except Exception as error:  # neither a bug nor want of memory must stop the pool from healing
+            due = monotonic() + _REST
+            background.say(error, f"{self._name}: the keeper failed")
         finally:  # nor must a signal handler that raises
             self._sleep(min(max(due - monotonic(), _SHORTEST_SLEEP), _LONGEST_SLEEP))
 
@@ -413,10 +417,13 @@ class Tasks:
         for opener, order in tuple(self._openers.items()):
             if not order.wanted:
                 opener.cancel()
+        if self.loop is not None and any(each.gone for each in self._subscriptions):  # the monitor's thread has died
+            self._drop_subscriptions()
+            self._topology.unwatched()
+            self._subscribe(self.loop)
         now = monotonic()
         quiet = now < self._quiet_until
-        for order in [] if quiet else self._topology.plan(now):
-            self._start_opener(order)
+        self._start_openers([] if quiet else self._topology.plan(now))
         if self._topology.outages and (self._telling is None or self._telling.done()):
             self._telling = background.task(self._sessions.tell_outages())
         due = min(group.tend(now) for group in self._topology.groups)
@@ -430,8 +437,25 @@ class Tasks:
         for group in self._topology.groups:
             self._sessions.bury(group)
 
+    def _start_openers(self, orders: list[Order]) -> None:
+        """A task for each order. None of them is lost, whatever happens."""
+        left = list(orders)
+        try:
+            for order in orders:
+                self._start_opener(order)
+                left.remove(order)
+        except BaseException:
+            for order in left:
+                self._topology.cancelled(order)
+            raise
+
     def _start_opener(self, order: Order) -> None:
-        opener = background.task(self._open(order))
+        work = self._open(order)
+        try:
+            opener = background.task(work)
+        except BaseException:
+            work.close()
+            raise
         self._openers[opener] = order
         opener.add_done_callback(self._opener_ended)
 
@@ -447,8 +471,8 @@ class Tasks:
             self._topology.cancelled(order)
             self._was_cancelled(order)
         elif (error := opener.exception()) is not None:
-            words = f"{self._name}: an attempt to connect failed in an unforeseen way"
-            say_seldom(logging.ERROR, words, error=error)
+            self._topology.hindered(order, type(error).__name__, monotonic())
+            background.say(error, f"{self._name}: an attempt to connect failed in an unforeseen way")
         self.wake()
 
     def _was_cancelled(self, order: Order) -> None:

@@ -241,7 +241,11 @@ class Topology:
         if doubted:
             self.alarm()
         if reason is None:
-            self.born(slot)
+            try:
+                self.born(slot)
+            except BaseException:  # no memory, say: nobody has it yet
+                group.retire(slot, "broken")
+                raise
             group.give(slot, now)
         return reason
 

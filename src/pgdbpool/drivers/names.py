@@ -17,18 +17,24 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
-from ..background import thread
+from ..background import Worker
 from ..core.evidence import Fault
 from . import ConnectFailed
 from .sealed import Params, Sealed, sealed
 
 Found = Future[list[str]]
 
+
+class _LookUp(Future[list[str]]):
+    worker: Worker | None = None
+
+
 # By process too: a forked child does not have the thread. `setdefault` and `pop` are atomic, so there is no lock that a
 # child could inherit while it is held.
-_under_way: dict[tuple[int, str], Found] = {}
+_under_way: dict[tuple[int, str], _LookUp] = {}
 
 
 def name_in(params: Params) -> str | None:
@@ -76,14 +82,19 @@ def _addresses(host: str) -> list[str]:
 def look_up(host: str) -> Found:
     """The addresses of a host, in the resolver's order, or its OSError. Not to be cancelled: others may wait for it."""
     key = (os.getpid(), host)
-    mine: Found = Future()
+    mine = _LookUp()
     found = _under_way.setdefault(key, mine)
     if found is mine:
         try:
-            thread(_ask, "pgdbpool lookup", key, mine).start()
-        except RuntimeError as error:  # no thread to be had
+            mine.worker = Worker("pgdbpool lookup", _ask, key, mine)
+            mine.worker.start()
+        except (RuntimeError, MemoryError) as error:  # no thread to be had
             _under_way.pop(key, None)
             mine.set_exception(OSError(0, str(error)))
+    elif found.worker is not None and found.worker.gone and not found.done():  # its thread has died: the next one asks
+        _under_way.pop(key, None)
+        with suppress(InvalidStateError):
+            found.set_exception(OSError(0, "its thread has died"))
     return found
 
 

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 
 from .. import forks
-from ..background import thread
+from ..background import Worker
 from ..config.keys import nature
 from ..config.secret import Secret
 from ..core.evidence import Fault
@@ -37,11 +37,18 @@ class _Line:
     def __init__(self, ask: Callable[[], Any]) -> None:
         self.ask = ask
         self.waiting: deque[Call] = deque()
+        self.workers: dict[object, Worker] = {}
         self.under_way: dict[object, float] = {}  # a token for each thread -> when its call began
 
     def has_room(self, now: float) -> bool:
+        for token in [token for token, worker in self.workers.items() if worker.gone]:
+            self.leave(token)  # its thread has died
         beyond = len(self.under_way) - _AT_ONCE
         return beyond < 0 or now - max(self.under_way.values()) > _PATIENCE * 2.0**beyond
+
+    def leave(self, token: object) -> None:
+        self.workers.pop(token, None)
+        self.under_way.pop(token, None)
 
 
 _lock = threading.RLock()  # as that of the pools: a signal handler may come at any moment
@@ -65,7 +72,8 @@ def call(ask: Callable[[], Any]) -> Call:
             if not line.has_room(now):
                 return mine
             line.under_way[token] = now
-        thread(_work, "pgdbpool password", line, token).start()
+            worker = line.workers[token] = Worker("pgdbpool password", _work, line, token)
+        worker.start()
     except BaseException:  # no thread to be had, or a signal handler has raised
         with _lock:
             mine.cancel()
@@ -96,7 +104,7 @@ def _next(line: _Line, token: object) -> Call | None:
 
 
 def _leave(line: _Line, token: object) -> None:
-    line.under_way.pop(token, None)
+    line.leave(token)
     if not line.under_way and _lines.get(id(line.ask)) is line:
         del _lines[id(line.ask)]
 
