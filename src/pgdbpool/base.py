@@ -259,11 +259,8 @@ class Base(ABC):
 
     def drain(self, group: str | None = None) -> None:
         """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
-        with self._lock:
-            for each in self._chosen(group):
-                for lane in each.lanes:
-                    each.retire_lane(lane, "drained")
         for each in self._chosen(group):
+            self._topology.drain(each, monotonic())
             each.wish()
 
     def pause(self, group: str | None = None) -> None:

@@ -272,9 +272,7 @@ class Owner:
         elif action in ("pause", "resume"):
             self._pause(group, action == "pause")
         elif action == "drain":
-            with book.lock:
-                for lane in group.lanes:
-                    group.retire_lane(lane, "drained")
+            self.pool.topology.drain(group, book.clock.now)
             group.wish()
         elif action == "check":
             await self._check(group)

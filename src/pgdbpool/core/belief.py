@@ -285,7 +285,12 @@ class Belief:
         """Servers that nothing leads to any more are nothing to go by. Returns whether there were any."""
         if not endpoint.others:
             return False
-        kept = [server for server in endpoint.others if now < server.seen + KEEP or self._in_use(endpoint, server)]
+        kept = [
+            server
+            for server in endpoint.others
+            # Of one that was there before an outage nothing is known but its timeline, until the name leads somewhere.
+            if (now < server.seen + KEEP and server.report.role is not Role.UNKNOWN) or self._in_use(endpoint, server)
+        ]
         if len(kept) == len(endpoint.others):
             return False
         endpoint.others[:] = kept

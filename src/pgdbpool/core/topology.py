@@ -573,6 +573,13 @@ class Topology:
         with self._lock:
             self._reroute(now)
 
+    def drain(self, group: Group, now: float) -> None:
+        """Replace all connections of a group: idle ones now, leased ones when they come back."""
+        with self._lock:
+            for lane in group.lanes:
+                group.retire_lane(lane, "drained")
+            self._reroute(now)  # where only the sessions suited the group it has to go elsewhere
+
     def tend(self, now: float) -> float:
         """Let the share of those that came back grow, and old latencies fade. Returns when to look again."""
         with self._lock:
