@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import LIMIT, backends, config, python, wait_for
 from interruption import Interrupt, Interruption, interrupt, traced
+from psycopg.pq import TransactionStatus
 from support import hold, pid, port, put, start, stats, tidy  # noqa: F401
 
 from pgdbpool import Pool, PoolExhausted, PoolTimeout, lost
@@ -483,3 +484,18 @@ def test_hundreds_of_real_interrupts_lose_nothing(pg_node, model):
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "fine\n"), err
     wait_for(lambda: not backends(pg_node))
+
+
+def test_a_lease_that_is_thrown_away_ends_no_statement_on_its_connection(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    conns = []
+
+    def keep():
+        conns.append(pool.connection(timeout=LIMIT).__enter__())  # and nobody has the lease
+        return conns[0].execute("select pg_sleep(1), 42").fetchone()[1]
+
+    keeping = start(keep)
+    wait_for(lambda: conns and conns[0].info.transaction_status is TransactionStatus.ACTIVE)
+    with pool.connection(timeout=LIMIT) as conn:  # once nobody has the first one any more
+        assert conn.execute("select 1").fetchone() == (1,)
+    assert keeping.result(LIMIT) == 42

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from . import frames
 from .core.group import Group
 from .core.lane import Slot
-from .drivers import Driver
+from .drivers import Driver, Status
 from .holders import said_by_getconn
 
 logger = logging.getLogger("pgdbpool")
@@ -84,8 +84,18 @@ class Lost:
         return [
             slot
             for slot, checkout, books, count, still in zip(each, checkouts, before, counts, after, strict=True)
-            if count == 1 + sum(books) and books == still and (not books.out or self._is_thrown_away(slot, checkout))
+            if count == 1 + sum(books)
+            and books == still
+            and (not books.out or self._is_thrown_away(slot, checkout))
+            and not self._in_a_statement(slot)
         ]
+
+    def _in_a_statement(self, slot: Slot) -> bool:
+        """Whether the lease was thrown away, and a thread is in a statement on the connection at this moment."""
+        if self._driver.status(slot.conn) is not Status.BUSY:
+            return False
+        in_the_slot = 1 + _references_from(slot.clean, slot.conn)
+        return references((slot.conn,))[0] > 1 + in_the_slot
 
     def _in_books(self, slot: Slot) -> _Books:
         lane = 1 + slot.lane.ledger.live.count(slot)
