@@ -24,7 +24,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from threading import get_ident
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakMethod, finalize
@@ -33,6 +32,7 @@ import psycopg
 
 from .background import nobodys
 from .base import Base
+from .clock import monotonic
 from .config import Settings, judged
 from .core.group import Group
 from .core.lane import Slot

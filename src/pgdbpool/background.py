@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
-from time import monotonic
 from typing import Any, TypeVar
 
+from .clock import monotonic
 from .seldom import say_seldom
 
 T = TypeVar("T")

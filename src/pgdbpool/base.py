@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import count
 from os import PathLike
-from time import monotonic, time
+from time import time
 from typing import Any, Protocol, Self
 
 from . import forks, lifecycle
+from .clock import monotonic
 from .config import GroupSettings, MonitorSettings, Settings, judged_toml, judged_url
 from .core import stats
 from .core.balance import POLICIES, Policy

@@ -11,10 +11,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 
 import msgspec
 
+from .clock import monotonic
 from .core.events import Event, EventKind
 from .seldom import Rate, left_out
 from .wording import log_raised

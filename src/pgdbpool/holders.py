@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from time import monotonic
 from types import CodeType, FrameType
 from typing import NamedTuple
 
 import msgspec
 
 from . import frames
+from .clock import monotonic
 from .core.group import Group
 from .core.lane import Slot
 from .drivers import Driver, Status

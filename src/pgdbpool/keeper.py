@@ -20,10 +20,10 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from time import monotonic
 from typing import Any, Protocol
 
 from .background import Errands, Worker, say
+from .clock import monotonic
 from .config import MonitorSettings
 from .core.group import Group, Waiter
 from .core.lane import Slot

@@ -29,7 +29,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from time import monotonic, sleep
+from time import sleep
 from typing import Protocol
 
 import psycopg
@@ -37,6 +37,7 @@ from psycopg import pq
 
 from . import forks
 from .background import Worker, nobodys, say
+from .clock import monotonic
 from .config import EndpointSettings, MonitorSettings
 from .core.endpoint import BACKOFF, backoff
 from .core.evidence import MISSES, SILENT, Fault, Sighting

@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ import psycopg
 from psycopg.rows import no_result
 
 from . import forks
+from .clock import monotonic
 from .config import Settings, judged
 from .core.lane import Slot
 from .drivers import Status

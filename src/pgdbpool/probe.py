@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from time import monotonic, sleep
+from time import sleep
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
 
+from .clock import monotonic
 from .config import EndpointSettings, GroupSettings, MonitorSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import MISSES, Fault, Health, Report, Role, Sighting

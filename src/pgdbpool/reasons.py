@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import monotonic
 
+from .clock import monotonic
 from .core.group import Group
 from .core.topology import Topology
 from .errors import PoolTimeout

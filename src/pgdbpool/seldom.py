@@ -10,7 +10,8 @@ import logging
 import os
 import traceback
 from collections.abc import Hashable
-from time import monotonic
+
+from .clock import monotonic
 
 logger = logging.getLogger("pgdbpool")
 

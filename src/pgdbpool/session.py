@@ -11,10 +11,10 @@ import inspect
 import logging
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from . import outcome
+from .clock import monotonic
 from .config import EndpointSettings, GroupSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Report, Role, Sighting

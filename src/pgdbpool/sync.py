@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from time import monotonic
 from types import TracebackType
 from typing import Any
 from weakref import finalize
@@ -22,6 +21,7 @@ import psycopg
 
 from . import forks
 from .base import Base
+from .clock import monotonic
 from .config import GroupSettings, MonitorSettings, Settings, judged
 from .core.group import Group
 from .core.lane import Slot

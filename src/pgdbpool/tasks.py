@@ -23,11 +23,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from threading import get_ident
-from time import monotonic
 from typing import Any
 
 from . import background
 from .background import nobodys
+from .clock import monotonic
 from .config import MonitorSettings
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Sighting

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
 from .addresses import Addresses
+from .clock import monotonic
 from .config import MonitorSettings
 from .core.endpoint import Endpoint
 from .core.evidence import SILENT, Fault, Sighting

@@ -13,7 +13,6 @@ import random
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
-from time import monotonic
 from typing import Any, TypeVar
 
 import psycopg
@@ -21,6 +20,7 @@ from psycopg import waiting
 
 from .. import background
 from ..background import nobodys
+from ..clock import monotonic
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, Patience, names, passwords, steps

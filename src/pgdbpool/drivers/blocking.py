@@ -12,12 +12,13 @@ import select
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from time import monotonic, sleep
+from time import sleep
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import waiting
 
+from ..clock import monotonic
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
 from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps

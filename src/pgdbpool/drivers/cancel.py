@@ -14,12 +14,12 @@ import select
 import socket
 import struct
 from collections.abc import Generator
-from time import monotonic
 from typing import Any
 
 import psycopg
 from psycopg import capabilities, pq
 
+from ..clock import monotonic
 from . import DriverTimeout
 from .steps import Steps
 

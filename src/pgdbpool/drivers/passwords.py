@@ -15,11 +15,11 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from time import monotonic
 from typing import Any
 
 from .. import forks
 from ..background import Worker
+from ..clock import monotonic
 from ..config.keys import nature
 from ..config.secret import Secret
 from ..core.evidence import Fault

@@ -13,12 +13,12 @@ import struct
 import sys
 from collections.abc import Callable, Generator
 from functools import partial
-from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq
 
+from ..clock import monotonic
 from ..core.evidence import Fault, connect_fault
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, NoServer, Patience, Status, steps
 from .cancel import GaveUp

@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
-from time import monotonic, time_ns
+from time import time_ns
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -47,6 +47,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"{error}; pip install 'pgdbpool[otel]'", name=error.name) from None
 
 from .. import __version__, forks, lifecycle
+from ..clock import monotonic
 from ..core.stats import PoolStats
 from .catalogue import LIMITS, METRICS, Histogram, Kind, Labels, Metric, Sample, never_less
 

@@ -8,11 +8,12 @@ each time.
 from __future__ import annotations
 
 from collections import deque
-from time import monotonic, thread_time
+from time import thread_time
 from typing import Protocol
 
 import msgspec
 
+from ..clock import monotonic
 from ..core.events import Event
 from ..core.stats import Counters, PoolStats, Times
 from ..holders import Holder

@@ -21,12 +21,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, thread_time, time
+from time import thread_time, time
 from typing import Protocol
 from weakref import ref
 
 from .. import forks
 from ..background import thread
+from ..clock import monotonic
 from ..config import StatusSettings
 from ..core.events import Event
 from . import heirs, place

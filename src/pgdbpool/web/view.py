@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from time import monotonic, time
+from time import time
 
 import msgspec
 
+from ..clock import monotonic
 from ..publish import HISTORY, STEP, Summary, merged, names, read
 from ..publish.writer import applications, pass_by
 
