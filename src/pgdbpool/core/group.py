@@ -290,7 +290,7 @@ class Group:
         """Join the waiters, in front if the caller already had its turn and drew a dead connection.
 
         Such a one is not turned away by `max_waiting`: it was let in before, and the fault is ours.
-        Raises PoolClosed, TooManyWaiting, or DBOfflineError where every endpoint refuses us for good.
+        Raises PoolClosed, TooManyWaiting, or DBOfflineError where no endpoint lets us in and waiting would not help.
         """
         with self.lock:
             if self.closed:

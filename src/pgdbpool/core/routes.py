@@ -88,11 +88,11 @@ def tiers(group: Group) -> list[list[Lane]]:
 
 
 def refusal(group: Group) -> str | None:
-    """The servers' words, where every endpoint of the group refuses us for a reason no retry will mend."""
+    """The words of the servers or of libpq, if no endpoint of the group lets us in and no retry will mend that."""
     if any(lane.open or not lane.refused for lane in group.lanes):
         return None
     words = "; ".join(f"{lane.endpoint.label}: {lane.setup_error or lane.endpoint.last_error}" for lane in group.lanes)
-    return f"group {group.name!r}: every endpoint refuses the connection: {words}"
+    return f"group {group.name!r}: no connection can be opened: {words}"
 
 
 def _last(server: Server, endpoint: Endpoint) -> bool:

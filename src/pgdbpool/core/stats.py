@@ -173,7 +173,8 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None
     """Why the last connect failed, unless one has succeeded since.
 
-    ``refused``, ``timeout``, ``unresolved``, ``starting``, ``full`` or ``misconfigured``.
+    ``refused``, ``timeout``, ``waiting``, ``unreachable``, ``unresolved``, ``starting``, ``full``, ``misconfigured``,
+    ``local`` or ``ended``: the page on metrics says what each means.
     """
     down_for: float | None
     """For how long it has been down."""
