@@ -70,7 +70,7 @@ def log_return(slot: Slot, status: Status) -> None:
         case Status.IN_TRANSACTION:
             how = "in a transaction, which is rolled back"
             if slot.lane.group.settings.autocommit:
-                how += ": in a group with autocommit whoever begins one has to commit it"
+                how += ": in a group with autocommit, a block that begins one has to commit it"
         case Status.BUSY:
             how = f"in the middle of a statement ({_OPEN})"
         case Status.PREPARED:

@@ -416,8 +416,8 @@ def test_it_says_where_the_environment_decided_which_servers_there_are(pg_node: 
     path = toml(tmp_path, entry)
     done = run("check", path, **more)
     assert done.code == 0
-    assert f"{label(pg_node)}: host by PGHOST, port by PGPORT" in done.out
-    assert "target_session_attrs is by PGTARGETSESSIONATTRS" in done.out
+    assert f"{label(pg_node)}: host from PGHOST, port from PGPORT" in done.out
+    assert "target_session_attrs comes from PGTARGETSESSIONATTRS" in done.out
     found = run("check", path, "--json", **more).json
     assert found["endpoints"][0]["chosen"] == {"host": "PGHOST", "port": "PGPORT"}
 

@@ -83,15 +83,15 @@ def test_an_address_of_the_environment_belongs_to_the_host_of_the_environment(mo
 @pytest.mark.parametrize(
     ("environment", "entry", "expected"),
     [
-        ({"PGPORT": "x"}, {}, "db.port: expected a whole number, got something else by PGPORT"),
-        ({"PGPORT": "0"}, {}, "db.port: expected 1 or more, got 0 by PGPORT"),
+        ({"PGPORT": "x"}, {}, "db.port: expected a whole number, got something else from PGPORT"),
+        ({"PGPORT": "0"}, {}, "db.port: expected 1 or more, got 0 from PGPORT"),
         ({"PGPORT": "6,7"}, {"host": "h"}, "db.port: libpq chooses 2 ports for 1 host"),
         ({"PGHOST": "a,b,c", "PGPORT": "6,7"}, {}, "db.port: libpq chooses 2 ports for 3 hosts"),
         ({"PGHOST": "a,b,c", "PGHOSTADDR": "::1,::2"}, {}, "db.host: libpq chooses 2 addresses for 3 hosts"),
         (
             {"PGCONNECT_TIMEOUT": "soon"},
             {},
-            "db.connect_timeout: expected a whole number, got something else by PGCONNECT_TIMEOUT",
+            "db.connect_timeout: expected a whole number, got something else from PGCONNECT_TIMEOUT",
         ),
         (
             {"PGSERVICE": "no such"},
@@ -143,7 +143,7 @@ def test_the_role_of_a_group_that_names_none(service: Any, monkeypatch: pytest.M
     assert [group.target_session_attrs for group in found.values()] == ["any", "read-write"]
     assert [dict(group.chosen) for group in found.values()] == [{}, {"target_session_attrs": "PGTARGETSESSIONATTRS"}]
     monkeypatch.setenv("PGTARGETSESSIONATTRS", "rw")
-    assert "got 'rw' by PGTARGETSESSIONATTRS" in problems(load, {"db": {"host": "h"}, "groups": groups})[0]
+    assert "got 'rw' from PGTARGETSESSIONATTRS" in problems(load, {"db": {"host": "h"}, "groups": groups})[0]
     monkeypatch.delenv("PGTARGETSESSIONATTRS")
     service(target_session_attrs="standby")
     entry = {"host": "s", "params": {"service": "app"}}

@@ -231,7 +231,7 @@ def _number(key: str, text: str, source: str | None, *, check: bool = True) -> i
     try:
         number = int(text)
     except ValueError:
-        raise Unclear(key, f"expected a whole number, got something else by {source}") from None
+        raise Unclear(key, f"expected a whole number, got something else from {source}") from None
     return int(_fitting(ENDPOINT, key, number, source)) if check else number
 
 
@@ -239,7 +239,7 @@ def _fitting(kinds: Mapping[str, Kind], key: str, value: Any, source: str | None
     try:
         return kinds[key].fit(value)
     except Unfit as unfit:
-        raise Unclear(key, f"{unfit} by {source}") from None
+        raise Unclear(key, f"{unfit} from {source}") from None
 
 
 def _count(hosts: int) -> str:

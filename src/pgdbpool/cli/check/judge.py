@@ -83,14 +83,14 @@ def _recommendations(settings: Settings) -> tuple[str, ...]:
         return "" if len(labels) == len(settings.db) else f"{', '.join(labels)}: "
 
     lines = [
-        f"{of(labels)}ssl is {mode}, so nothing proves who answers at its address, and who does gets the writes; "
+        f"{of(labels)}ssl is {mode}, so nothing proves which program answers there, and that program gets the writes; "
         'ssl = "verify-full" with params.sslrootcert is the proof'
         for mode, labels in unproved.items()
     ]
     if readable:
         lines.append(
-            f"{of(readable)}whoever answers at its address may ask for the password in plain text; "
-            'params.require_auth = "scram-sha-256" keeps it'
+            f"{of(readable)}the program that answers there may ask for the password in plain text; "
+            'params.require_auth = "scram-sha-256" keeps it from that'
         )
     return tuple(lines)
 
@@ -163,7 +163,7 @@ def _group(group: Group, how: GroupSettings, topology: Topology, looks: list[Loo
     tiers = tuple(tuple(lane.endpoint.label for lane in tier) for tier in routes.tiers(group))
     used = {label for tier in tiers for label in tier}
     not_used: dict[str, str] = {}
-    notes = [f"{key} is by {source}" for key, source in how.chosen.items()]
+    notes = [f"{key} comes from {source}" for key, source in how.chosen.items()]
     for endpoint, look in zip(topology.endpoints, looks, strict=True):
         lane = next((lane for lane in group.lanes if lane.endpoint is endpoint), None)
         entry = look.groups.get(group.name)

@@ -49,7 +49,7 @@ def _endpoints(endpoints: tuple[EndpointReport, ...], console: Console) -> None:
     console.print(shown)
     for each in endpoints:
         if each.chosen:
-            words = ", ".join(f"{key} by {source}" for key, source in each.chosen.items())
+            words = ", ".join(f"{key} from {source}" for key, source in each.chosen.items())
             console.print(Text(f"{each.endpoint}: {words}", "dim"))
 
 
