@@ -40,8 +40,8 @@ class Told:
             self._wake()
 
     def _disbelieve(self, fault: Fault, error: str, speaks: bool) -> None:
-        self._topology.probe_failed(self._endpoint, fault, error, monotonic(), speaks=speaks)
-        self._wake()
+        if self._topology.probe_failed(self._endpoint, fault, error, monotonic(), speaks=speaks):
+            self._wake()
 
     def _desert(self, address: str, error: str) -> None:
         self._topology.deserted(self._endpoint, address, error, monotonic())

@@ -330,9 +330,9 @@ class BookedTopology(Topology):
         self._reached(endpoint)
         return super().probed(endpoint, sighting, seconds, now, since)
 
-    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
+    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float, *, speaks: bool = False) -> bool:
         self.book.failed_probes[endpoint] += 1
-        super().probe_failed(endpoint, fault, error, now)
+        return super().probe_failed(endpoint, fault, error, now, speaks=speaks)
 
     def _reached(self, endpoint: Endpoint) -> None:
         """An outage is over."""

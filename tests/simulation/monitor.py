@@ -240,5 +240,5 @@ class Watch:
         self._book.counts[f"probe: {fault.value}"] += 1
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {fault.value}")
-        self._topology.probe_failed(self._endpoint, fault, error, self._clock.now)
-        self.wake.ring()
+        if self._topology.probe_failed(self._endpoint, fault, error, self._clock.now):
+            self.wake.ring()

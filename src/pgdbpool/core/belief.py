@@ -10,7 +10,7 @@ All methods are called with the pool's lock held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from . import routes
 from .endpoint import Endpoint
@@ -31,12 +31,12 @@ class Belief:
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
-        groups: Sequence[Group],
+        lanes: Mapping[Endpoint, Sequence[Lane]],
         news: News,
         abort: Callable[[Iterable[Slot]], None],
     ) -> None:
         self._endpoints = endpoints
-        self._groups = groups
+        self._lanes = lanes  # all that lead to an endpoint
         self._news = news
         self._abort = abort  # called with leased slots whose calls are to be ended
 
@@ -255,13 +255,13 @@ class Belief:
             self._news.note(EventKind.FENCED, endpoint, words)
         self.leave(endpoint)
         # A COMMIT there may wait for ever for a standby that follows another now.
-        for lane in self._lanes(endpoint):
+        for lane in self._lanes[endpoint]:
             idle = set(lane.idle)
             self._abort(slot for slot in tuple(lane.slots) if slot not in idle and slot.server is server)
 
     def leave(self, endpoint: Endpoint) -> None:
         """Retire the connections of those groups that their servers no longer suit."""
-        for lane in self._lanes(endpoint):
+        for lane in self._lanes[endpoint]:
             self._leave(lane)
 
     def _leave(self, lane: Lane) -> None:
@@ -299,7 +299,4 @@ class Belief:
         return True
 
     def _in_use(self, endpoint: Endpoint, server: Server) -> bool:
-        return any(slot.server is server for lane in self._lanes(endpoint) for slot in lane.slots)
-
-    def _lanes(self, endpoint: Endpoint) -> list[Lane]:
-        return [lane for group in self._groups for lane in group.lanes if lane.endpoint is endpoint]
+        return any(slot.server is server for lane in self._lanes[endpoint] for slot in lane.slots)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from .evidence import SILENT, Fault, Health, Identity, Report, Role
+from .evidence import HOPELESS, SILENT, Fault, Health, Identity, Report, Role
 from .server import Server
 
 MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
@@ -139,6 +139,13 @@ class Endpoint:
     @property
     def fenced_by(self) -> str | None:
         return self.server.fenced_by
+
+    @property
+    def standing(self) -> tuple[object, ...]:
+        """All in here that routes depend on, and the words with which callers are sent away."""
+        words = self.last_error if self.fault in HOPELESS else None
+        servers = [(server.report, server.fenced_by) for server in self.servers]
+        return self.health, self.fault, self.mute, self.several, words, servers
 
     @property
     def servers(self) -> list[Server]:

@@ -401,8 +401,8 @@ class Group:
         self._uncount(slot)
         lane.closing += 1
         lane.slots.remove(slot)
-        # This was the last, and no other can be opened now, or would suit.
-        if lane.live and (lane.rank is None or not lane.usable):
+        # This was the last, and no other can be opened now, or would suit: callers go elsewhere, or are sent away.
+        if (lane.live and (lane.rank is None or not lane.usable)) or (lane.refused and not lane.open):
             self.on_empty()
 
     def _uncount(self, slot: Slot) -> None:  # lock held; one call in here, before anything is changed

@@ -87,13 +87,15 @@ class Topology:
         self.alarm: Callable[[], None] = lambda: None
         self.aborts: deque[Slot] = deque()  # leased on a dead server: the shell ends their calls
         self._news = News()
-        self._belief = Belief(self.endpoints, self.groups, self._news, self._list_aborts)
+        self._lanes: dict[Endpoint, list[Lane]] = {endpoint: [] for endpoint in self.endpoints}
+        self._belief = Belief(self.endpoints, self._lanes, self._news, self._list_aborts)
         self._outages = Outages(self._news)
         self.events = self._news.events
         self.noted = self._news.noted
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
         self._called = False  # somebody waits for a role that no endpoint is known to have
         self._missing_since: float | None = None  # a group has had no route since
+        self._routed: dict[Endpoint, object] = {}  # what the routes were computed from; empty: that must be done again
         self.closed = True
         for group in self.groups:
             group.on_empty = self._reroute
@@ -103,10 +105,11 @@ class Topology:
         lane = Lane(group, endpoint)
         lane.rank = suits(group.settings.target_session_attrs, endpoint.server)
         group.lanes.append(lane)
+        self._lanes[endpoint].append(lane)
 
-    def lanes(self, endpoint: Endpoint) -> list[Lane]:
+    def lanes(self, endpoint: Endpoint) -> Sequence[Lane]:
         """All that lead to this endpoint."""
-        return [lane for group in self.groups for lane in group.lanes if lane.endpoint is endpoint]
+        return self._lanes[endpoint]
 
     @property
     def lock(self) -> Lock:
@@ -258,21 +261,27 @@ class Topology:
             self._connect_failed(endpoint, fault, error, now)
         self._stir()
 
-    def _connect_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> None:
+    def _connect_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> bool:
+        """Returns whether there is anything new. While a server is gone most attempts only say so once more."""
         self._update(endpoint, now, partial(endpoint.connect_failed, fault, error, now))
         if fault is Fault.REFUSED:
             self._raise_generation(endpoint, "broken")
-        self._reroute(now)
-        self._note_outage(endpoint, error, now)
+        changed = self._reroute_if_changed(endpoint, now)
+        return self._note_outage(endpoint, error, now) or changed
 
-    def _note_outage(self, endpoint: Endpoint, error: str, now: float) -> None:
-        """Find the groups for which the endpoint has failed for longer than they bear, each once in an outage."""
+    def _note_outage(self, endpoint: Endpoint, error: str, now: float) -> bool:
+        """Find the groups for which the endpoint has failed for longer than they bear, each once in an outage.
+
+        Returns whether there was any.
+        """
         failing = now - (now if endpoint.failing_since is None else endpoint.failing_since)
+        told = len(endpoint.told)
         for lane in self.lanes(endpoint):
             name, patience = lane.group.name, lane.group.settings.reconnect_timeout
             if failing >= patience and name not in endpoint.told:
                 endpoint.told.add(name)
                 self.outages.append((lane.group, endpoint.label, error))
+        return len(endpoint.told) > told
 
     def _stir(self) -> None:
         """There may be connections to close or to open, and something to find out."""
@@ -451,38 +460,44 @@ class Topology:
             self.alarm()
         return changed
 
-    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float, *, speaks: bool = False) -> None:
+    def probe_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float, *, speaks: bool = False) -> bool:
         """A probe failed: with `TIMEOUT` it was not answered, else a connection for it could not be had.
 
         If the endpoint `speaks`, its sessions have been answered meanwhile: then something is wrong, but it is alive.
+        Returns whether there is anything new, or anything to do because of it.
         """
         if fault is Fault.WAITING:
             self.waits(endpoint, error, now, speaks=speaks)
-            return
+            return True
         with self._lock:
             if self.closed:
-                return
+                return False
+            events = len(self.events)
             if speaks:
                 endpoint.misses = 0
             elif fault in MISSES:
                 endpoint.misses += 1
             dead = endpoint.misses >= self.fall
             if fault is not Fault.TIMEOUT and not (dead and fault in SILENT):
-                self._connect_failed(endpoint, fault, error, now)
+                changed = self._connect_failed(endpoint, fault, error, now)
             elif dead:
                 self._update(endpoint, now, partial(endpoint.silent, error, now, fault))
                 self._raise_generation(endpoint, "broken")
-                self._reroute(now)
-                self._note_outage(endpoint, error, now)
+                changed = self._reroute_if_changed(endpoint, now)
+                changed |= self._note_outage(endpoint, error, now)
             else:
+                before = endpoint.health
                 self._update(endpoint, now, partial(endpoint.suspected, error, now))
+                changed = endpoint.health is not before
             if dead:
                 self._abort(endpoint)
+            return changed or bool(self.aborts) or len(self.events) != events
 
     def _abort(self, endpoint: Endpoint) -> None:
         for lane in self.lanes(endpoint):
-            idle = set(lane.idle)
-            self._list_aborts(slot for slot in tuple(lane.slots) if slot not in idle)
+            if lane.slots:
+                idle = set(lane.idle)
+                self._list_aborts(slot for slot in tuple(lane.slots) if slot not in idle)
 
     def _list_aborts(self, slots: Iterable[Slot]) -> None:
         self.aborts.extend(slot for slot in slots if slot not in self.aborts)
@@ -493,15 +508,13 @@ class Topology:
             if self.closed:
                 return
             self._update(endpoint, now, partial(endpoint.suspected, f"{address}: {error}", now))
-            for group in self.groups:
-                for lane in group.lanes:
-                    if lane.endpoint is endpoint:
-                        idle = set(lane.idle)
-                        there = [slot for slot in tuple(lane.slots) if slot.address == address]
-                        for slot in there:
-                            slot.expires = min(slot.expires, DESERTED)
-                        self._list_aborts(slot for slot in there if slot not in idle)
-                        group.drop_idle(lane, lambda slot: slot.expires == DESERTED, "broken")
+            for lane in self.lanes(endpoint):
+                idle = set(lane.idle)
+                there = [slot for slot in tuple(lane.slots) if slot.address == address]
+                for slot in there:
+                    slot.expires = min(slot.expires, DESERTED)
+                self._list_aborts(slot for slot in there if slot not in idle)
+                lane.group.drop_idle(lane, lambda slot: slot.expires == DESERTED, "broken")
             self._reroute(now)
         self._stir()
 
@@ -542,10 +555,10 @@ class Topology:
         self._set_poll_after(endpoint)
 
     def _raise_generation(self, endpoint: Endpoint, reason: str) -> None:
-        for group in self.groups:
-            for lane in group.lanes:
-                if lane.endpoint is endpoint:
-                    group.retire_lane(lane, reason)
+        """No connection there may be used again, nor one that is on its way."""
+        for lane in self.lanes(endpoint):
+            if lane.open or lane.slots or lane.places:
+                lane.group.retire_lane(lane, reason)
 
     def _set_poll_after(self, endpoint: Endpoint) -> None:
         """Where something broke, look at every socket before it is handed out, however short its rest.
@@ -593,7 +606,22 @@ class Topology:
                     break
             return min(endpoint.next_step(now) for endpoint in self.endpoints)
 
+    def _reroute_if_changed(self, endpoint: Endpoint, now: float) -> bool:
+        """Compute the routes unless those that we have come from the same. Returns whether that was necessary.
+
+        What is gone says so again with each attempt, and a pool may have hundreds of lanes.
+        """
+        if self._routed.get(endpoint) == self._standing(endpoint):
+            return False
+        self._reroute(now)
+        return True
+
+    def _standing(self, endpoint: Endpoint) -> object:
+        """All in which a failed attempt may change what the groups get there."""
+        return endpoint.standing, [lane.open > 0 for lane in self.lanes(endpoint)]
+
     def _reroute(self, now: float | None = None) -> None:
+        self._routed = {}
         for group in self.groups:
             tiers = [] if group.closed or group.paused else routes.tiers(group)
             if not group.settings.spill:
@@ -621,6 +649,7 @@ class Topology:
                 self._missing_since = None
             elif self._missing_since is None:
                 self._missing_since = now
+            self._routed = {endpoint: self._standing(endpoint) for endpoint in self.endpoints}
 
     # -- what to open -------------------------------------------------------------------------------------------
 
