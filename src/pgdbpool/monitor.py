@@ -195,7 +195,8 @@ class Watch:
     # -- a new connection, before it is needed ------------------------------------------------------------------
 
     def _renewal_due(self) -> float:
-        if self.session is None or self._renewing is not None:  # then every probe is one, or one is under way
+        # Without a session every probe is one; else one may be under way, or have come and not been taken over yet.
+        if self.session is None or self._renewing is not None or self._successor is not None:
             return float("inf")
         doubted = any(each.subscriber.in_doubt() for each in self.subscriptions)
         urgent = doubted and any(each.subscriber.in_a_hurry() for each in self.subscriptions)

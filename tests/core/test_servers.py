@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgdbpool.core.evidence import Identity, Sighting
+from pgdbpool.core.evidence import Fault, Identity, Sighting
 from pgdbpool.core.lane import Slot
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Rules, World, places
@@ -303,3 +303,69 @@ def test_a_name_that_leads_to_one_and_the_same_again_and_again_leads_to_one():
         world.now += 1
         world.probed(report=PRIMARY, identity=at(1, 1))
     assert [world.route(group) for group in world.groups] == [[["a"]], []]
+
+
+# -- a primary of the past at another endpoint ------------------------------------------------------------------------
+
+
+def past_and_present() -> World:
+    """Two endpoints: `b` has been promoted, and `a` is a primary of the past that lives on."""
+    world = world_of("primary", endpoints="ab")
+    a, b = world.endpoints
+    world.probed(a, PRIMARY, at(1, 1))
+    world.probed(b, PRIMARY, at(2, 2))
+    assert a.fenced_by is not None
+    assert world.route() == [["b"]]
+    return world
+
+
+def test_a_promotion_stays_known_while_nothing_answers_there():
+    world = past_and_present()
+    a, b = world.endpoints
+    world.now += 1
+    world.probed(b, STANDBY, at(1, 3))  # its name leads to several
+    world.missed(b)
+    world.missed(b)
+    assert world.route() == []
+    world.now += 1000
+    world.probed(a, PRIMARY, at(1, 1))
+    assert world.route() == []
+    assert a.fenced_by is not None
+
+
+@pytest.mark.parametrize("fault", [Fault.STARTING, Fault.REFUSED])
+def test_a_promotion_that_was_undone_is_forgotten(fault: Fault):
+    world = past_and_present()
+    a, b = world.endpoints
+    world.failed(world.order(world.group.lanes[1]), fault)
+    world.now += 1
+    world.probed(b, STANDBY, at(1, 3))  # made a standby of the other one, with its data
+    assert a.fenced_by is None
+    assert world.route() == [["a"]]
+
+
+# -- a session's own word ---------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_says_itself_that_it_does_not_suit_its_group_is_not_kept():
+    world = world_of("standby")
+    slot = open_one(world, STANDBY, at(1, 1))
+    assert world.lease() is slot
+    slot.server.learn(PRIMARY, at(1, 1))  # so this is no news
+    world.topology.reported(slot, PRIMARY, world.now)
+    slot.server.learn(STANDBY, at(1, 1))  # and another session says otherwise
+    world.give(slot)
+    assert gone(world) == {slot: "role"}
+
+
+# -- connections that are replaced ------------------------------------------------------------------------------------
+
+
+def test_a_group_that_is_drained_goes_elsewhere_if_only_its_sessions_suited_it():
+    world = world_of("standby", "any", endpoints="ab")
+    world.probed(world.endpoints[1], PRIMARY, at(1, 9))
+    open_one(world, STANDBY, at(1, 1))
+    open_one(world, PRIMARY, at(1, 2), group=1)  # what the name of `a` leads to now
+    assert world.route() == [["a"]]
+    world.topology.drain(world.group, world.now)
+    assert world.route() == []

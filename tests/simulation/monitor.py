@@ -110,7 +110,7 @@ class Watch:
     # -- a new connection, before it is needed ------------------------------------------------------------------
 
     def _renewal_due(self) -> float:
-        if self._session is None or self._renewing is not None:
+        if self._session is None or self._renewing is not None or self._successor is not None:
             return FOREVER
         doubted = self._topology.doubts(self._endpoint)
         urgent = doubted and self._topology.searching(self._clock.now)
@@ -120,11 +120,17 @@ class Watch:
         results: deque[Any] = deque()
         try:
             await self._try(Bell(), results, None)
+        except BaseException:  # the monitor ends
+            for session, *_ in results:
+                self._drop(session)
+            raise
         finally:
             self._renewing = None
         session, outcome, seconds, since = results.popleft()
         now = self._clock.now
-        if not isinstance(outcome, ConnectFailed):
+        if not self.running:  # it ended in this moment
+            self._drop(session)
+        elif not isinstance(outcome, ConnectFailed):
             self._refusals = 0
             self._renewal.renewed(now, LIFE)
             self._successor = session, since

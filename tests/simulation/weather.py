@@ -286,8 +286,13 @@ class Weather:
             if keep is None and self.random.random() < 0.9:
                 keep = self.random.choice(cluster)
                 self.promote(keep)
+            elif keep is not None and keep.timeline < latest:  # nobody goes back to an old timeline
+                keep = next(server for server in cluster if server.timeline == latest)
+                self.promote(keep)
             for server in cluster:
                 if server is not keep:
+                    if server.report == PRIMARY:
+                        server.stop("57P01")  # its data are made those of the primary, and it begins anew
                     server.report, server.timeline = STANDBY, keep.timeline if keep is not None else latest
         for server, latency in zip(self.servers, self._latencies, strict=True):
             server.latency, server.loss = latency, 0.0

@@ -78,6 +78,7 @@ class Belief:
             server = server or endpoint.server_of(identity)
         assert server is not None
         server.seen = now
+        server.lost = False
         if newest and server is endpoint.server:
             endpoint.since = since
         return server, changed or forgot
@@ -163,8 +164,8 @@ class Belief:
         fenced = current.fenced_by is not None
         endpoint.several = known_before or (endpoint.several and len(endpoint.others) > 1)
         endpoint.others.remove(server)
-        if current.report.role is not Role.UNKNOWN or self._in_use(endpoint, current):  # else it is gone
-            endpoint.others.append(current)
+        if not (current.lost or current.report.role is Role.UNKNOWN) or self._in_use(endpoint, current):
+            endpoint.others.append(current)  # else it is gone: it has been replaced at this place
         endpoint.server = server
         if not known:  # else its name leads to several
             self._note_role(endpoint, current.report.role)
@@ -289,7 +290,8 @@ class Belief:
             server
             for server in endpoint.others
             # Of one that was there before an outage nothing is known but its timeline, until the name leads somewhere.
-            if (now < server.seen + KEEP and server.report.role is not Role.UNKNOWN) or self._in_use(endpoint, server)
+            if (now < server.seen + KEEP and not server.lost and server.report.role is not Role.UNKNOWN)
+            or self._in_use(endpoint, server)
         ]
         if len(kept) == len(endpoint.others):
             return False

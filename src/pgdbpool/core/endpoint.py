@@ -219,6 +219,7 @@ class Endpoint:
             span = min(max(URGENT, (now - self.failing_since) / URGENT_SHARE), URGENT_LONGEST)
             self.urgent_try = min(self.next_try, now + backoff(span, span, 0, self._random))
         self.failures += 1
+        self.server.lost = True
         before, self.fault = self.fault, fault
         self.last_error = error
         self.last_error_at = now

@@ -47,7 +47,7 @@ PARTICULAR = frozenset({"primary", "standby", "read-write", "read-only"})
 class Server:
     """One server behind an endpoint, and what is known of it."""
 
-    __slots__ = ("demoted", "fenced_by", "identity", "report", "seen")
+    __slots__ = ("demoted", "fenced_by", "identity", "lost", "report", "seen")
 
     def __init__(self) -> None:
         self.report = Report(Role.UNKNOWN)
@@ -55,6 +55,7 @@ class Server:
         self.demoted = False  # it says primary, but took writes before and now refuses them
         self.fenced_by: str | None = None  # why it must not be used, though it says primary
         self.seen = float("-inf")  # when a connection last reached it
+        self.lost = False  # since then a session with it has ended, or a connect that might have reached it has failed
 
     def is_(self, identity: Identity | None) -> bool:
         """Whether a look that found this identity has met this server, as far as can be told."""

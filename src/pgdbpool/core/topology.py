@@ -363,7 +363,10 @@ class Topology:
                 self._reroute(now)
                 return
             doubted = slot.lane.endpoint.doubted
+            endpoint, target = slot.lane.endpoint, slot.lane.group.settings.target_session_attrs
             changed = belief.told(slot, report, identity, now)
+            if not endpoint.pooled and fit(target, report) is None:  # whatever others say, who may have met another
+                slot.expires = min(slot.expires, LEFT)
             if refused and report.role is Role.PRIMARY and report.read_only:
                 changed |= belief.refused(slot.lane.endpoint, slot.server)
             if refused and report.role is Role.STANDBY:  # it was the second choice: a new one may be the first
@@ -383,6 +386,7 @@ class Topology:
             return False
         endpoint = slot.lane.endpoint
         with self._lock:
+            slot.server.lost = True
             self._update(endpoint, now, partial(endpoint.suspected, error, now, explains=sqlstate is not None))
             if fault is Fault.CRASHED:
                 self._raise_generation(endpoint, "broken")
