@@ -30,9 +30,10 @@ class EventKind(StrEnum):
     FAILOVER_STARTED = "failover-started"
     """There was a primary, and now there is none that takes writes."""
     FAILOVER_FINISHED = "failover-finished"
-    """Another server is the primary now."""
+    """Another endpoint leads to the primary now."""
     RECOVERED = "recovered"
-    """The same server is the primary again, or an endpoint is no longer fenced."""
+    """The same endpoint leads to a primary again, the same server or another one behind its name; or an endpoint is no
+    longer fenced."""
     FENCED = "fenced"
     """A primary was overtaken by a promotion: it is not to be used."""
     LEAK_SUSPECTED = "leak-suspected"
