@@ -13,7 +13,7 @@ __all__ = ["Secret"]
 
 
 class Secret:
-    """Text that shows itself only to whoever says `reveal()`. It equals the same text, and cannot be pickled."""
+    """Text that is shown by `reveal()` alone. It equals the same text, and cannot be pickled."""
 
     __slots__ = ("_text",)
 
