@@ -46,16 +46,11 @@ from .drivers.asynchronous import Allowance, drive, password, reach
 from .drivers.sealed import Sealed
 from .probe import Asked, asking, key_of, name_of, request
 from .renewal import Renewal
+from .search import HURRY, Search
 from .seldom import say_seldom
 
 logger = logging.getLogger("pgdbpool")
 
-HURRY = 0.1  # s between two probes of an endpoint while a wanted role is missing, and after a first failure
-# One that turned us away at once is asked again sooner, since callers wait: after one part in `_SHARE` of the time for
-# which it has done so, within these bounds (s). Nothing is lighter than a connect that is refused; one to a server that
-# is starting costs it a process.
-_AGAIN = {Fault.REFUSED: (0.02, HURRY), Fault.UNREACHABLE: (0.05, HURRY), Fault.STARTING: (0.05, 0.5)}
-_SHARE = 20
 _TURNED_AWAY = frozenset({Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL})
 
 _LAST_WORDS = 1.0  # s
@@ -111,8 +106,9 @@ class Subscription:
 class Watch:
     """What probes one endpoint."""
 
-    def __init__(self, where: EndpointSettings) -> None:
+    def __init__(self, where: EndpointSettings, search: Search) -> None:
         self._where = where
+        self._search = search
         self.subscriptions: list[Subscription] = []
         self.session: pq.abc.PGconn | None = None
         self._since = 0.0  # when it was made
@@ -128,8 +124,6 @@ class Watch:
         self._pooled = False  # a pooler is in between, said the last answer
         self._turned_away = 0  # times in a row that the server spoke, and would not let us in
         self._turned_away_for: Fault | None = None
-        self._away_since: float | None = None  # nobody was there, or it was starting up, since
-        self._away_for: Fault | None = None
 
     async def run(self) -> None:
         """Probe again and again."""
@@ -146,6 +140,7 @@ class Watch:
                     self._failed(error)
                     await asyncio.sleep(HURRY)
         finally:
+            self._search.over(self)
             tasks = [following] if self._renewing is None else [following, self._renewing]
             for task in tasks:
                 task.cancel()
@@ -164,21 +159,18 @@ class Watch:
             return
         hurry = 0 < self._misses < self._fall or self._searching
         pause = min((each.how.interval for each in self.subscriptions), default=1.0) * random.uniform(0.9, 1.1)
+        gone = self._search.pause(self, began)
         if hurry:
-            pause = min(pause, self._hurried(began))
+            pause = min(pause, HURRY if gone is None else gone)
         pause = min(pause, max(self._renewal_due() - began, HURRY / 2))
+        # However often the alarm rings, a probe begins at most so often.
+        least = min(pause, HURRY / 2)
+        if gone is not None:
+            least, pause = gone, max(pause, gone)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, began + pause - monotonic())):
                 await self.bell.wait()
-        # However often the alarm rings, a probe begins at most so often.
-        await asyncio.sleep(max(0.0, began + min(pause, HURRY / 2) - monotonic()))
-
-    def _hurried(self, now: float) -> float:
-        """The pause between two probes in a hurry."""
-        if self._away_since is None or self._away_for is None:
-            return HURRY
-        least, longest = _AGAIN[self._away_for]
-        return min(max(least, (now - self._away_since) / _SHARE), longest)
+        await asyncio.sleep(max(0.0, began + least - monotonic()))
 
     @property
     def _searching(self) -> bool:
@@ -302,17 +294,17 @@ class Watch:
     def _tell(self, asked: Asked) -> None:
         self._misses = self._turned_away = 0
         self._pooled = asked.sighting.pooled
-        self._away_since = self._away_for = None
+        self._search.over(self)
         sighting = asked.sighting._replace(spread=self._spread)
         self._tell_all(lambda each: each.probed(sighting, asked.seconds, asked.since))
 
     def _tell_failure(self, fault: Fault, error: str) -> None:
         self._misses += fault in MISSES
-        if fault in _AGAIN:
-            self._away_since, self._away_for = self._away_since or monotonic(), fault
-        else:
-            self._away_since = self._away_for = None
         turned_away = fault in _TURNED_AWAY
+        if turned_away:
+            self._search.over(self)
+        else:
+            self._search.failed(self, fault, monotonic())
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
         self._tell_all(lambda each: each.probe_failed(fault, error))
 
@@ -406,6 +398,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self._loop = nobodys().run(asyncio.SelectorEventLoop)  # which has a callback from the beginning
+        self._search = Search(random.random)
         self._watches: dict[object, tuple[Watch, asyncio.Task[None]]] = {}  # written in the thread only
         self._stopping: set[asyncio.Task[None]] = set()
         self.subscriptions = 0  # written with `_lock` held
@@ -464,7 +457,7 @@ class Monitor:
     def add(self, subscription: Subscription) -> None:  # in the thread
         key = key_of(subscription.where)
         if key not in self._watches:
-            self._begin(key, Watch(subscription.where))
+            self._begin(key, Watch(subscription.where, self._search))
         watch, _ = self._watches[key]
         watch.subscriptions.append(subscription)
         watch.bell.set()

@@ -15,16 +15,16 @@ from pgdbpool.core.evidence import MISSES, Fault
 from pgdbpool.core.topology import Topology
 from pgdbpool.drivers import ConnectFailed, DriverTimeout
 from pgdbpool.renewal import LIFE, Renewal
+from pgdbpool.search import HURRY, LONGEST, Search
 
 from .book import Book
 from .clock import FOREVER, Bell, Clock, Task, hear, sleep
 from .driver import Lost, SimulatedDriver
 from .servers import Session
 
-HURRY = 0.1
 INTERVAL = 1.0
 TIMEOUT = 1.0
-DETECTION = 1.1 * INTERVAL  # s, at most, from one probe to the next
+DETECTION = max(1.1 * INTERVAL, LONGEST)  # s, at most, from one probe to the next
 
 
 class Monitor:
@@ -32,7 +32,10 @@ class Monitor:
 
     def __init__(self, clock: Clock, book: Book, topology: Topology, driver: SimulatedDriver, random: Random) -> None:
         self._clock = clock
-        self._watches = [Watch(clock, book, topology, driver, random, endpoint) for endpoint in topology.endpoints]
+        search = Search(random.random)
+        self._watches = [
+            Watch(clock, book, topology, driver, random, search, endpoint) for endpoint in topology.endpoints
+        ]
 
     def start(self, wake: Bell) -> None:
         for watch in self._watches:
@@ -60,6 +63,7 @@ class Watch:
         topology: Topology,
         driver: SimulatedDriver,
         random: Random,
+        search: Search,
         endpoint: Endpoint,
     ) -> None:
         self._clock = clock
@@ -67,6 +71,7 @@ class Watch:
         self._topology = topology
         self._driver = driver
         self._random = random
+        self._search = search
         self._endpoint = endpoint
         self._host = {"host": endpoint.settings.host}  # type: ignore[attr-defined]
         self._session: Session | None = None
@@ -97,11 +102,19 @@ class Watch:
                 await self._keep_away()
                 continue
             hurry = 0 < self._misses < self._topology.fall or self._topology.searching(clock.now)
-            pause = HURRY if hurry else INTERVAL * (0.9 + 0.2 * self._random.random())
+            pause = INTERVAL * (0.9 + 0.2 * self._random.random())
+            gone = self._search.pause(self, began)
+            if hurry:
+                pause = HURRY if gone is None else gone
             pause = min(pause, max(self._renewal_due() - began, HURRY / 2))
+            least = HURRY / 2
+            if gone is not None:
+                least, pause = gone, max(pause, gone)
             if self.running:
                 await hear(self.bell, began + pause)
-            await sleep(max(0.0, began + HURRY / 2 - clock.now))
+            if self.running:
+                await sleep(max(0.0, began + least - clock.now))
+        self._search.over(self)
         if self._renewing is not None:
             self._renewing.interrupt()
         self._take_over()
@@ -234,6 +247,7 @@ class Watch:
 
     def _tell(self, sighting: Any, seconds: float, since: float) -> None:
         self._misses = self._turned_away = 0
+        self._search.over(self)
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {sighting.report.role.value}, {sighting.identity}")
         if self._topology.probed(self._endpoint, sighting, seconds, self._clock.now, since):
@@ -243,6 +257,10 @@ class Watch:
         self._misses += fault in MISSES
         turned_away = fault in (Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL)
         self._turned_away, self._turned_away_for = (self._turned_away + 1, fault) if turned_away else (0, None)
+        if turned_away:
+            self._search.over(self)
+        else:
+            self._search.failed(self, fault, self._clock.now)
         self._book.counts[f"probe: {fault.value}"] += 1
         if self._clock.trace:
             self._book.say(f"probe of {self._endpoint.label}: {fault.value}")
