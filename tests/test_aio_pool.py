@@ -7,6 +7,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -22,6 +23,9 @@ from pgdbpool import (
     TooManyWaiting,
     UnconfiguredGroupError,
 )
+from pgdbpool.clock import monotonic
+from pgdbpool.core.lane import Slot
+from pgdbpool.tasks import Pending
 from pgdbpool.testing import Node
 
 __all__ = ["run", "run_plain"]
@@ -470,6 +474,52 @@ def test_settings_change_for_those_who_wait(elsewhere: bool, pg_node: Node, run:
         old = await waiting
         await change(pool.drain)
         assert await query(pool) != old
+
+    run(story)
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["timed out", "cancelled"])
+@pytest.mark.parametrize("point", ["receive", "_receive_late"])
+def test_a_connection_whose_giver_in_another_thread_was_held_up_goes_to_the_next(
+    point: str, cancelled: bool, pg_node: Node, run: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has claimed who waits, and stands still, there or on its way through the loop, until that one has left."""
+
+    async def story(open_pool: OpenPool) -> None:
+        pool = open_pool(config(pg_node, connection_count=1))
+        backend = await query(pool)
+        group = pool._group("default")
+        slot = group.take(monotonic())
+        assert slot is not None
+        waiting = start(query(pool, timeout=NEVER if cancelled else 0.3))
+        await until(lambda: stats(pool).waiting == 1)
+        claimed, on = threading.Event(), threading.Event()
+        whole = getattr(Pending, point)
+        arrived = []
+
+        def late(waiter: Pending, slot: Slot) -> Any:
+            monkeypatch.setattr(Pending, point, whole)
+            claimed.set()
+            if point == "receive":
+                assert on.wait(LIMIT)
+                return whole(waiter, slot)
+            arrived.append(partial(whole, waiter, slot))
+            return None
+
+        monkeypatch.setattr(Pending, point, late)
+        giving = start(asyncio.to_thread(group.give, slot, monotonic()))
+        await until(claimed.is_set)
+        del slot
+        if cancelled:
+            waiting.cancel()
+        assert isinstance(await outcome(waiting), asyncio.CancelledError if cancelled else PoolTimeout)
+        on.set()
+        for arrives in arrived:
+            arrives()
+        await giving
+        await until(lambda: stats(pool).idle == 1)
+        assert await query(pool) == backend
+        assert stats(pool).counters.closed == {}
 
     run(story)
 

@@ -112,6 +112,41 @@ def test_who_waits_gets_what_comes_back(pg_node, open_pool):
     assert waiting.result(LIMIT) is held
 
 
+@pytest.mark.parametrize("patient", [False, True], ids=["timed out", "in the queue again"])
+def test_a_connection_whose_giver_was_held_up_goes_to_the_next(patient, pg_node, open_pool, monkeypatch):
+    """The giver has claimed who waits, and stands still until that one has left."""
+    pool = open_pool(config(pg_node, connection_count=1))
+    held = pool.getconn()
+    claimed, on = threading.Event(), threading.Event()
+    receive = Waiter.receive
+
+    def late(waiter, slot):
+        monkeypatch.setattr(Waiter, "receive", receive)
+        claimed.set()
+        assert on.wait(LIMIT)
+        return receive(waiter, slot)
+
+    monkeypatch.setattr(Waiter, "receive", late)
+    waiting = start(pool.getconn, timeout=LIMIT if patient else 0.3)
+    wait_for(lambda: stats(pool).waiting == 1)
+    giving = start(pool.putconn, held)
+    assert claimed.wait(LIMIT)
+    if patient:  # it looks after a while, and stands in the queue again
+        wait_for(lambda: stats(pool).waiting == 1)
+        on.set()
+        assert waiting.result(LIMIT) is held
+        pool.putconn(held)
+    else:
+        with pytest.raises(PoolTimeout):
+            waiting.result(LIMIT)
+        on.set()
+    giving.result(LIMIT)
+    assert (stats(pool).open, stats(pool).idle) == (1, 1)
+    with pool.connection(timeout=LIMIT) as conn:
+        assert conn is held
+    assert stats(pool).counters.closed == {}
+
+
 @pytest.mark.parametrize("way", ["connection", "getconn"])
 def test_a_newcomer_does_not_take_what_is_idle_before_those_who_wait(way, pg_node, open_pool):
     pool = open_pool(config(pg_node, connection_count=1))

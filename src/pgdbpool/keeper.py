@@ -47,7 +47,6 @@ logger = logging.getLogger("pgdbpool")
 _SHORTEST_SLEEP = 0.01  # s
 _LONGEST_SLEEP = 5.0
 _LONGEST_REST = 1.0  # s of the keeper after it has failed
-_HANDOVER_LIMIT = 5.0  # s for the one instruction between claiming a waiter and waking it
 _FIRST_LOOK = 0.1  # s of waiting after which a caller looks whether something was lost; later it looks less often
 _LOOK_SHARE = 20  # ... and for at most one part in so many of the time
 _TEND_EVERY = 1.0
@@ -207,19 +206,17 @@ class Threaded:
                 if waiter.slot is None and group.may_grow():
                     self._employ(group, deadline)
                     group.wish()  # and not `wake`: the pool may have been closed, and opened with another keeper
-                if not self._sleep(group, waiter, deadline) and not group.abandon(waiter):
-                    waiter.park(_HANDOVER_LIMIT)
+                if not self._sleep(group, waiter, deadline):
+                    group.abandon(waiter)
             except BaseException:  # interrupted: what was handed over goes to the next
-                if not group.abandon(waiter):
-                    if waiter.slot is None and waiter.error is None:
-                        waiter.park(_HANDOVER_LIMIT)
-                    if waiter.slot is not None:
-                        group.give(waiter.slot, monotonic())
+                if not group.abandon(waiter) and not waiter.leave() and waiter.slot is not None:
+                    group.give(waiter.slot, monotonic())
                 raise
-            if waiter.slot is not None:
-                return waiter.slot
-            if waiter.error is not None:
-                raise waiter.error
+            if not waiter.leave():
+                if waiter.slot is not None:
+                    return waiter.slot
+                if waiter.error is not None:
+                    raise waiter.error
             if monotonic() >= deadline:
                 self._look(group)
                 group.timeouts += 1
@@ -260,7 +257,7 @@ class Threaded:
             pause = min(2 * pause, _LONGEST_SLEEP)
             if forgotten:
                 waiter.park(min(pause, deadline - monotonic()))
-                return True  # perhaps with nothing; should it come later it will be found lost
+                return True  # perhaps with nothing: should it come later its giver keeps it
 
     def _look(self, group: Group) -> None:
         now = monotonic()

@@ -59,24 +59,20 @@ _LOOK_SHARE = 50  # ... and at most one part in so many of the loop's time
 class Pending(Waiter):
     """A waiting task. It is woken in the loop only; what another thread hands over takes the way through the loop.
 
-    On that way it may come too late: the task has been cancelled, and was told that something is under way. Then it is
-    `gone`, and what comes is passed on.
+    On that way it may come too late: the task has left. Then it is passed on.
     """
 
-    __slots__ = ("_thread", "future", "gone")
+    __slots__ = ("_thread", "future")
 
     def __init__(self, since: float, future: asyncio.Future[None]) -> None:
         super().__init__(since, partial(_wake, future))
         self.future = future
-        self.gone = False
         self._thread = get_ident()
 
-    def receive(self, slot: Slot) -> None:
+    def receive(self, slot: Slot) -> bool:
         if get_ident() == self._thread:
-            self.slot = slot
-            self.wake()
-        else:
-            self._hand_over(self._receive_late, slot)
+            return super().receive(slot)
+        return self._hand_over(self._receive_late, slot)
 
     def fail(self, error: Exception) -> None:
         if get_ident() == self._thread:
@@ -86,14 +82,15 @@ class Pending(Waiter):
             self._hand_over(self.fail, error)
 
     def _receive_late(self, slot: Slot) -> None:
-        if self.gone:
+        if not super().receive(slot):
             slot.lane.group.give(slot, monotonic())
-        else:
-            self.receive(slot)
 
-    def _hand_over(self, what: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop was closed, and nobody waits
+    def _hand_over(self, what: Callable[..., None], *args: Any) -> bool:
+        try:
             self.future.get_loop().call_soon_threadsafe(what, *args, context=nobodys())
+        except RuntimeError:  # the loop was closed, and nobody waits
+            return False
+        return True
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -334,18 +331,17 @@ class Tasks:
                 self._look_later(group)
             await waiter.future
         except BaseException:  # cancelled: what was handed over, or is about to be, goes to the next
-            if not group.abandon(waiter):
-                waiter.gone = True
-                if waiter.slot is not None:
-                    group.give(waiter.slot, monotonic())
+            if not group.abandon(waiter) and not waiter.leave() and waiter.slot is not None:
+                group.give(waiter.slot, monotonic())
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-        if waiter.slot is not None:
-            return waiter.slot
-        if waiter.error is not None:
-            raise waiter.error
+        if not waiter.leave():
+            if waiter.slot is not None:
+                return waiter.slot
+            if waiter.error is not None:
+                raise waiter.error
         if not self._look(group):
             self._owed.add(group)  # it will find what was lost for the next one
             self._look_later(group)
@@ -353,7 +349,7 @@ class Tasks:
         raise self._timed_out(group, began)
 
     def _over(self, group: Group, waiter: Pending) -> None:
-        if group.abandon(waiter):
+        if group.abandon(waiter) or waiter.leave():  # a giver in another thread may have claimed it, and be held up
             waiter.wake()
 
     # -- what somebody waits for may have been lost -----------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pgdbpool.core.evidence import Fault
-from pgdbpool.core.group import ABORTED, BROKEN, Waiter
+from pgdbpool.core.group import ABORTED, BROKEN, Group, Waiter
 from pgdbpool.core.lane import Slot
 from pgdbpool.core.stats import lane_counters
 from pgdbpool.errors import PoolClosed, TooManyWaiting
@@ -173,6 +173,116 @@ def test_a_giver_passes_over_those_who_left_meanwhile():
     world.give(slot)
     assert list(world.lane.idle) == [slot]
     assert gone.slot is None
+
+
+class Delayed(Caller):
+    """A caller that gives up while its giver is held up at one point of the hand-over."""
+
+    __slots__ = ("at", "gave_up", "left")
+
+    def __init__(self, group: Group, at: str) -> None:
+        super().__init__()
+        self.group = group
+        self.at = at
+        self.gave_up = self.left = False
+
+    def _held_up(self, at: str) -> None:
+        if at == self.at and not self.gave_up:
+            self.gave_up = True
+            self.group.abandon(self)
+            self.left = self.leave()
+
+    def receive(self, slot: Slot) -> bool:
+        self._held_up("claimed")
+        return super().receive(slot)
+
+    def _settle(self, left: bool) -> bool:
+        self._held_up("published")
+        left = super()._settle(left)
+        self._held_up("settled")
+        return left
+
+
+def delayed(world: World, at: str) -> Delayed:
+    waiter = Delayed(world.group, at)
+    world.group.enqueue(waiter)
+    return waiter
+
+
+def test_a_giver_held_up_before_it_hands_over_keeps_what_its_waiter_no_longer_waits_for():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    waiter = delayed(world, "claimed")
+    world.give(slot)
+    assert waiter.left
+    assert waiter.slot is None
+    assert list(world.lane.idle) == [slot]
+
+
+def test_a_giver_held_up_before_it_hands_over_serves_the_next_instead():
+    world = World()
+    world.grow()
+    slot = world.lease()
+    waiter, second = delayed(world, "claimed"), world.wait()
+    world.give(slot)
+    assert waiter.left
+    assert (waiter.slot, second.slot, second.woken) == (None, slot, 1)
+    assert not world.lane.idle
+
+
+@pytest.mark.parametrize("at", ["claimed", "published", "settled"])
+def test_wherever_a_giver_is_held_up_one_of_the_two_has_the_slot(at):
+    world = World()
+    world.grow()
+    slot = world.lease()
+    waiter = delayed(world, at)
+    world.give(slot)
+    assert waiter.left is (waiter.slot is None)
+    assert list(world.lane.idle) == ([slot] if waiter.left else [])
+    assert waiter.leave() is waiter.left, "asked again, it says the same"
+
+
+def test_what_was_retired_while_its_giver_was_held_up_is_not_put_to_rest():
+    world = World()
+    world.grow()
+    slot = world.lease()
+
+    waiter = delayed(world, "claimed")
+    waiter.on_wake = lambda waiter: world.topology.drain(world.group, world.now)
+    world.give(slot)
+    assert waiter.left
+    assert not world.lane.idle
+    assert [each for each, _ in world.bury()] == [slot]
+
+
+def test_one_whose_giver_was_interrupted_after_it_published_has_the_slot():
+    class Interrupted(Caller):
+        def _settle(self, left):
+            if self.woken == 0:
+                raise KeyboardInterrupt
+            return super()._settle(left)
+
+    world = World()
+    world.grow()
+    slot = world.lease()
+    waiter = Interrupted()
+    world.group.enqueue(waiter)
+    with pytest.raises(KeyboardInterrupt):
+        world.give(slot)
+    assert waiter.woken == 1
+    assert not waiter.leave()
+    assert waiter.slot is slot
+
+
+def test_one_that_left_wants_no_error_either():
+    world = World()
+    waiter = world.wait()
+    world.group.waiters.clear()
+    assert waiter.claim()  # by one that is held up
+    assert waiter.leave()
+    waiter.fail(PoolClosed("closed"))
+    assert waiter.leave()
 
 
 def test_a_slot_nobody_wanted_in_the_end_goes_back_to_the_stack():

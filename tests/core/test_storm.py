@@ -88,13 +88,19 @@ class JumpyQueue(OrderedDict[Any, None]):
 
 
 class Impatient(Parked):
-    """A parked thread around whose claim other threads like to run."""
+    """A parked thread around whose claim, and while it is handed something, other threads like to run."""
 
     def claim(self) -> bool:
         let_others_run()
         mine = super().claim()
         let_others_run()
         return mine
+
+    def _settle(self, left: bool) -> bool:
+        let_others_run()
+        left = super()._settle(left)
+        let_others_run()
+        return left
 
 
 class Session:
@@ -133,11 +139,10 @@ class Storm:
         waiter = Impatient(self.world.now)
         group.enqueue(waiter)
         if not waiter.park(patience):
-            if group.abandon(waiter):
-                assert waiter.slot is None
-                next(self.timeouts)
-                return None
-            assert waiter.park(LIMIT), "a hand-off was lost"
+            group.abandon(waiter)
+        if waiter.leave():
+            next(self.timeouts)
+            return None
         assert waiter.slot is not None
         return waiter.slot
 

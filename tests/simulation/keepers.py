@@ -24,7 +24,6 @@ from .shared import Violation
 
 SHORTEST_SLEEP = 0.01
 LONGEST_SLEEP = 5.0
-HANDOVER_LIMIT = 5.0
 TEND_EVERY = 1.0
 INLINE_LIMIT = 0.5
 INLINE_SHARE = 20
@@ -62,14 +61,22 @@ class Parked(Waiter):
         self.book.others_run()
         return mine
 
-    def receive(self, slot: Slot) -> None:
+    def receive(self, slot: Slot) -> bool:
         book = self.book
+        if not super().receive(slot):
+            book.counts["kept by a giver that was held up"] += 1
+            return False
         book.hands_over(slot)
         book.hold(slot, self.who)
         book.counts["handed over"] += 1
         if book.clock.trace:
             book.say(f"hands {slot.conn} of {slot.lane.group.name} to {self.who}")
-        super().receive(slot)
+        return True
+
+    def _settle(self, left: bool) -> bool:
+        if left:  # it has seen nothing, and something may come now
+            self.book.others_run()
+        return super()._settle(left)
 
 
 class Threaded:
@@ -159,22 +166,20 @@ class Threaded:
             if waiter.slot is None and group.may_grow():
                 await clock.breath()
                 self.bell.ring()
-            if not await hear(waiter.bell, deadline) and not group.abandon(waiter):
-                await hear(waiter.bell, clock.now + HANDOVER_LIMIT)
+            if not await hear(waiter.bell, deadline):
+                group.abandon(waiter)
         except BaseException:
-            if not group.abandon(waiter):
-                if waiter.slot is None and waiter.error is None:
-                    await hear(waiter.bell, clock.now + HANDOVER_LIMIT)
-                if waiter.slot is not None:
-                    book.counts["interrupted with a slot"] += 1
-                    group.give(waiter.slot, clock.now)
+            if not group.abandon(waiter) and not waiter.leave() and waiter.slot is not None:
+                book.counts["interrupted with a slot"] += 1
+                group.give(waiter.slot, clock.now)
             raise
         finally:
             del self.parked[waiter]
-        if waiter.slot is not None:
-            return waiter.slot
-        if waiter.error is not None:
-            raise waiter.error
+        if not waiter.leave():
+            if waiter.slot is not None:
+                return waiter.slot
+            if waiter.error is not None:
+                raise waiter.error
         group.timeouts += 1
         raise PoolTimeout(group=group.name, waited=clock.now - began)
 

@@ -15,6 +15,9 @@ Slow path::
     enqueue:  join the waiters, then match() once more
     hand:     the giver pops the first waiter and *claims* it; a waiter that times out claims itself.
               Whoever wins decides: a slot is never handed to a waiter that left, and never lost.
+    leave:    a claimed waiter need not wait for a giver that is held up, for however long: one of the two *settles*
+              the wait. Either the slot has been handed over, or the waiter has left and the giver keeps the slot for
+              the next.
 
 The lost wake-up: a giver pushes, then looks for waiters; a waiter joins, then looks for idle slots. One of the two
 always sees the other, because each publishes before it looks.
@@ -40,10 +43,11 @@ Lock = AbstractContextManager[Any]
 class Waiter:
     """A caller waiting for a slot. Its shell says what wakes it: to release a lock, say, to set a future's result."""
 
-    __slots__ = ("_unclaimed", "error", "since", "slot", "wake")
+    __slots__ = ("_left", "_unclaimed", "error", "since", "slot", "wake")
 
     def __init__(self, since: float, wake: Callable[[], object]) -> None:
         self._unclaimed = [None]
+        self._left: dict[None, bool] = {}  # once settled: whether it went with nothing
         self.wake = wake
         self.slot: Slot | None = None
         self.error: Exception | None = None
@@ -61,12 +65,31 @@ class Waiter:
     def unclaimed(self) -> bool:
         return bool(self._unclaimed)
 
-    def receive(self, slot: Slot) -> None:
-        """Called once, by the one that claimed the waiter."""
+    def receive(self, slot: Slot) -> bool:
+        """Called once, by the one that claimed the waiter. False: it has left, and the slot is still the giver's."""
+        left = False
         try:
             self.slot = slot
+            left = self._settle(False)
         finally:
             self.wake()
+        if left:
+            self.slot = None
+        return not left
+
+    def leave(self) -> bool:
+        """End the wait. False: a slot or an error has been handed over. True: nothing was, and nothing will be.
+
+        Called by the waiter alone, also more than once, and also where a giver that claimed it may be held up.
+        """
+        return self._settle(self.slot is None and self.error is None)
+
+    def _settle(self, left: bool) -> bool:
+        """Whether it has left: what the first of the two has said, however often it is asked.
+
+        `dict.setdefault` is atomic. What is handed over is set before, so one that has not left finds it.
+        """
+        return self._left.setdefault(None, left)
 
     def fail(self, error: Exception) -> None:
         """Called once, by the one that claimed the waiter."""
@@ -258,8 +281,7 @@ class Group:
                 waiter, _ = self.waiters.popitem(last=False)
             except KeyError:
                 return False
-            if waiter.claim():
-                waiter.receive(slot)
+            if waiter.claim() and waiter.receive(slot):
                 return True
 
     def match(self, *, locked: bool = False) -> None:
@@ -314,7 +336,7 @@ class Group:
                 return
 
     def abandon(self, waiter: Waiter) -> bool:
-        """Leave the queue. False: too late, a slot or an error is being handed over and must be accepted."""
+        """Leave the queue. False: too late, a slot or an error is being handed over; see `Waiter.leave`."""
         if not waiter.claim():
             return False
         self.waiters.pop(waiter, None)  # None: a giver has just popped it, and finds it claimed
