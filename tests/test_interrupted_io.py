@@ -185,7 +185,7 @@ class Scene:
 
     def open(self, group: Group | None = None, *, search: bool = False) -> Work:
         group = group or self.read
-        group.lanes[0].searches = 1  # every other search asks a neighbour
+        group.lanes[0].searches = 2  # every other search asks a neighbour
         order = self.topology.order(group, group.lanes[0], monotonic())._replace(search=search)
         return self.sessions.open(order)
 

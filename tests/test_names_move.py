@@ -223,6 +223,19 @@ def test_writes_find_the_new_primary_behind_the_same_name(pg_cluster, model, tar
         assert wait_for(lambda: writes(pool)) == new.port
 
 
+@EACH
+def test_a_refused_write_that_its_user_catches_puts_a_second_choice_in_doubt(pg_cluster, model):
+    groups = {"write": {"target_session_attrs": "prefer-primary"}}
+    with MODELS[model](config(pg_cluster.standbys[0], groups=groups)) as pool:
+        [endpoint] = pool.pool._topology.endpoints
+        lent = pool.lend("write")
+        endpoint.doubted = False
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            lent.ask("create table refused (i int)")
+        lent.give()
+        assert endpoint.doubted
+
+
 def writes(pool):
     """Where to; None: it was refused, or there was nowhere."""
     try:

@@ -95,7 +95,7 @@ class Sessions:
         where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
         how: GroupSettings = group.settings  # type: ignore[assignment]
         # Every other time by a connection of its own: the name may lead elsewhere now.
-        if order.search and order.lane.rank is None and order.lane.searches % 2 == 1:
+        if order.search and order.lane.rank is None and order.lane.searches % 2 == 0:
             try:
                 answered = await self._ask_neighbour(order, deadline)
             except BaseException:
@@ -514,7 +514,7 @@ class Sessions:
             return
         if how.reset is not None and not await self._reset(slot, how.reset, error):
             return
-        # What the user has caught inside the block is known only to a connection that takes note.
+        # What the user has caught inside the block is known to the connection, which takes note.
         refused = driver.write_refused(conn) or self._sqlstate(error) == _READ_ONLY
         refused = refused and how.target_session_attrs in _WRITERS
         if refused and not await self._catch_up(slot, monotonic() + PING_LIMIT, refused=True):

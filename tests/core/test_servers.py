@@ -4,6 +4,7 @@ import pytest
 
 from pgdbpool.core.evidence import Fault, Identity, Sighting
 from pgdbpool.core.lane import Slot
+from pgdbpool.core.topology import SECOND_CHOICE
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Rules, World, places
 
@@ -197,6 +198,23 @@ def test_a_session_with_another_server_that_changes_takes_its_neighbours_along()
     world.topology.reported(one, PRIMARY, world.now, at(2, 1))
     assert gone(world) == {one: "role", two: "role"}
     assert world.lease() is other
+
+
+# -- a choice that refuses what it is asked ---------------------------------------------------------------------------
+
+
+def test_a_write_that_a_second_choice_refuses_has_the_monitor_look_for_a_primary():
+    world = world_of("prefer-primary")
+    world.topology.monitored = True
+    slot = open_one(world, STANDBY, at(1, 1))
+    world.probed(report=STANDBY, identity=at(1, 1))
+    assert not world.topology.searching(world.now)
+    alarms = world.alarms
+    world.topology.reported(slot, STANDBY, world.now, refused=True)
+    world.topology.reported(slot, STANDBY, world.now, refused=True)
+    assert world.topology.searching(world.now)
+    assert world.alarms == alarms + 1
+    assert not world.topology.searching(world.now + SECOND_CHOICE)  # nobody asks any more
 
 
 # -- a setting of new sessions ----------------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ from .server import fit, suits
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
 SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
-SECOND_CHOICE = 1.0  # s, at least, between two sessions that refused a write and were replaced
+# s, at least, between two sessions that refused a write and were replaced; and for so long after a refusal the monitor
+# looks for what would have taken it.
+SECOND_CHOICE = 1.0
 _SEARCH_PATIENCE = 60.0  # s: after so long without anybody waiting, a missing role is looked for at the usual pace
 
 
@@ -95,6 +97,7 @@ class Topology:
         self.outages: deque[tuple[Owner, str, str]] = deque()  # whose `reconnect_failed` it calls, and the arguments
         self._called = False  # somebody waits for a role that no endpoint is known to have
         self._missing_since: float | None = None  # a group has had no route since
+        self._refused_until = float("-inf")  # until then a second choice has refused a write not long ago
         self._routed: dict[Endpoint, object] = {}  # what the routes were computed from; empty: that must be done again
         self.closed = True
         for group in self.groups:
@@ -362,7 +365,7 @@ class Topology:
                 slot.expires = min(slot.expires, LEFT)
                 self._reroute(now)
                 return
-            doubted = slot.lane.endpoint.doubted
+            doubted, called = slot.lane.endpoint.doubted, False
             endpoint, target = slot.lane.endpoint, slot.lane.group.settings.target_session_attrs
             changed = belief.told(slot, report, identity, now)
             if not endpoint.pooled and fit(target, report) is None:  # whatever others say, who may have met another
@@ -371,12 +374,13 @@ class Topology:
                 changed |= belief.refused(slot.lane.endpoint, slot.server)
             if refused and report.role is Role.STANDBY:  # it was the second choice: a new one may be the first
                 slot.lane.endpoint.doubted = True
+                called, self._refused_until = now >= self._refused_until, now + SECOND_CHOICE
                 if not self.monitored and now > slot.born + SECOND_CHOICE:
                     slot.expires = min(slot.expires, LEFT)
                     changed = True
             if changed:
                 self._reroute(now)
-        if changed or (slot.lane.endpoint.doubted and not doubted):
+        if changed or called or (slot.lane.endpoint.doubted and not doubted):
             self._stir()
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
@@ -531,10 +535,11 @@ class Topology:
         return endpoint.doubted or any(_missing(lane.group) for lane in self.lanes(endpoint) if lane.rank in (None, 2))
 
     def searching(self, now: float) -> bool:
-        """Whether some group finds no endpoint, so that probes should hurry."""
+        """Whether some group finds no endpoint, or only one that refuses what it is asked: probes should hurry."""
         since = self._missing_since  # read once: it may be None the next moment
         lost = [group for group in self.groups if not (group.route or group.paused or group.closed)]
-        return any(group.waiters for group in lost) or (since is not None and now < since + _SEARCH_PATIENCE)
+        wanted = now < self._refused_until or any(group.waiters for group in lost)
+        return wanted or (since is not None and now < since + _SEARCH_PATIENCE)
 
     # -- belief -----------------------------------------------------------------------------------------------------
 

@@ -215,7 +215,7 @@ class Driver(Protocol):
         """
 
     def write_refused(self, conn: Any) -> bool:
-        """Whether a write was refused (25006) on a connection through a pooler since the last time this was asked."""
+        """Whether a write was refused (25006) on a connection since the last time this was asked."""
 
     def watch(self, conn: Any, writes: bool) -> Callable[[float], bool]:
         """A cheap look, given the time: is it idle, as `adopt` left it, and says of its server what it says now?

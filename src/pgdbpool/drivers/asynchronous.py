@@ -51,7 +51,6 @@ from .psycopg3 import (
     last_words,
     listen,
     listen_to_the_end,
-    note_refusal,
     nothing_committed,
     quiet,
     seconds_of,
@@ -490,10 +489,7 @@ class Guarded(Pooled):
 
 
 class PooledBehind(Pooled):
-    """A connection through a pooler: what it reports may be another server's.
-
-    So it takes note of a refused write, also of one that its user catches: nothing else tells that the role is another.
-    """
+    """A connection through a pooler: what it reports may be another server's."""
 
     pooled = True
 
@@ -502,13 +498,6 @@ class PooledBehind(Pooled):
         if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             return beginning(self, command, self.begin_with, execute)
         return execute(command, *args, **more)
-
-    async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        try:
-            return await Pooled.wait(self, gen, interval, timeout)
-        except psycopg.errors.ReadOnlySqlTransaction:
-            note_refusal(self)
-            raise
 
 
 class GuardedBehind(Guarded):
@@ -521,13 +510,6 @@ class GuardedBehind(Guarded):
         if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             return beginning(self, command, self.begin_with, execute)
         return execute(command, *args, **more)
-
-    async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        try:
-            return await Guarded.wait(self, gen, interval, timeout)
-        except psycopg.errors.ReadOnlySqlTransaction:
-            note_refusal(self)
-            raise
 
 
 def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: bool) -> None:

@@ -48,7 +48,6 @@ from .psycopg3 import (
     last_words,
     listen,
     listen_to_the_end,
-    note_refusal,
     nothing_committed,
     quiet,
     seconds_of,
@@ -365,10 +364,7 @@ class Guarded(Pooled):
 
 
 class PooledBehind(Pooled):
-    """A connection through a pooler: what it reports may be another server's.
-
-    So it takes note of a refused write, also of one that its user catches: nothing else tells that the role is another.
-    """
+    """A connection through a pooler: what it reports may be another server's."""
 
     pooled = True
 
@@ -377,13 +373,6 @@ class PooledBehind(Pooled):
         if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             return beginning(self, command, self.begin_with, execute)
         return execute(command, *args, **more)
-
-    def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        try:
-            return Pooled.wait(self, gen, interval) if timeout is None else Pooled.wait(self, gen, interval, timeout)
-        except psycopg.errors.ReadOnlySqlTransaction:
-            note_refusal(self)
-            raise
 
 
 class GuardedBehind(Guarded):
@@ -396,13 +385,6 @@ class GuardedBehind(Guarded):
         if self.begin_with and isinstance(command, bytes) and command.startswith(b"BEGIN"):
             return beginning(self, command, self.begin_with, execute)
         return execute(command, *args, **more)
-
-    def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
-        try:
-            return Guarded.wait(self, gen, interval, timeout)
-        except psycopg.errors.ReadOnlySqlTransaction:
-            note_refusal(self)
-            raise
 
 
 def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: bool) -> None:

@@ -220,13 +220,8 @@ def as_it_is(conn: Connection) -> Adopted:
     return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable)
 
 
-def note_refusal(conn: Any) -> None:
-    """A write was refused, and the user may catch that: the connection is not put back before its server was asked."""
-    conn.refused = conn.altered = True
-
-
 def write_refused(conn: Any) -> bool:
-    """Whether a write was refused (25006) on a connection through a pooler since the last time that this was asked."""
+    """Whether a write was refused (25006) on a connection since the last time that this was asked."""
     refused: bool = conn.refused
     conn.refused = False
     return refused
@@ -290,8 +285,10 @@ def _note(heard: list[LastWords], diagnostic: psycopg.errors.Diagnostic) -> None
 
 
 def heard_in(conn: Any, error: BaseException) -> None:
-    """Remember, for `last_words` alone, that a call failed with them: nobody but its caller may hear of that."""
+    """Remember with which words a call failed, and whether it was a refused write: its user may catch that."""
     if isinstance(error, psycopg.Error):
+        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            conn.refused = conn.altered = True
         heard: list[LastWords] = []
         _note(heard, error.diag)
         conn.answered_by = heard[0] if heard else conn.answered_by
