@@ -14,10 +14,13 @@ from aio_support import OpenPool, Stage, one, pid, run, start, until
 from conftest import LIMIT, config
 
 from pgdbpool import AsyncPool, PoolTimeout, lost
+from pgdbpool.interpreter import gil
 
 __all__ = ["run"]
 
-pytestmark = pytest.mark.skipif(not lost.RELIABLE, reason="this interpreter does not count references as CPython does")
+pytestmark = pytest.mark.skipif(
+    not (lost.RELIABLE and gil()), reason="this interpreter does not count references as CPython does"
+)
 
 
 def test_a_connection_of_getconn_that_was_thrown_away_is_replaced_and_the_log_says_which_task_took_it(

@@ -23,8 +23,11 @@ from pgdbpool import Pool, PoolExhausted, PoolTimeout, lost
 from pgdbpool import pool as dbpool
 from pgdbpool.core.group import Group
 from pgdbpool.core.lane import Slot
+from pgdbpool.interpreter import gil
 
-pytestmark = pytest.mark.skipif(not lost.RELIABLE, reason="this interpreter does not count references as CPython does")
+pytestmark = pytest.mark.skipif(
+    not (lost.RELIABLE and gil()), reason="this interpreter does not count references as CPython does"
+)
 
 
 @pytest.fixture(params=["threaded", "non-threaded"])

@@ -25,6 +25,7 @@ from .core.endpoint import Endpoint
 from .core.events import Event
 from .core.group import Group
 from .core.lane import Slot
+from .core.snapshot import snapshot
 from .core.stats import Books, EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver
@@ -229,7 +230,7 @@ class Base(ABC):
         """Ask every idle connection for an answer, and close those that do not give one."""
         for group in self._topology.groups:
             for lane in group.lanes:
-                for slot in tuple(lane.idle):
+                for slot in snapshot(lane.idle):
                     try:
                         lane.idle.remove(slot)
                     except ValueError:  # taken meanwhile

@@ -21,6 +21,8 @@ from functools import partial
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .interpreter import gil
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -71,10 +73,11 @@ def thread_names() -> dict[int | None, str]:
 
 
 def threads() -> Iterator[tuple[str, list[FrameType]]]:
-    """The stacks of all threads."""
+    """The stacks of all threads; of this one alone where the others do not stand still meanwhile."""
     names = thread_names()
     frame: FrameType | None
-    for ident, frame in sys._current_frames().items():
+    stacks = sys._current_frames() if gil() else {threading.get_ident(): sys._getframe()}
+    for ident, frame in stacks.items():
         frames = []
         while frame is not None:
             if frame.f_globals.get("__name__") not in _LOOKERS:
@@ -91,6 +94,8 @@ def tasks(loop: asyncio.AbstractEventLoop | None) -> Stacks:
 def _tasks(loop: asyncio.AbstractEventLoop | None) -> Iterator[tuple[str, list[FrameType]]]:
     import asyncio  # here, so that it costs nothing where nobody uses it
 
+    if not gil() and asyncio._get_running_loop() is not loop:  # they run, in another thread
+        return
     running = asyncio.current_task(loop) if loop is not None else None
     here = list(threads()) if running is not None else []
     for task in asyncio.all_tasks(loop) if loop is not None else ():

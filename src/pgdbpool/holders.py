@@ -21,8 +21,10 @@ from . import frames
 from .clock import monotonic
 from .core.group import Group
 from .core.lane import Slot
+from .core.snapshot import snapshot
 from .drivers import Driver, Status
 from .frames import Line
+from .interpreter import gil
 from .unnamed import holds_unnamed
 
 
@@ -101,6 +103,7 @@ class Place(NamedTuple):
 
 
 _NOWHERE = Place("a place on no thread's stack", "no thread")
+_UNKNOWN = Place("unknown", "another thread")  # without a GIL
 _NOT_LOOKED_FOR = Place("somewhere", "one of very many tasks or threads, not all of which were looked at")
 
 
@@ -110,8 +113,8 @@ def holders(
     """Who has connections of a group, the longest first, as far as a look at so many stacks can tell."""
     leased = []
     for lane in group.lanes:
-        idle = set(lane.idle)
-        leased += [slot for slot in list(lane.slots) if slot not in idle]
+        idle = set(snapshot(lane.idle))
+        leased += [slot for slot in snapshot(lane.slots) if slot not in idle]
     return sorted(find(leased, driver, stacks, most=most), key=lambda holder: -holder.since)
 
 
@@ -163,7 +166,8 @@ class _Search:
         self._stacks: dict[str, list[FrameType]] = {}
         self._found: dict[int, list[Place]] = {}
         searched: list[tuple[str, list[FrameType]]] = []
-        self._nowhere = _NOWHERE
+        alone = not gil()  # no other thread's stack was looked at
+        self._nowhere = _UNKNOWN if alone else _NOWHERE
         for who, stack in stacks():
             if len(searched) >= most:
                 self._nowhere = _NOT_LOOKED_FOR
@@ -182,6 +186,8 @@ class _Search:
             self._unnamed = [
                 Place(frames.where(frame), who) for who, stack in searched for frame in stack if holds_unnamed(frame)
             ]
+            if alone and self._unnamed:
+                self._unnamed.append(_UNKNOWN)
 
     def places(self, slot: Slot, noted: Noted | None) -> list[Place]:
         """Where it may be; at least one."""

@@ -32,6 +32,7 @@ from .core.group import Group
 from .core.lane import Slot
 from .drivers import Driver, Status
 from .holders import said_by_getconn
+from .interpreter import gil
 
 logger = logging.getLogger("pgdbpool")
 
@@ -57,7 +58,7 @@ class Lost:
         self._driver = driver
 
     def __call__(self, group: Group) -> bool:
-        if not RELIABLE:
+        if not (RELIABLE and gil()):
             return False
         # Not with the lock held: these may run anybody's finalizers.
         frames.empty_dead()
@@ -137,10 +138,8 @@ def _looking() -> int:
 
 _LOOKING = _looking()
 _LEAST = 2 if sys.version_info < (3, 14) else 1  # what it is with no tracer at work
-# Where it is otherwise nothing is ever found lost.
-RELIABLE = (
-    sys.implementation.name == "cpython" and getattr(sys, "_is_gil_enabled", lambda: True)() and _LOOKING == _LEAST
-)
+# Where it is otherwise nothing is ever found lost. Nor is it without a GIL, where others count at the same time.
+RELIABLE = sys.implementation.name == "cpython" and _LOOKING == _LEAST
 
 
 def _references_from(look: object, thing: object) -> int:

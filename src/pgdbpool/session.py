@@ -22,6 +22,7 @@ from .core.group import ABORTED, LEFT, OVERTAKEN, Group, outlived
 from .core.lane import Lane, Slot
 from .core.plan import Order
 from .core.server import PARTICULAR
+from .core.snapshot import snapshot
 from .core.topology import Topology
 from .drivers import (
     Choice,
@@ -202,7 +203,7 @@ class Sessions:
         False: there is none that answers.
         """
         endpoint = order.lane.endpoint
-        for slot in [slot for lane in self.topology.lanes(endpoint) for slot in tuple(lane.idle)]:
+        for slot in [slot for lane in self.topology.lanes(endpoint) for slot in snapshot(lane.idle)]:
             lane = slot.lane
             if slot.generation != lane.generation:  # on its way out
                 continue
@@ -592,7 +593,7 @@ class Sessions:
     async def look_at(self, lanes: Iterable[Lane]) -> None:
         """Look at the sockets of those that rest; close those whose server has said goodbye."""
         for lane in lanes:
-            for slot in tuple(lane.idle):
+            for slot in snapshot(lane.idle):
                 if not self.driver.quiet(slot.conn):
                     await self._look_closer(slot)
 

@@ -34,6 +34,7 @@ from .core.evidence import Fault, Sighting
 from .core.group import Group, Waiter
 from .core.lane import Slot
 from .core.plan import Order
+from .core.snapshot import snapshot
 from .core.topology import Topology
 from .drivers.cancel import LIMIT
 from .herald import Herald
@@ -271,7 +272,7 @@ class Tasks:
         self._end()
         for group in self._topology.groups:
             for lane in group.lanes:
-                for slot in tuple(lane.slots):
+                for slot in snapshot(lane.slots):
                     group.retire(slot, "closed")
         self._bury()
 

@@ -20,6 +20,7 @@ from .group import LEFT, OVERTAKEN, Group
 from .lane import Lane, Slot
 from .news import News
 from .server import Server, leaves, suits
+from .snapshot import snapshot
 
 SEVERAL = 8  # new connections in a row that reach the same server: then its name does not lead to several any more
 KEEP = 150.0  # s for which a server is remembered that new connections do not reach any more, and that has no sessions
@@ -257,7 +258,7 @@ class Belief:
         self.leave(endpoint)
         # A COMMIT there may wait for ever for a standby that follows another now.
         for lane in self._lanes[endpoint]:
-            idle = set(lane.idle)
+            idle = set(snapshot(lane.idle))
             self._abort(slot for slot in tuple(lane.slots) if slot not in idle and slot.server is server)
 
     def leave(self, endpoint: Endpoint) -> None:

@@ -36,6 +36,7 @@ from typing import Any, Protocol
 from ..errors import DBOfflineError, PoolClosed, TooManyWaiting
 from .balance import Policy
 from .lane import Lane, Slot
+from .snapshot import snapshot
 
 Lock = AbstractContextManager[Any]
 
@@ -394,9 +395,9 @@ class Group:
 
     def every_slot(self) -> list[Slot]:
         """Idle, leased and closing."""
-        slots = [slot for slot, _ in self.closing]
+        slots = [slot for slot, _ in snapshot(self.closing)]
         for lane in self.lanes:
-            slots.extend(lane.slots)
+            slots.extend(snapshot(lane.slots))
         return slots
 
     def lifetime(self) -> float:
@@ -495,7 +496,7 @@ class Group:
     def drop_idle(self, lane: Lane, unwanted: Callable[[Slot], bool], reason: str, most: int = -1) -> int:
         """Retire idle slots, the longest rested first. Lock held. Returns how many."""
         dropped = 0
-        for slot in list(lane.idle):
+        for slot in snapshot(lane.idle):
             if dropped == most:
                 break
             if unwanted(slot):
@@ -545,5 +546,5 @@ class Group:
                 # What is leased now may come back at any moment, and begins to rest then.
                 due = min([due, *(slot.expires for slot in tuple(lane.slots) if slot.expires > now)])
                 if max_idle and lane.open > self.min_count:
-                    due = min([due, now + max_idle, *(slot.rested + max_idle for slot in list(lane.idle))])
+                    due = min([due, now + max_idle, *(slot.rested + max_idle for slot in snapshot(lane.idle))])
         return due

@@ -23,6 +23,7 @@ from .endpoint import Endpoint
 from .evidence import Role
 from .group import Group, Lock
 from .lane import Lane
+from .snapshot import snapshot
 from .topology import Topology
 
 Times = tuple[int, ...]
@@ -291,7 +292,7 @@ def _group_stats(group: Group, now: float, marks: Marks, reached: dict[object, A
         opening=_sum(lanes, "opening"),
         closing=_sum(lanes, "closing"),
         waiting=len(group.waiters),
-        longest_wait=max((now - waiter.since for waiter in group.waiters.copy()), default=0.0),
+        longest_wait=max((now - waiter.since for waiter in snapshot(group.waiters)), default=0.0),
         longest_use=now - min(held, default=now),
         paused=group.paused,
         counters=counters,

@@ -57,6 +57,7 @@ from .news import News
 from .outage import Outages
 from .plan import Order, Planner, free, reached
 from .server import fit, suits
+from .snapshot import snapshot
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
 SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
@@ -504,7 +505,7 @@ class Topology:
     def _abort(self, endpoint: Endpoint) -> None:
         for lane in self.lanes(endpoint):
             if lane.slots:
-                idle = set(lane.idle)
+                idle = set(snapshot(lane.idle))
                 self._list_aborts(slot for slot in tuple(lane.slots) if slot not in idle)
 
     def _list_aborts(self, slots: Iterable[Slot]) -> None:
@@ -517,7 +518,7 @@ class Topology:
                 return
             self._update(endpoint, now, partial(endpoint.suspected, f"{address}: {error}", now))
             for lane in self.lanes(endpoint):
-                idle = set(lane.idle)
+                idle = set(snapshot(lane.idle))
                 there = [slot for slot in tuple(lane.slots) if slot.address == address]
                 for slot in there:
                     slot.expires = min(slot.expires, DESERTED)
@@ -580,7 +581,7 @@ class Topology:
             look = not sound and after != float("inf")  # a group that never looks does not here either
             lane.poll_after = 0.0 if look else after
             if look:
-                for slot in tuple(lane.idle):
+                for slot in snapshot(lane.idle):
                     slot.fresh_until = 0.0
 
     def note(self, event: Event) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from ..clock import monotonic
 from ..core.events import Event
+from ..core.snapshot import snapshot
 from ..core.stats import Counters, PoolStats, Times
 from ..holders import Holder
 from .record import CALLS, EVENTS, HISTORY, HOLDERS, STEP, Counts, GroupSample, PoolRecord, Sample, raw
@@ -56,7 +57,7 @@ class Chronicle:
         return PoolRecord(
             kind=self._kind,
             stats=stats,
-            events=tuple(self._events.copy()),
+            events=tuple(snapshot(self._events)),
             holders=self._who_holds(pool, stats),
             raw_samples=self._sampled(stats, now),
         )
