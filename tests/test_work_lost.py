@@ -2,9 +2,11 @@
 
 # ruff: noqa: PT012  what raises is the end of a whole block
 
+import asyncio
 import itertools
 import re
 import signal
+import threading
 from contextlib import suppress
 
 import psycopg
@@ -141,6 +143,40 @@ def test_a_time_limit_that_was_caught_inside_does_not_end_as_if_it_had_committed
         await works(pool)
 
     Way(name)(story, transactions(node))
+    assert rows() == 0
+
+
+def busy(conn):
+    return conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nor_does_one_that_came_before_the_statement_was_sent(name, node, rows, alarm):
+    """BEGIN goes before the first statement of a transaction."""
+
+    async def story(pool):
+        with pytest.raises((DBConnectionError, psycopg.errors.InFailedSqlTransaction), match="committed") as caught:
+            async with pool.block() as conn:
+                proxy.latency(0.2)
+                if name == "asyncio":
+                    task = asyncio.ensure_future(conn.execute("insert into work_t values (1)"))
+                    while not busy(conn):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                else:
+                    watch = threading.Thread(target=lambda: (wait_for(lambda: busy(conn)), alarm(0.001)))
+                    watch.start()
+                    with pytest.raises(SoftLimit):
+                        await conn.execute("insert into work_t values (1)")
+                    watch.join()
+                proxy.latency(0.0)
+        assert not isinstance(caught.value, OutcomeUnknown)
+        await works(pool)
+
+    with node.proxy() as proxy:
+        Way(name)(story, transactions(proxy))
     assert rows() == 0
 
 

@@ -367,6 +367,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
     committing = False  # a COMMIT was interrupted
+    unsent = False  # a BEGIN was interrupted; the statement for which it was sent did not follow
     given_up = False
     ending: asyncio.Task[None] | None = None  # what was interrupted
     adopted: Adopted

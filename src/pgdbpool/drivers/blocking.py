@@ -247,6 +247,7 @@ class Pooled(psycopg.Connection[Any]):
     pooled = False  # a pooler is in between, see `PooledBehind`
     refused = False
     committing = False  # a COMMIT was interrupted
+    unsent = False  # a BEGIN was interrupted; the statement for which it was sent did not follow
     given_up = False
     adopted: Adopted
     address = ""

@@ -5,6 +5,9 @@ which comes by a second connection, encrypted if the first one is (libpq 17 and 
 it is at rest. Only when the request has been taken in does the reading begin: so it can never hit what comes next.
 
 A COMMIT is not cancelled. One that waits for a synchronous standby would then be reported as done without it.
+
+Nor is a BEGIN. Its caller wanted a statement of which nothing was sent yet; the transaction is made to fail instead, as
+a statement that was cancelled does, so that it is not committed as if that statement were in it.
 """
 
 from __future__ import annotations
@@ -28,6 +31,11 @@ LIMIT = 2.0  # s that somebody else does, before the connection is closed
 PAUSE = 0.05
 _AGAIN = 0.25  # s until the request is repeated: it may have come before the statement, or there is another behind it
 
+# The words are for the server's log.
+_FAIL = (
+    b"do $$ begin raise exception using errcode = 'query_canceled', message = "
+    b"'pgdbpool: the caller was interrupted during BEGIN, and its statement was not sent'; end $$"
+)
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 # psycopg's generators, by their names.
@@ -74,19 +82,20 @@ def ending(conn: Any, deadline: float, *, mine: bool) -> Generator[tuple[Steps[N
     pgconn = conn.pgconn
     in_use = getattr(conn.lock, "locked", _never)
     if not mine and in_use():
-        yield requesting(pgconn), deadline
-        return
-    if (yield draining(pgconn), monotonic()):  # it may have ended by itself
-        return
-    while True:
         if not conn.committing:
             yield requesting(pgconn), deadline
-        limit = deadline if conn.committing else min(deadline, monotonic() + _AGAIN)
-        if (yield draining(pgconn), limit):
-            conn.committing = False
-            return
-        if monotonic() >= deadline:
+        return
+    spared = conn.committing or conn.unsent
+    over = yield draining(pgconn), monotonic()  # it may have ended by itself
+    while not over:
+        if not spared:
+            yield requesting(pgconn), deadline
+        over = yield draining(pgconn), deadline if spared else min(deadline, monotonic() + _AGAIN)
+        if not over and monotonic() >= deadline:
             raise DriverTimeout("the server has not ended a statement that was cancelled")
+    if conn.unsent and pgconn.transaction_status == pq.TransactionStatus.INTRANS:
+        yield failing(pgconn), deadline
+    conn.committing = conn.unsent = False
 
 
 def leaving_pipeline(conn: Any) -> list[Steps[None]]:
@@ -159,6 +168,12 @@ def draining(pgconn: pq.abc.PGconn) -> Steps[None]:
             yield from _copying_out(pgconn)
         elif result.status == pq.ExecStatus.COPY_BOTH:
             raise psycopg.OperationalError("a replication stream cannot be ended")
+
+
+def failing(pgconn: pq.abc.PGconn) -> Steps[None]:
+    """Make a transaction fail. Raises psycopg.Error."""
+    pgconn.send_query(_FAIL)
+    yield from draining(pgconn)
 
 
 def _leaves_pipeline(pgconn: pq.abc.PGconn) -> bool:

@@ -96,6 +96,7 @@ def _doubt(conn: Any, gen: Any, error: BaseException) -> Doubt:
         return Doubt.NOTHING  # it was lost before, or nothing had been sent
     texts = [text for frame in frames for text in _texts(frame)]
     if texts and texts[-1].lstrip()[:5].upper() == b"BEGIN" and "_start_query" in names:
+        conn.unsent = conn._pipeline is None
         return Doubt.NOTHING  # before the statement itself
     if conn._pipeline is not None:
         if _commits_in(conn):
