@@ -10,6 +10,7 @@ import itertools
 import linecache
 import logging
 import pickle
+import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from pgdbpool.core.evidence import Fault
 from pgdbpool.drivers import asynchronous, blocking
 from pgdbpool.monitor import Watch
 from pgdbpool.probe import death_of
+from pgdbpool.search import Search
 from pgdbpool.testing import Cluster, Impostor, Node
 
 CANARY = "c4n4ry-0f-the-p4ssword"
@@ -328,7 +330,7 @@ def test_interrupted_by_tasks(way: Callable[[], Any]) -> None:
 def test_interrupted_by_the_monitor(way: Callable[[], Any]) -> None:
     with Impostor("28P01") as server:
         where = settings(server, way)
-        assert looked_through(lambda: in_a_loop(Watch(where)._attempt(fresh=True))) > 5
+        assert looked_through(lambda: in_a_loop(Watch(where, Search(random.random))._attempt(fresh=True))) > 5
 
 
 @left_as_they_are

@@ -86,8 +86,8 @@ def _work(line: _Line, token: object) -> None:
     while (mine := _next(line, token)) is not None:
         try:
             mine.set_result(line.ask())
-        except BaseException as error:
-            mine.set_exception(error)
+        except BaseException:
+            mine.set_exception(sys.exception())  # without a name, or it would be in this frame for a while
         del mine  # what it holds is secret, and nobody's who does not wait for it
 
 
