@@ -225,7 +225,7 @@ def test_a_statement_may_be_cancelled_and_its_connection_used_again_before_that_
                 await conn.execute(LONG)
 
             task = start(use())
-            await until_seen(lambda: busy(pg_node))
+            await until_seen(lambda: LONG in busy(pg_node))
             task.cancel()
             await asyncio.sleep(0)
             task.cancel()
@@ -243,7 +243,7 @@ def test_a_cancelled_caller_is_not_held_up_by_a_server_that_does_not_answer(pg_n
         with pg_node.proxy() as proxy:
             pool = open_pool(config(proxy, connection_count=1, min_count=0, monitor=False))
             tasks = [start(use(pool)) for _ in range(2)]
-            await until_seen(lambda: busy(pg_node))
+            await until_seen(lambda: LONG in busy(pg_node))
             proxy.stall()
             for task in tasks:
                 task.cancel()
@@ -381,7 +381,7 @@ def test_an_interrupted_caller_is_not_held_up_by_a_server_that_does_not_answer(
         pool = open_pool(config(proxy, type=model, connection_count=1, min_count=0, monitor=False))
         with signals([Soft], lambda: 0.3) as arm, pytest.raises(Soft), pool.connection() as conn:
             arm()
-            start_thread(lambda: (wait_for(lambda: busy(pg_node)), proxy.stall()))
+            start_thread(lambda: (wait_for(lambda: LONG in busy(pg_node)), proxy.stall()))
             conn.execute(LONG)
         wait_for(lambda: not stats(pool).open)
         proxy.resume()
