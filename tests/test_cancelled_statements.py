@@ -391,7 +391,7 @@ def test_an_interrupted_caller_is_not_held_up_by_a_server_that_does_not_answer(
 # -- a COMMIT ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["leaves the block", "commits", "a block of the driver's own"])
+@pytest.mark.parametrize("way", ["leaves the block", "commits", "commits by SQL", "a block of the driver's own"])
 def test_a_commit_that_waits_for_a_standby_is_not_cancelled(way: str, pg_node: Node, run_plain: Stage) -> None:
     """PostgreSQL would call it done, and it would be on no other server."""
 
@@ -407,6 +407,8 @@ def test_a_commit_that_waits_for_a_standby_is_not_cancelled(way: str, pg_node: N
                 await conn.execute("insert into cancelled_commit values (1)")
                 if way == "commits":
                     await conn.commit()
+                elif way == "commits by SQL":
+                    await conn.execute("commit")
 
         task = start(write())
         await until_seen(lambda: [row for row in pg_node.backends() if row["wait_event"] == "SyncRep"])

@@ -68,7 +68,7 @@ async def works(pool, group="default"):
 # -- left in the middle of something ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["stream", "copy", "pipeline", "answer", "closed"])
+@pytest.mark.parametrize("what", ["stream", "copy", "pipeline", "closed"])
 def test_a_block_left_in_the_middle_of_something_raises_and_says_so(what, node, way, rows):
     async def story(pool):
         with pytest.raises(DBConnectionError, match=NOT_COMMITTED) as caught:

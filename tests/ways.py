@@ -120,8 +120,6 @@ class Face:
             notes = (conn if asynchronous else conn.inner).notifies()
             self.kept.append(notes)
             await anext(notes) if asynchronous else next(notes)
-        elif what == "answer":
-            conn.pgconn.send_query(b"select generate_series(1, 10000000)")
         elif what == "closed":
             await conn.close()
         else:

@@ -22,8 +22,8 @@ _OPEN = "an interrupted call, or an open stream(), COPY or pipeline"
 
 
 def lost_in_commit(slot: Slot, status: Status) -> OutcomeUnknown:
-    """COMMIT was sent, and nobody has its answer: the connection was lost, or the call interrupted."""
-    how = "was left during COMMIT, by an interruption or in an open pipeline"
+    """COMMIT may have been sent, and its answer has not come: the connection was lost, or left before."""
+    how = "was left during COMMIT, by an interruption, in an open pipeline or while another task or thread was in it"
     return OutcomeUnknown(f"{_where(slot)} {'was lost during COMMIT' if status in _LOST else how}; {_UNKNOWN}")
 
 

@@ -345,7 +345,8 @@ async def _end_pipeline(conn: Pooled, requests: Collection[steps.Steps[None]]) -
 
 
 async def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
-    work = ending(conn, deadline, mine=mine)
+    commits = not mine and in_doubt(conn) is Doubt.COMMIT
+    work = ending(conn, deadline, mine=mine, commits=commits)
     try:
         conversation, limit = next(work)
         while True:
@@ -375,6 +376,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
     heard: list[LastWords]
     answered_by: LastWords | None = None  # with which a call has failed that was the last
     doubt: Doubt | None = None
+    conversation: Any = None  # the last that was begun; None: none, or one that `doubt` tells of
     closed_in: int | None = None  # the state of its transaction when its user closed it
 
     async def execute(
@@ -390,6 +392,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
     async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         if self.ending is not None:
             await asyncio.wait({self.ending})
+        self.conversation = gen
         try:
             if timeout is None:
                 return await waiting.wait_async(gen, self.pgconn.socket, interval)

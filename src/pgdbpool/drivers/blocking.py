@@ -222,7 +222,8 @@ def _interrupted(conn: Pooled, gen: Generator[Any, Any, Any], error: BaseExcepti
 
 
 def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
-    work = ending(conn, deadline, mine=mine)
+    commits = not mine and in_doubt(conn) is Doubt.COMMIT
+    work = ending(conn, deadline, mine=mine, commits=commits)
     try:
         conversation, limit = next(work)
         while True:
@@ -254,6 +255,7 @@ class Pooled(psycopg.Connection[Any]):
     heard: list[LastWords]
     answered_by: LastWords | None = None  # with which a call has failed that was the last
     doubt: Doubt | None = None
+    conversation: Any = None  # the last that was begun; None: none, or one that `doubt` tells of
     closed_in: int | None = None  # the state of its transaction when its user closed it
 
     # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
@@ -265,6 +267,7 @@ class Pooled(psycopg.Connection[Any]):
         return cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
+        self.conversation = gen
         try:
             if timeout is None:
                 return waiting.wait(gen, self.pgconn.socket, interval)

@@ -73,8 +73,12 @@ def in_pipeline(conn: Any) -> bool:
     return bool(conn.pgconn.pipeline_status != pq.PipelineStatus.OFF)
 
 
-def ending(conn: Any, deadline: float, *, mine: bool) -> Generator[tuple[Steps[None], float], bool, None]:
+def ending(
+    conn: Any, deadline: float, *, mine: bool, commits: bool
+) -> Generator[tuple[Steps[None], float], bool, None]:
     """The conversations to carry out, each with its deadline; is told whether one was carried out by then.
+
+    `commits`: what somebody else is inside of may be a COMMIT.
 
     If the caller is the one who was interrupted, the call is its own (`mine`). Else somebody may be inside of one, a
     generator that was left open, say: then the server is asked to cancel it, and no more. Raises DriverTimeout.
@@ -82,7 +86,7 @@ def ending(conn: Any, deadline: float, *, mine: bool) -> Generator[tuple[Steps[N
     pgconn = conn.pgconn
     in_use = getattr(conn.lock, "locked", _never)
     if not mine and in_use():
-        if not conn.committing:
+        if not (commits or conn.committing):
             yield requesting(pgconn), deadline
         return
     spared = conn.committing or conn.unsent

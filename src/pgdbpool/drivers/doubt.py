@@ -7,6 +7,9 @@ so each call that ends by an exception is looked at once, at that moment: psycop
 variables what they were sending. Calls that succeed cost nothing, and neither do those that the server answers by an
 error.
 
+A block may also end while a call goes on: another task or thread is inside of it, or a stream was left open. Then the
+call's own conversation is looked at, which the connection remembers (`conversation`).
+
 Where nothing can be read there, psycopg's internals being others, the answer is the careful one: it may have been a
 COMMIT. In a pipeline, where many statements are under way, what is sent is looked at on its way (`Commands`).
 """
@@ -24,6 +27,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
+from ..interpreter import gil
 from . import COMMIT_NOTE, Doubt
 from .cancel import GaveUp
 
@@ -55,6 +59,7 @@ def called_off(conn: Any, gen: Any, error: BaseException) -> Doubt:
     if isgenerator(gen) and getgeneratorstate(gen) == GEN_CREATED:
         return Doubt.NOTHING  # the connection was lost before, or the call interrupted before it began
     conn.altered |= INTERRUPTED
+    conn.conversation = None  # from here on `conn.doubt` says what it puts in doubt
     doubt = _doubt(conn, gen, error)
     if doubt is Doubt.STATEMENT and status == pq.TransactionStatus.IDLE:
         doubt = Doubt.NOTHING  # it has come to its end, or was not sent
@@ -108,13 +113,33 @@ def _doubt(conn: Any, gen: Any, error: BaseException) -> Doubt:
 
 def in_doubt(conn: Any) -> Doubt:
     """What was sent whose answer nobody has, on a connection that is not idle, or was interrupted."""
-    if conn.doubt is not None:
-        return conn.doubt  # type: ignore[no-any-return]
-    if conn.pgconn.status == pq.ConnStatus.BAD and not conn._closed:
+    known: Doubt = conn.doubt or Doubt.NOTHING
+    if known is Doubt.COMMIT or (conn.doubt is not None and conn.conversation is None):
+        return known
+    if conn.doubt is None and conn.pgconn.status == pq.ConnStatus.BAD and not conn._closed:
         return Doubt.COMMIT  # lost in a conversation that did not go through `wait`
     if conn._pipeline is not None and _commits_in(conn):
         return Doubt.COMMIT
-    return _by_itself(conn) if conn.pgconn.transaction_status == pq.TransactionStatus.ACTIVE else Doubt.NOTHING
+    if conn.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+        return known
+    if conn._pipeline is None and _commit_goes_on(conn.conversation):
+        return Doubt.COMMIT
+    return max(known, _by_itself(conn))
+
+
+def _commit_goes_on(gen: Any) -> bool:
+    """Whether a session that is busy, with this conversation as its last, may be busy with a COMMIT."""
+    if not gil():
+        return True  # whose conversation it is may be going on with it at this moment
+    name = getattr(gen, "__qualname__", "").rpartition(".")[2]
+    if getattr(gen, "gi_frame", None) is None:  # it has ended, and left the session as it is
+        return name not in _LEAVE_BUSY
+    if name in _LEAVE_BUSY and name in _HARMLESS:
+        return False
+    texts = [text for frame in _frames_in(gen) for text in _texts(frame)]
+    if texts and texts[-1].lstrip()[:5].upper() == b"BEGIN":
+        return False  # the statement itself comes after it
+    return not texts or any(map(may_commit, texts))
 
 
 def _by_itself(conn: Any) -> Doubt:
@@ -126,6 +151,8 @@ def _by_itself(conn: Any) -> Doubt:
 
 # psycopg's generators that have no text: they move the data of a COPY, or ask what columns a cursor has.
 _HARMLESS = {"copy_from", "copy_to", "copy_end", "_describe_gen"}
+# Those after which a session is busy until its user has gone on to the end of a COPY or a stream.
+_LEAVE_BUSY = {"copy_from", "copy_to", "_start_copy_gen", "_stream_send_gen", "_stream_fetchone_gen"}
 _COMMITS = re.compile(
     rb"\bcommit\b|\bprepare\s+transaction\b|(?:^|;)(?:\s|--[^\n]*\n|/\*.*?\*/)*end\b", re.IGNORECASE | re.DOTALL
 )
