@@ -30,7 +30,7 @@ DRIVER = {
     "rollback",
 }
 DRIVER |= {"within", "close", "abort", "quiet", "adopt", "restore"}
-MUST_BE_SEEN = {"connect", "close", "quiet", "ping", "report", "restore", "commit", "rollback", "sighting"}
+MUST_BE_SEEN = {"connect", "close", "quiet", "ping", "sight", "restore", "commit", "rollback", "sighting"}
 OF_THE_USER = {"configure", "check", "reset", "pass"}
 
 
@@ -42,7 +42,7 @@ class Held(threading.local):
 
 class CountedLock:
     def __init__(self, held: Held) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as the pool's own
         self._held = held
 
     def __enter__(self) -> None:

@@ -36,12 +36,22 @@ def test_what_is_not_the_same_is_said_all_the_same(clock, caplog):
     assert caplog.messages == ["a failed", "b failed", "c failed for the 1st time"]
 
 
-def test_an_error_comes_with_its_traceback(clock, caplog):
-    try:
-        raise ValueError("a bug")
-    except ValueError as error:
-        say_seldom(logging.ERROR, "it failed", error=error)
-    assert "ValueError: a bug" in caplog.text
+def test_an_error_of_the_pools_own_comes_with_its_words(clock, caplog):
+    rate = Rate(1, 60.0)
+    rate._allowance = {"key": 0}  # so that it fails in the pool's own lines
+    with pytest.raises(TypeError) as caught:
+        rate.admits("key", 0.0)
+    say_seldom(logging.ERROR, "it failed", error=caught.value)
+    assert "TypeError: cannot unpack" in caplog.text
+
+
+def test_of_an_error_of_the_applications_type_and_place_are_told_and_not_its_words(clock, caplog):
+    with pytest.raises(ValueError, match="4111-1111") as caught:
+        raise ValueError("4111-1111")
+    say_seldom(logging.ERROR, "it failed", error=caught.value)
+    assert "it failed: ValueError" in caplog.text
+    assert __file__ in caplog.text
+    assert "4111-1111" not in caplog.text.replace('match="4111-1111"', "").replace('ValueError("4111-1111")', "")
 
 
 def test_a_few_at_once_and_then_one_in_a_while():

@@ -32,6 +32,9 @@ BACKOFF = {
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
 BACKOFF_ELSE = (0.05, 1.0)
+# Where many endpoints fail, all of them together are asked at most so many times a second: what each attempt costs grows
+# with their number. A monitor has a pace of its own, see `pgdbpool.search`.
+PER_SECOND = 10.0
 
 # What says that nobody is there, or nobody that answers: until a probe is answered.
 _AWAY = SILENT | {Fault.REFUSED, Fault.UNRESOLVED, Fault.STARTING}
@@ -209,15 +212,16 @@ class Endpoint:
         self.health = Health.UP
         self.down_since = None
 
-    def connect_failed(self, fault: Fault, error: str, now: float) -> None:
-        """A connect failed. Sessions already open are the topology's concern."""
+    def connect_failed(self, fault: Fault, error: str, now: float, crowd: int = 1) -> None:
+        """A connect failed, here and at `crowd` endpoints in all. Sessions already open are the topology's concern."""
         first, longest = BACKOFF.get(fault, BACKOFF_ELSE)
-        self.next_try = self.urgent_try = now + backoff(first, longest, self.failures, self._random)
+        pace = (crowd - 1) / PER_SECOND * (0.75 + 0.25 * self._random())
+        self.next_try = self.urgent_try = now + max(pace, backoff(first, longest, self.failures, self._random))
         if self.failing_since is None:
             self.failing_since = now
         if fault in _QUICK_TO_SAY_NO:
             span = min(max(URGENT, (now - self.failing_since) / URGENT_SHARE), URGENT_LONGEST)
-            self.urgent_try = min(self.next_try, now + backoff(span, span, 0, self._random))
+            self.urgent_try = min(self.next_try, now + max(pace, backoff(span, span, 0, self._random)))
         self.failures += 1
         self.server.lost = True
         before, self.fault = self.fault, fault

@@ -345,14 +345,14 @@ class Lane:
 
     def may_open(self, now: float, *, urgent: bool = False) -> bool:
         """Whether a connection may be opened here now."""
-        return self.room and self.could_open(now, urgent=urgent)
+        return self.could_open(now, urgent=urgent) and self.room
 
     def could_open(self, now: float, *, urgent: bool = False) -> bool:
         """The same if what is in the way because of `total_count` gave way."""
         endpoint = self.endpoint
         return (
-            self.total < self.group.limit
-            and now >= self.next_try
+            now >= self.next_try
             and endpoint.may_connect(now, urgent=urgent)
             and self.opening < endpoint.most_connecting  # those included that are being made ready
+            and self.total < self.group.limit
         )

@@ -170,7 +170,8 @@ class Planner:
     def _keep_warm(self, group: Group, orders: list[Order], now: float) -> None:
         """Open what is wanted though nobody waits; where `total_count` is scarce, the preferred endpoints first."""
         target = group.settings.target_session_attrs
-        for lane in sorted(group.lanes, key=partial(_preference, target)):
+        able = [lane for lane in group.lanes if lane.may_open(now) and self._wanted(group, lane)]
+        for lane in sorted(able, key=partial(_preference, target)):
             while self._wanted(group, lane) and lane.may_open(now):
                 orders.append(self.order(group, lane, now))
 

@@ -267,7 +267,8 @@ class Topology:
 
     def _connect_failed(self, endpoint: Endpoint, fault: Fault, error: str, now: float) -> bool:
         """Returns whether there is anything new. While a server is gone most attempts only say so once more."""
-        self._update(endpoint, now, partial(endpoint.connect_failed, fault, error, now))
+        crowd = 1 + sum(each.failing_since is not None for each in self.endpoints if each is not endpoint)
+        self._update(endpoint, now, partial(endpoint.connect_failed, fault, error, now, crowd))
         if fault is Fault.REFUSED:
             self._raise_generation(endpoint, "broken")
         changed = self._reroute_if_changed(endpoint, now)
