@@ -32,8 +32,8 @@ BACKOFF = {
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
 BACKOFF_ELSE = (0.05, 1.0)
-# Where many endpoints fail, all of them together are asked at most so many times a second: what each attempt costs grows
-# with their number. A monitor has a pace of its own, see `pgdbpool.search`.
+# Where many endpoints fail, all of them together are asked at most so many times a second: what each attempt costs
+# grows with their number. A monitor has a pace of its own, see `pgdbpool.search`.
 PER_SECOND = 10.0
 
 # What says that nobody is there, or nobody that answers: until a probe is answered.
