@@ -308,6 +308,13 @@ def test_a_server_that_keeps_its_control_file_to_itself_is_still_probed_for_its_
 # -- what it finds out ------------------------------------------------------------------------------------------------
 
 
+def assert_told_why(error, pool, node):
+    (note,) = error.__notes__[:1]
+    assert note.startswith("pgdbpool: the call was ended: ")
+    assert f"127.0.0.1:{node.port} is lost: " in note
+    assert belief(pool, node).last_error in note
+
+
 def test_a_frozen_servers_calls_end_and_no_others(pg_cluster, open_pool):
     frozen, well = pg_cluster.standbys
     pool = open_pool(config(frozen, well, monitor=STRICT, connection_count=4))
@@ -326,8 +333,9 @@ def test_a_frozen_servers_calls_end_and_no_others(pg_cluster, open_pool):
         )
         frozen.freeze()
         for call in hung:
-            with pytest.raises(psycopg.OperationalError):
+            with pytest.raises(psycopg.OperationalError) as caught:
                 call.result(LIMIT)
+            assert_told_why(caught.value, pool, frozen)
         assert health(pool, frozen) == "down"
         assert not any(call.done() for call in calls)
     assert [call.result(LIMIT) for call in calls] == ["done"] * len(calls)

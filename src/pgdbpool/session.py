@@ -663,7 +663,7 @@ class Sessions:
             gone = slot.generation != slot.lane.generation or slot.expires <= OVERTAKEN
             if gone and slot in slot.lane.slots:
                 slot.expires = ABORTED
-                self.driver.abort(slot.conn)
+                self.driver.abort(slot.conn, _why_ended(slot))
         for order, conn in tuple(self._unready.values()):  # a callable of the user's may be waiting for the server
             if not order.wanted:
                 self.driver.abort(conn)
@@ -713,6 +713,14 @@ class _Resets:
 
     def __call__(self, now: float) -> bool:
         return False
+
+
+def _why_ended(slot: Slot) -> str:
+    """Words for the caller whose call is ended."""
+    endpoint = slot.lane.endpoint
+    if slot.server.fenced_by is not None:
+        return f"{endpoint.label} is {slot.server.fenced_by}"
+    return f"{endpoint.label} is lost: {endpoint.last_error}" if endpoint.last_error else ""
 
 
 def _clean(slot: Slot) -> bool:

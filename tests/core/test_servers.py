@@ -387,3 +387,51 @@ def test_a_group_that_is_drained_goes_elsewhere_if_only_its_sessions_suited_it()
     assert world.route() == [["a"]]
     world.topology.drain(world.group, world.now)
     assert world.route() == []
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def told(world: World) -> list[tuple[str, float | None]]:
+    found = [(event.kind.value, event.seconds) for event in world.topology.events]
+    world.topology.events.clear()
+    return [each for each in found if each[0] in ("failover-started", "failover-finished", "recovered")]
+
+
+@pytest.mark.parametrize("new", [at(2, 2), at(1, 2, "8")], ids=["promoted", "another system"])
+def test_another_primary_behind_the_same_name_is_a_failover(new: Identity):
+    world = world_of("primary")
+    open_one(world, PRIMARY, at(1, 1))
+    world.missed()
+    told(world)
+    world.now += 3.0
+    world.probed(report=PRIMARY, identity=new)
+    ((kind, seconds),) = told(world)
+    assert kind == "failover-finished"
+    assert seconds is not None
+    assert seconds >= 3.0
+
+
+def test_so_it_is_where_the_name_moves_while_the_old_primary_lives_on():
+    world = world_of("primary")
+    open_one(world, PRIMARY, at(1, 1))
+    told(world)
+    world.probed(report=PRIMARY, identity=at(2, 2))
+    assert told(world) == [("failover-finished", 0.0)]
+
+
+def test_a_primary_that_was_restarted_has_recovered():
+    world = world_of("primary")
+    open_one(world, PRIMARY, at(1, 1))
+    world.missed()
+    told(world)
+    world.now += 3.0
+    world.probed(report=PRIMARY, identity=at(1, 2))
+    assert [kind for kind, _ in told(world)] == ["recovered"]
+
+
+def test_a_name_that_leads_to_the_primary_and_its_standby_in_turn_tells_of_no_failover():
+    world = world_of("any")
+    for report, started in [(PRIMARY, 1), (STANDBY, 2)] * 4:
+        open_one(world, report, at(1, started))
+    assert told(world) == []

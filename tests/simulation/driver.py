@@ -206,7 +206,7 @@ class SimulatedDriver:
     def close(self, session: Session) -> None:
         session.close()
 
-    def abort(self, session: Session) -> None:
+    def abort(self, session: Session, words: str = "") -> None:
         self.on_abort(session)
         session.abort()
 

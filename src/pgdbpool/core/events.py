@@ -30,10 +30,9 @@ class EventKind(StrEnum):
     FAILOVER_STARTED = "failover-started"
     """There was a primary, and now there is none that takes writes."""
     FAILOVER_FINISHED = "failover-finished"
-    """Another endpoint leads to the primary now."""
+    """Another server is the primary now: at another endpoint, or behind the name of the same one."""
     RECOVERED = "recovered"
-    """The same endpoint leads to a primary again, the same server or another one behind its name; or an endpoint is no
-    longer fenced."""
+    """The primary is back, perhaps restarted; or an endpoint is no longer fenced."""
     FENCED = "fenced"
     """A primary was overtaken by a promotion: it is not to be used."""
     LEAK_SUSPECTED = "leak-suspected"

@@ -150,7 +150,7 @@ class Driver(Protocol):
     def disown(self, conn: Any) -> None:
         """In a forked child: let go of the parent's connection without a word to its server."""
 
-    def abort(self, conn: Any) -> None:
+    def abort(self, conn: Any, words: str = "") -> None:
         """From another thread: shut its socket down, so that whoever waits on it gets an error at once."""
 
     def address(self, conn: Any) -> str:

@@ -370,6 +370,7 @@ class Pooled(psycopg.AsyncConnection[Any]):
     committing = False  # a COMMIT was interrupted
     unsent = False  # a BEGIN was interrupted; the statement for which it was sent did not follow
     given_up = False
+    aborted = ""  # why the pool has ended it; set by any thread
     ending: asyncio.Task[None] | None = None  # what was interrupted
     adopted: Adopted
     address = ""

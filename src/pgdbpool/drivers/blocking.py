@@ -250,6 +250,7 @@ class Pooled(psycopg.Connection[Any]):
     committing = False  # a COMMIT was interrupted
     unsent = False  # a BEGIN was interrupted; the statement for which it was sent did not follow
     given_up = False
+    aborted = ""  # why the pool has ended it; set by any thread
     adopted: Adopted
     address = ""
     heard: list[LastWords]

@@ -106,7 +106,8 @@ def disown(conn: Connection) -> None:
         conn.pgconn.finish()
 
 
-def abort(conn: Connection) -> None:
+def abort(conn: Connection, words: str = "") -> None:
+    conn.aborted = words  # type: ignore[union-attr]  # before: whoever is in a call reads it as soon as that ends
     duplicate = _duplicate(conn)
     if duplicate is not None:
         with duplicate:
@@ -289,6 +290,8 @@ def heard_in(conn: Any, error: BaseException) -> None:
     if isinstance(error, psycopg.Error):
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             conn.refused = conn.altered = True
+        if conn.aborted:
+            error.add_note(f"pgdbpool: the call was ended: {conn.aborted}")
         heard: list[LastWords] = []
         _note(heard, error.diag)
         conn.answered_by = heard[0] if heard else conn.answered_by
