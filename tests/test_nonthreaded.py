@@ -198,6 +198,17 @@ def test_a_frozen_endpoint_of_two_does_not_hold_callers_up_for_long(pg_cluster, 
     assert time.monotonic() - began < SOON
 
 
+@pytest.mark.parametrize("role", ["any", "primary"])
+def test_nor_does_one_whose_connect_may_take_longer_than_the_caller_has(role, pg_cluster, open_pool):
+    alive, frozen = pg_cluster.primary, pg_cluster.standbys[0]
+    db = [node.endpoint(ssl="disable", connect_timeout=10 * LIMIT) for node in (frozen, alive)]
+    pool = open_pool(config(*db, min_count=0, target_session_attrs=role))
+    frozen.freeze()
+    for _ in range(5):
+        with pool.connection(timeout=LIMIT) as conn:
+            assert conn.execute("select 1").fetchone() == (1,)
+
+
 def test_a_connect_that_nobody_asked_for_takes_one_part_in_twenty_of_the_time_at_most(pg_node, open_pool):
     with Impostor() as frozen:
         frozen.hang()

@@ -7,7 +7,7 @@ import itertools
 import re
 import signal
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import psycopg
 import pytest
@@ -20,7 +20,7 @@ from ways import way as way
 from pgdbpool import DBConnectionError, DBQueryError, Handler, OutcomeUnknown, Pool
 from pgdbpool import pool as dbpool
 from pgdbpool.drivers.doubt import may_commit
-from pgdbpool.testing import Cluster
+from pgdbpool.testing import Cluster, PgBouncer
 
 NOT_COMMITTED = "is not committed"
 UNKNOWN = "may or may not have been committed"
@@ -150,9 +150,10 @@ def busy(conn):
     return conn.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE
 
 
+@pytest.mark.parametrize("pooled", [False, True], ids=["directly", "through a pooler"])
 @pytest.mark.parametrize("name", NAMES)
-def test_nor_does_one_that_came_before_the_statement_was_sent(name, node, rows, alarm):
-    """BEGIN goes before the first statement of a transaction."""
+def test_nor_does_one_that_came_before_the_statement_was_sent(name, pooled, node, rows, alarm):
+    """BEGIN goes before the first statement of a transaction; through a pooler, settings go with it."""
 
     async def story(pool):
         with pytest.raises((DBConnectionError, psycopg.errors.InFailedSqlTransaction), match="committed") as caught:
@@ -175,8 +176,8 @@ def test_nor_does_one_that_came_before_the_statement_was_sent(name, node, rows, 
         assert not isinstance(caught.value, OutcomeUnknown)
         await works(pool)
 
-    with node.proxy() as proxy:
-        Way(name)(story, transactions(proxy))
+    with node.proxy() as proxy, PgBouncer(proxy) if pooled else nullcontext(proxy) as place:
+        Way(name)(story, transactions(place, query_timeout=60_000))
     assert rows() == 0
 
 

@@ -52,6 +52,7 @@ _LOOK_SHARE = 20  # ... and for at most one part in so many of the time
 _TEND_EVERY = 1.0
 _INLINE_LIMIT = 0.5  # s that an unasked-for connect may hold up a caller of the non-threaded model
 _INLINE_SHARE = 20  # ... and at most one part in so many of its time
+_BESIDE_OTHERS = 2.0  # s for a connect that a caller of the non-threaded model wants, where another endpoint will do
 
 TimedOut = Callable[[Group, float], PoolTimeout]
 
@@ -450,6 +451,12 @@ class Threaded:
                 return
 
 
+def _limit(order: Order) -> float:
+    """Seconds for a connect in the caller's own time: one that hangs keeps it from the endpoints beside this one."""
+    others = (lane for lane in order.group.lanes if lane is not order.lane)
+    return _BESIDE_OTHERS if any(order.search or lane.live for lane in others) else float("inf")
+
+
 class Inline:
     """Everything in the caller's own time."""
 
@@ -518,7 +525,7 @@ class Inline:
                     self._sessions.bury(group)
                     orders = self._topology.plan(now, only=group, demand=1)
             if orders:
-                await self._sessions.open(orders[0], deadline, callers_own=True)
+                await self._sessions.open(orders[0], deadline, limit=_limit(orders[0]), callers_own=True)
             slot = group.take(monotonic())
             if slot is not None:
                 return slot

@@ -23,7 +23,10 @@ _OPEN = "an interrupted call, or an open stream(), COPY or pipeline"
 
 def lost_in_commit(slot: Slot, status: Status) -> OutcomeUnknown:
     """COMMIT may have been sent, and its answer has not come: the connection was lost, or left before."""
-    how = "was left during COMMIT, by an interruption, in an open pipeline or while another task or thread was in it"
+    how = (
+        "was left in the middle of a statement that may be a COMMIT (an interrupted call, an open pipeline, or another "
+        "task or thread)"
+    )
     return OutcomeUnknown(f"{_where(slot)} {'was lost during COMMIT' if status in _LOST else how}; {_UNKNOWN}")
 
 

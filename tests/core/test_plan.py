@@ -904,3 +904,60 @@ def test_a_second_look_before_room_is_made_closes_no_more():
     world.plan()
     world.plan()
     assert len(world.bury()) == 1
+
+
+# -- the pace at which what is gone is asked --------------------------------------------------------------------------
+
+
+def attempts(world: World, fault: Fault, seconds: float) -> list[tuple[float, str]]:
+    """When which endpoint is connected to while a caller waits in each group, and all that is tried fails at once."""
+    for group in world.groups:
+        world.wait(group)
+    began, made = world.now, []
+    while world.now < began + seconds:
+        for order in world.plan():
+            made.append((world.now - began, order.lane.endpoint.label))
+            world.failed(order, fault)
+        world.now += 0.005
+    return made
+
+
+def after(made: list[tuple[float, str]], since: float) -> int:
+    return sum(at >= since for at, _ in made)
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.STARTING, Fault.FULL])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_of_many_that_fail_ten_a_second_are_asked_whatever_their_number(groups: int, fault: Fault):
+    names = [f"n{number}" for number in range(40)]
+    made = attempts(World(places(*names), [Rules(f"g{number}") for number in range(groups)]), fault, 12.0)
+    assert 20 <= after(made, 2.0) <= 140
+    assert {name for _, name in made} == set(names)
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.STARTING, Fault.FULL])
+def test_a_thousand_processes_ask_one_that_has_failed_for_long_less_than_a_thousand_times_a_second(fault: Fault):
+    made = attempts(World(), fault, 124.0)
+    assert 40 <= after(made, 24.0) <= 115
+
+
+def test_one_that_has_just_failed_is_asked_again_within_a_quarter_of_a_second():
+    made = [at for at, _ in attempts(World(places("a", "b")), Fault.REFUSED, 4.0)]
+    assert max(after - before for before, after in pairwise(made)) < 0.25
+
+
+def test_one_that_is_back_and_starts_is_asked_as_one_that_has_just_failed():
+    world = World()
+    attempts(world, Fault.REFUSED, 60.0)
+    made = [at for at, _ in attempts(world, Fault.STARTING, 6.0)]
+    assert max(after - before for before, after in pairwise(made[1:])) < 0.5
+
+
+def test_a_server_that_starts_is_left_to_the_monitor_where_nobody_waits():
+    world = World(rules=[Rules(min_count=1)])
+    world.topology.monitored = True
+    world.grow()
+    world.failed(world.order(), Fault.STARTING)
+    world.topology.drain(world.group, world.now)
+    world.now += 60
+    assert world.plan() == []

@@ -392,6 +392,12 @@ def test_a_group_that_is_drained_goes_elsewhere_if_only_its_sessions_suited_it()
 # -- what is told -----------------------------------------------------------------------------------------------------
 
 
+def lose(world: World) -> None:
+    for _ in range(3):
+        world.missed()
+    told(world)
+
+
 def told(world: World) -> list[tuple[str, float | None]]:
     found = [(event.kind.value, event.seconds) for event in world.topology.events]
     world.topology.events.clear()
@@ -402,8 +408,7 @@ def told(world: World) -> list[tuple[str, float | None]]:
 def test_another_primary_behind_the_same_name_is_a_failover(new: Identity):
     world = world_of("primary")
     open_one(world, PRIMARY, at(1, 1))
-    world.missed()
-    told(world)
+    lose(world)
     world.now += 3.0
     world.probed(report=PRIMARY, identity=new)
     ((kind, seconds),) = told(world)
@@ -423,8 +428,7 @@ def test_so_it_is_where_the_name_moves_while_the_old_primary_lives_on():
 def test_a_primary_that_was_restarted_has_recovered():
     world = world_of("primary")
     open_one(world, PRIMARY, at(1, 1))
-    world.missed()
-    told(world)
+    lose(world)
     world.now += 3.0
     world.probed(report=PRIMARY, identity=at(1, 2))
     assert [kind for kind, _ in told(world)] == ["recovered"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, URGENT_LONGEST, URGENT_SHARE, Endpoint
+from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, Endpoint
 from pgdbpool.core.evidence import Fault, Health, Role
 from pgdbpool.core.group import ABORTED, LEFT, OVERTAKEN, Group
 from pgdbpool.core.lane import Lane, Slot
@@ -336,12 +336,17 @@ class Watch:
         return self._can_make_room(group)
 
     def _to_be_asked(self, lane: Lane) -> bool:
-        """Somebody waits for a role, and a search would look here: soon again where it was turned away at once."""
+        """A caller waits for a role, and a search would look here: soon again where it was turned away at once.
+
+        But no more often than one part in 20 of the time for which it has failed, up to 1.2 s; and ten times a second,
+        all that fail together.
+        """
         endpoint, now = lane.endpoint, self.clock.now
         if endpoint.fault in (Fault.REFUSED, Fault.STARTING, Fault.FULL):
             failed_at = endpoint.last_error_at or 0.0
             failing_for = failed_at - (endpoint.failing_since or failed_at)
-            at = min(endpoint.next_try, failed_at + min(max(URGENT, failing_for / URGENT_SHARE), URGENT_LONGEST))
+            others = sum(each.failing_since is not None for each in self.topology.endpoints) - 1
+            at = min(endpoint.next_try, failed_at + max(URGENT, min(failing_for / 20, 1.2), others / 10))
         else:
             at = endpoint.next_try
         return lane.room and not (endpoint.connecting or lane.opening) and now >= max(at, lane.next_try)

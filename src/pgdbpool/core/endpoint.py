@@ -32,8 +32,12 @@ BACKOFF = {
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
 BACKOFF_ELSE = (0.05, 1.0)
-# Where many endpoints fail, all of them together are asked at most so many times a second: what each attempt costs
-# grows with their number. A monitor has a pace of its own, see `pgdbpool.search`.
+# What fails is asked again at a pace that grows with the time for which it has failed, one part in `PACE_SHARE` of it up
+# to `PACE_LONGEST`: from then on 1,000 processes ask less than 1,000 times a second. Not where each attempt takes long by
+# itself. And where many endpoints fail, all of them together are asked at most `PER_SECOND` times: what each attempt costs
+# grows with their number. A monitor has a pace of its own, of the same kind: see `pgdbpool.search`.
+PACE_SHARE = 20
+PACE_LONGEST = 1.2
 PER_SECOND = 10.0
 
 # What says that nobody is there, or nobody that answers: until a probe is answered.
@@ -46,12 +50,10 @@ LEAST_PATIENCE = 1.0  # s for a connect where the one before was not answered
 SLOW_START = 10.0  # s, unless the configuration says otherwise
 _STEPS = 10  # in which the share of the load grows, the first of them at once
 
-# While somebody waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at
-# most so long (s), or one part in `URGENT_SHARE` of the time for which it has failed: a server that came back should
-# not wait for the end of a long backoff, and one that takes its time not for hundreds of processes that ask.
+# While a caller waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at most
+# so long (s), or at that pace: a server that came back should not wait for the end of a long backoff.
 URGENT = 0.05
 URGENT_LONGEST = 0.5
-URGENT_SHARE = 20
 _QUICK_TO_SAY_NO = frozenset({Fault.REFUSED, Fault.STARTING, Fault.FULL, Fault.ENDED, Fault.LOCAL})
 
 
@@ -108,6 +110,7 @@ class Endpoint:
         self.probe_time: float | None = None  # s, of the last probe that was answered
         self.answered_at: float | None = None  # when a connect or probe last succeeded
         self.failing_since: float | None = None
+        self._asked_since = 0.0  # the same, but for a server that has begun to start meanwhile
         self.down_since: float | None = None
         self.risen_at: float | None = None  # when it last came back
         self.told: set[str] = set()  # groups whose `reconnect_failed` knows of this outage
@@ -215,13 +218,15 @@ class Endpoint:
     def connect_failed(self, fault: Fault, error: str, now: float, crowd: int = 1) -> None:
         """A connect failed, here and at `crowd` endpoints in all. Sessions already open are the topology's concern."""
         first, longest = BACKOFF.get(fault, BACKOFF_ELSE)
-        pace = (crowd - 1) / PER_SECOND * (0.75 + 0.25 * self._random())
-        self.next_try = self.urgent_try = now + max(pace, backoff(first, longest, self.failures, self._random))
         if self.failing_since is None:
-            self.failing_since = now
+            self.failing_since = self._asked_since = now
+        elif fault is Fault.STARTING is not self.fault:  # it is back, nearly
+            self._asked_since = now
+        grown = 0.0 if fault in SILENT else min((now - self._asked_since) / PACE_SHARE, PACE_LONGEST)
+        pace = max(grown, (crowd - 1) / PER_SECOND) * (0.75 + 0.25 * self._random())
+        self.next_try = self.urgent_try = now + max(pace, backoff(first, longest, self.failures, self._random))
         if fault in _QUICK_TO_SAY_NO:
-            span = min(max(URGENT, (now - self.failing_since) / URGENT_SHARE), URGENT_LONGEST)
-            self.urgent_try = min(self.next_try, now + max(pace, backoff(span, span, 0, self._random)))
+            self.urgent_try = min(self.next_try, now + max(pace, backoff(URGENT, URGENT, 0, self._random)))
         self.failures += 1
         self.server.lost = True
         before, self.fault = self.fault, fault

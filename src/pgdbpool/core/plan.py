@@ -195,10 +195,9 @@ class Planner:
         endpoint = lane.endpoint
         if group.refusal is not None and lane.refused:  # callers are sent away: nobody else would ask again
             return not lane.opening
-        if endpoint.health is Health.DOWN:
-            if self.monitored:
-                return False
-        elif suits(group.settings.target_session_attrs, lane.found) is None:
+        if self.monitored and (endpoint.health is Health.DOWN or endpoint.fault is Fault.STARTING):
+            return False
+        if endpoint.health is not Health.DOWN and suits(group.settings.target_session_attrs, lane.found) is None:
             return False
         if lane.open + lane.opening < group.min_count:
             return True

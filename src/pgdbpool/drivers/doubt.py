@@ -99,10 +99,10 @@ def _doubt(conn: Any, gen: Any, error: BaseException) -> Doubt:
     names = [frame.f_code.co_name for frame in frames]
     if "_check_connection_ok" in names or "notifies" in names:
         return Doubt.NOTHING  # it was lost before, or nothing had been sent
-    texts = [text for frame in frames for text in _texts(frame)]
-    if texts and texts[-1].lstrip()[:5].upper() == b"BEGIN" and "_start_query" in names:
-        conn.unsent = conn._pipeline is None
+    if _BEGINNING in names and conn._pipeline is None:
+        conn.unsent = True
         return Doubt.NOTHING  # before the statement itself
+    texts = [text for frame in frames for text in _texts(frame)]
     if conn._pipeline is not None:
         if _commits_in(conn):
             return Doubt.COMMIT
@@ -136,9 +136,10 @@ def _commit_goes_on(gen: Any) -> bool:
         return name not in _LEAVE_BUSY
     if name in _LEAVE_BUSY and name in _HARMLESS:
         return False
-    texts = [text for frame in _frames_in(gen) for text in _texts(frame)]
-    if texts and texts[-1].lstrip()[:5].upper() == b"BEGIN":
+    frames = list(_frames_in(gen))
+    if any(frame.f_code.co_name == _BEGINNING for frame in frames):
         return False  # the statement itself comes after it
+    texts = [text for frame in frames for text in _texts(frame)]
     return not texts or any(map(may_commit, texts))
 
 
@@ -149,7 +150,9 @@ def _by_itself(conn: Any) -> Doubt:
 
 # -- reading what was sent ---------------------------------------------------------------------------------------------
 
-# psycopg's generators that have no text: they move the data of a COPY, or ask what columns a cursor has.
+# psycopg's generator that sends BEGIN, where one is needed, before a statement.
+_BEGINNING = "_start_query"
+# Its generators that have no text: they move the data of a COPY, or ask what columns a cursor has.
 _HARMLESS = {"copy_from", "copy_to", "copy_end", "_describe_gen"}
 # Those after which a session is busy until its user has gone on to the end of a COPY or a stream.
 _LEAVE_BUSY = {"copy_from", "copy_to", "_start_copy_gen", "_stream_send_gen", "_stream_fetchone_gen"}
