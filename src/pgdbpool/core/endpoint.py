@@ -32,10 +32,10 @@ BACKOFF = {
     Fault.MISCONFIGURED: (2.0, 30.0),
 }
 BACKOFF_ELSE = (0.05, 1.0)
-# What fails is asked again at a pace that grows with the time for which it has failed, one part in `PACE_SHARE` of it up
-# to `PACE_LONGEST`: from then on 1,000 processes ask less than 1,000 times a second. Not where each attempt takes long by
-# itself. And where many endpoints fail, all of them together are asked at most `PER_SECOND` times: what each attempt costs
-# grows with their number. A monitor has a pace of its own, of the same kind: see `pgdbpool.search`.
+# What fails is asked again at a pace that grows with the time for which it has failed: one part in `PACE_SHARE` of
+# that, up to `PACE_LONGEST`. From then on 1,000 processes ask less than 1,000 times a second. Not where each attempt
+# takes long by itself. And where many endpoints fail, all of them together are asked at most `PER_SECOND` times: what
+# each attempt costs grows with their number. A monitor has a pace of its own, of the same kind: see `pgdbpool.search`.
 PACE_SHARE = 20
 PACE_LONGEST = 1.2
 PER_SECOND = 10.0
@@ -50,8 +50,8 @@ LEAST_PATIENCE = 1.0  # s for a connect where the one before was not answered
 SLOW_START = 10.0  # s, unless the configuration says otherwise
 _STEPS = 10  # in which the share of the load grows, the first of them at once
 
-# While a caller waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at most
-# so long (s), or at that pace: a server that came back should not wait for the end of a long backoff.
+# While a caller waits and nothing is believed usable, an endpoint that turned us away at once is asked again after at
+# most so long (s), or at that pace: a server that came back should not wait for the end of a long backoff.
 URGENT = 0.05
 URGENT_LONGEST = 0.5
 _QUICK_TO_SAY_NO = frozenset({Fault.REFUSED, Fault.STARTING, Fault.FULL, Fault.ENDED, Fault.LOCAL})
