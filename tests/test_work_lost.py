@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 import psycopg
 import pytest
 from conftest import LIMIT, config, wait_for
+from psycopg import waiting
 from support import Wire, in_turn
 from support import tidy as tidy
 from ways import NAMES, Way
@@ -242,20 +243,22 @@ def test_a_two_phase_commit_that_was_ended_costs_nothing(node, way, rows):
 
 def test_a_session_that_was_gone_before_commit_was_sent_is_not_committed(node, way, rows):
     async def story(pool):
-        for end in ("idle", "terminated"):
+        for end in ("idle", "too long", "terminated"):
             with pytest.raises(DBConnectionError, match=f"before COMMIT was sent.*{NOT_COMMITTED}") as caught:
                 async with pool.block() as conn:
                     await conn.execute("insert into work_t values (1)")
                     pid = conn.info.backend_pid
                     if end == "idle":
                         await conn.execute("set idle_in_transaction_session_timeout = 50")
+                    elif end == "too long":  # from PostgreSQL 17 on
+                        await conn.execute("set transaction_timeout = '50ms'")
                     else:
                         node.execute("select pg_terminate_backend(%s)", (pid,))
                     wait_for(
                         lambda pid=pid: node.execute("select 1 from pg_stat_activity where pid = %s", (pid,)) == []
                     )
             assert not isinstance(caught.value, OutcomeUnknown)
-            assert caught.value.__cause__.sqlstate == {"idle": "25P03", "terminated": "57P01"}[end]
+            assert caught.value.__cause__.sqlstate == {"idle": "25P03", "too long": "25P04", "terminated": "57P01"}[end]
             assert "terminating connection" in str(caught.value)
         await works(pool)
 
@@ -288,17 +291,97 @@ def test_a_server_that_only_had_something_to_say_keeps_nobody_from_committing(no
     assert rows() == 1
 
 
-def test_a_commit_of_a_handler_on_a_session_that_was_gone_is_not_committed(node, rows):
-    dbpool.Connection.init(transactions(node))
+@pytest.fixture(params=["threaded", "non-threaded"])
+def process_wide(request):
+    """Makes the process-wide pool, of either model."""
+    yield lambda config: dbpool.Connection.init({**config, "type": request.param})
+    dbpool.Connection.close(timeout=0.0)
+
+
+def lose(node, db):
+    """The session that a Handler has."""
+    pid = db.conn_ref.info.backend_pid
+    node.execute("select pg_terminate_backend(%s)", (pid,))
+    wait_for(lambda: node.execute("select 1 from pg_stat_activity where pid = %s", (pid,)) == [])
+
+
+def test_a_commit_of_a_handler_on_a_session_that_was_gone_is_not_committed(node, process_wide, rows):
+    process_wide(transactions(node))
     with Handler() as db:
         db.query("insert into work_t values (1)")
-        node.execute("select pg_terminate_backend(%s)", (db.conn_ref.info.backend_pid,))
-        wait_for(lambda: node.backends("pgdbpool:default") == [])
+        lose(node, db)
         with pytest.raises(DBConnectionError, match=NOT_COMMITTED) as caught:
             db.commit()
         assert not isinstance(caught.value, OutcomeUnknown)
-    dbpool.Connection.close()
     assert rows() == 0
+
+
+def test_nor_is_one_after_a_statement_in_which_it_was_lost_and_whose_error_was_caught(node, process_wide, rows):
+    process_wide(transactions(node))
+    with Handler() as db:
+        db.query("insert into work_t values (1)")
+        lose(node, db)
+        with pytest.raises(DBQueryError):
+            db.query("insert into work_t values (2)")
+        for _ in range(2):
+            with pytest.raises(DBConnectionError, match=NOT_COMMITTED) as caught:
+                db.commit()
+            assert not isinstance(caught.value, OutcomeUnknown)
+    with Handler() as db:
+        assert db.query("select count(*) from work_t").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("then", ["commit", "rollback"])
+def test_a_handler_that_was_lost_in_a_commit_of_its_users_says_that_it_may_have_been_committed(
+    then, node, process_wide, rows
+):
+    with Wire(node) as wire:
+        process_wide(transactions(wire))
+        with Handler() as db:
+            db.query("insert into work_t values (1)")
+            wire.cut = "after"
+            with pytest.raises(DBQueryError):
+                db.query("COMMIT")
+            wire.cut = None
+            with pytest.raises(OutcomeUnknown, match=UNKNOWN):
+                getattr(db, then)()
+        assert rows() == 1
+
+
+def test_a_rollback_of_a_handler_that_the_driver_refuses_is_no_lost_connection(node, process_wide, rows):
+    process_wide(transactions(node))
+    with Handler() as db:
+        with db.conn_ref.transaction():
+            db.query("insert into work_t values (1)")
+            with pytest.raises(DBQueryError, match="forbidden within a Transaction"):
+                db.rollback()
+        db.query("insert into work_t values (2)")
+    assert rows() == 2
+
+
+def test_a_handler_whose_commit_was_interrupted_at_its_end_says_so_until_its_block_has_ended(
+    node, process_wide, rows, monkeypatch
+):
+    """The connection is idle and can be used, but only the server knows what became of the COMMIT."""
+
+    def wait(gen, *args):
+        wait_to_the_end(gen, *args)
+        raise SoftLimit
+
+    process_wide(transactions(node))
+    told = 0
+    with pytest.raises(OutcomeUnknown, match=UNKNOWN), Handler() as db:
+        db.query("insert into work_t values (1)")
+        with monkeypatch.context() as patch, pytest.raises(OutcomeUnknown):
+            wait_to_the_end = waiting.wait
+            patch.setattr(waiting, "wait", wait)
+            db.commit()
+        with pytest.raises(OutcomeUnknown, match=UNKNOWN):
+            db.commit()
+        db.query("insert into work_t values (2)")
+        told = 2
+    assert told == 2
+    assert rows() == 1
 
 
 # -- the user's own COMMIT ---------------------------------------------------------------------------------------------

@@ -61,6 +61,13 @@ def of_block(slot: Slot, status: Status, driver: Driver) -> DBConnectionError | 
     return DBConnectionError(f"{_where(slot)} was closed inside the block: {_UNCOMMITTED}")
 
 
+def of_commit(slot: Slot, status: Status, driver: Driver) -> DBConnectionError | None:
+    """What a call for a COMMIT raises where there is no transaction to commit. None: the driver knows what to say."""
+    if status in _LOST or driver.in_doubt(slot.conn) is Doubt.COMMIT:
+        return of_block(slot, status, driver)
+    return None
+
+
 def note_on(error: BaseException, slot: Slot, driver: Driver) -> None:
     """Have the exception that ends a block say so where a COMMIT before it is in doubt."""
     if driver.in_doubt(slot.conn) is Doubt.COMMIT and COMMIT_NOTE not in getattr(error, "__notes__", ()):

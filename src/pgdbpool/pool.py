@@ -20,7 +20,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import no_result
 
-from . import forks
+from . import forks, outcome
 from .clock import monotonic
 from .config import Settings, judged
 from .core.lane import Slot
@@ -259,33 +259,37 @@ class Handler(Leased):
     def commit(self) -> None:
         """Commit what is open; an autocommit group sends nothing.
 
-        Raises OutcomeUnknown if the connection dies during COMMIT, DBConnectionError if it was lost before COMMIT was
-        sent, DBQueryError if the server refuses.
+        Raises OutcomeUnknown if the connection dies during COMMIT, or was lost in a COMMIT before; DBConnectionError if
+        it was lost before COMMIT was sent, also in a statement whose error was caught; DBQueryError if the server or
+        the driver refuses.
         """
         slot = self._leased()
         if self._group.settings.autocommit:  # type: ignore[attr-defined]
             return
-        driver = self._pool._driver
-        if driver.status(slot.conn) is not Status.IN_TRANSACTION:
-            work = driver.commit(slot.conn)  # there is nothing to commit: the driver knows what to say
-        else:
-            work = self._pool._sessions.commit(slot)
         try:
-            run(work)
+            run(self._pool._sessions.commit(slot))
         except psycopg.Error as error:
             raise _query_error(error) from error
         except DBConnectionError:
-            self._told = True
+            # One that is idle can be used: what comes now is committed when the block ends, or an error says why not.
+            self._told = self._pool._driver.status(slot.conn) is not Status.IDLE
             raise
 
     def rollback(self) -> None:
-        """Roll back what is open. Raises DBConnectionError if the connection is lost: nothing was committed."""
-        slot = self._leased()
+        """Roll back what is open.
+
+        Raises DBConnectionError if the connection is lost: what had not been committed is not; OutcomeUnknown if it was
+        lost in a COMMIT; DBQueryError if the driver refuses.
+        """
+        slot, driver = self._leased(), self._pool._driver
         try:
             slot.conn.rollback()
         except psycopg.Error as error:
+            status = driver.status(slot.conn)
+            if status not in (Status.BROKEN, Status.CLOSED):
+                raise _query_error(error) from error
             self._told = True
-            raise DBConnectionError(str(error).strip()) from error
+            raise outcome.of_block(slot, status, driver) or DBConnectionError(str(error).strip()) from error
 
     def _leased(self) -> Slot:
         if self._slot is None:

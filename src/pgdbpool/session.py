@@ -461,6 +461,13 @@ class Sessions:
 
     async def commit(self, slot: Slot) -> None:
         """Commit what is open. Raises OutcomeUnknown, DBConnectionError or the driver's exception, as `settle` does."""
+        status = self.driver.status(slot.conn)
+        if status is not Status.IN_TRANSACTION:
+            lost = outcome.of_commit(slot, status, self.driver)
+            if lost is not None:
+                raise lost
+            await self.driver.commit(slot.conn)  # nothing is open, or it is not to be committed like this: it says so
+            return
         goodbye = self.driver.farewell(slot.conn)
         if goodbye is not None:
             raise outcome.lost_before_commit(slot, goodbye) from goodbye
