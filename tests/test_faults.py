@@ -11,12 +11,14 @@ import threading
 import traceback
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 import psutil
 import psycopg
 import pytest
 from conftest import LIMIT, backends, config, output, python, wait_for
+from models import MODELS
 from support import Wire, grow, hold, in_turn, one, pid, port, put, start, stats
 from support import tidy as tidy
 
@@ -267,36 +269,39 @@ def test_too_many_who_ask_at_a_unix_socket_are_no_reason_to_leave_the_server(pg_
     assert len(grow(pool, 8)) == 8
 
 
-def test_a_process_that_has_no_descriptor_left_keeps_the_sessions_it_has(pg_node):
+@pytest.mark.parametrize("model", MODELS)
+def test_a_process_that_has_no_descriptor_left_keeps_the_sessions_it_has(model, pg_node):
     program = """
 import json, logging, os, resource, sys
-from pgdbpool import Pool, PoolTimeout
+sys.path.insert(0, sys.argv[2])
+from models import MODELS
+from pgdbpool import PoolTimeout
 logging.disable()  # it says so, of course
-with Pool(json.loads(sys.argv[1])) as pool:
-    pool.wait(20)
+settings = json.loads(sys.argv[1])
+with MODELS[settings["type"]](settings) as pool:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with pool.connection() as conn:
-        backend = conn.info.backend_pid
-        free = os.dup(0)
-        os.close(free)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free, most[1]))
-        try:
-            pool.getconn(timeout=0.5)
-        except PoolTimeout as error:
-            assert "in use" in str(error), error
-        endpoint = pool.endpoints()[0]
-        assert (endpoint.fault, endpoint.health) == ("local", "up"), endpoint
-        assert "Too many open files" in endpoint.last_error, endpoint
+    lent = pool.lend()
+    backend = lent.ask("select pg_backend_pid()")
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, most[1]))
+    try:
+        pool.ask("default", "select 1", timeout=0.5)
+    except PoolTimeout as error:
+        assert "in use" in str(error) or settings["type"] == "non-threaded", error
+    [endpoint] = pool.pool.endpoints()
+    assert (endpoint.fault, endpoint.health) == ("local", "up"), endpoint
+    assert "Too many open files" in endpoint.last_error, endpoint
+    lent.give()
     for _ in range(3):
-        with pool.connection(timeout=0) as conn:
-            assert conn.execute("select pg_backend_pid()").fetchone()[0] == backend
+        assert pool.ask("default", "select pg_backend_pid()", timeout=0) == backend
     resource.setrlimit(resource.RLIMIT_NOFILE, most)
-    with pool.connection(timeout=20), pool.connection(timeout=20):
-        pass
+    for each in [pool.lend(timeout=20), pool.lend(timeout=20)]:
+        each.give()
 print("fine")
 """
-    settings = config(pg_node, connection_count=2)
-    assert output(python(program, json.dumps(settings))) == "fine\n"
+    settings = config(pg_node, type=model, connection_count=2)
+    assert output(python(program, json.dumps(settings), Path(__file__).parent)) == "fine\n"
 
 
 def test_a_server_that_has_no_room_is_said_once_in_the_log_with_what_tells_how_much_it_takes(

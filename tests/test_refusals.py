@@ -3,6 +3,7 @@
 Real servers, Debian's with TLS, really misconfigured on one side or the other.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -24,10 +25,11 @@ from psycopg.conninfo import conninfo_to_dict
 from support import start
 from support import tidy as tidy
 from testing.helpers import DEBIAN, needs_debian
+from ways import way as way
 
 from pgdbpool import DBOfflineError, Error, PoolTimeout
 from pgdbpool.core.evidence import Fault
-from pgdbpool.drivers import ConnectFailed, blocking, steps
+from pgdbpool.drivers import ConnectFailed, blocking, refusals, steps
 from pgdbpool.drivers.sealed import sealed
 from pgdbpool.testing import Cluster, Impostor
 from pgdbpool.testing.binaries import server_account
@@ -263,6 +265,45 @@ def test_what_the_kernel_says(where, fault):
     assert connect(where).fault is fault
 
 
+class Accepted:
+    """A connection of libpq's that a server has accepted."""
+
+    status = psycopg.pq.ConnStatus.MADE
+
+
+RECEIVE = 'connection to server at "192.0.2.1", port 5432 failed: could not receive data from server: '
+
+
+@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        (errno.ETIMEDOUT, Fault.UNREACHABLE),
+        (errno.EHOSTUNREACH, Fault.UNREACHABLE),
+        (errno.ENETUNREACH, Fault.UNREACHABLE),
+        (errno.ECONNRESET, None),
+    ],
+)
+def test_a_network_that_breaks_off_after_the_server_has_accepted_is_no_refusal(code, fault, heard):
+    attempt = refusals.Attempt(Accepted())
+    attempt.reached = attempt.closed = True  # the kernel closes the connection
+    attempt.heard = heard
+    expected = fault or (Fault.ENDED if heard else Fault.REFUSED)
+    assert attempt._fault(RECEIVE + os.strerror(code)) is expected
+
+
+def test_a_server_that_tells_of_a_network_behind_it_is_there():
+    attempt = refusals.Attempt(Accepted())
+    attempt.reached = attempt.heard = True
+    assert attempt._fault(f"failed: FATAL:  no server: {os.strerror(errno.ETIMEDOUT)}") is Fault.FULL
+
+
+def test_a_file_for_which_there_is_no_descriptor_is_a_fault_of_this_machine():
+    attempt = refusals.Attempt(Accepted())
+    attempt.reached = attempt.heard = True
+    assert attempt._fault(f'could not read private key "k": {os.strerror(errno.EMFILE)}') is Fault.LOCAL
+
+
 def test_a_network_that_cannot_be_reached_is_no_refusal():
     """In a network of its own, which has no way out."""
     assert in_own_network("print(failed('host=192.0.2.1 port=5432').fault.value)") == "unreachable\n"
@@ -427,45 +468,73 @@ with socket.create_server(("127.0.0.1", 5999)) as server:
     assert in_own_network(program) == "local suspect\n"
 
 
-def test_a_session_whose_own_time_is_over_makes_nobody_suspect_its_server(pg_node, open_pool):
+def told(pool):
+    """Of what kinds the events are that come from now on; that the server is up, as seen first, is none."""
+    kinds = set()
+    pool.on_event(lambda event: kinds.add(event.kind.value))
+    return lambda: kinds - {"endpoint-up"}
+
+
+def broken(pool):
+    """How many connections of a pool were closed since they were found broken."""
+    return pool.stats().groups["default"].counters.closed.get("broken", 0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_session_whose_own_time_is_over_makes_nobody_suspect_its_server(model, pg_node, open_model):
     """57P05: also where it rests, and the listener hears that it ended."""
-    options = "-c idle_session_timeout=100ms"
-    pool = open_pool(config(pg_node.endpoint(ssl="disable", params={"options": options}), min_count=2))
-    pool.wait(LIMIT)
-    events = []
-    pool.on_event(lambda event: events.append(event.message))
-    wait_for(lambda: pool.stats().groups["default"].counters.closed.get("broken", 0) >= 6)
-    assert events == []
-    (endpoint,) = pool.endpoints()
-    assert endpoint.health == "up"
+    place = pg_node.endpoint(ssl="disable", params={"options": "-c idle_session_timeout=100ms"})
+    pool = open_model(config(place, type=model, min_count=2, check="ping"))
+    kinds = told(pool.pool)
+    pool.ask("default", "select 1")
+
+    def ended():
+        if model == "non-threaded":  # which looks when it is used
+            wait_for(lambda: not backends(pg_node))
+            pool.ask("default", "select 1")
+        return broken(pool.pool) >= 6
+
+    wait_for(ended)
+    assert kinds() == set()
+    (endpoint,) = pool.pool.endpoints()
+    assert (endpoint.health, endpoint.last_error) == ("up", None)
 
 
 @pytest.mark.parametrize("caught", [False, True])
 @pytest.mark.parametrize("autocommit", [False, True])
-def test_a_transaction_whose_time_is_over_makes_nobody_suspect_its_server(caught, autocommit, pg_node, open_pool):
+def test_a_transaction_whose_time_is_over_makes_nobody_suspect_its_server(caught, autocommit, pg_node, way):
     """25P04, `transaction_timeout`, from PostgreSQL 17 on; also where only the block hears of it."""
-    pool = open_pool(config(pg_node, monitor=False, autocommit=autocommit))
-    pool.wait(LIMIT)
-    wait_for(lambda: not pool._topology.events)
-    events = []
-    pool.on_event(lambda event: events.append(event.message))
-    with suppress(psycopg.Error, Error), pool.connection(timeout=LIMIT) as conn:
-        conn.execute("set transaction_timeout = '50ms'")
-        conn.commit()
-        conn.execute("begin")
-        with suppress(psycopg.errors.TransactionTimeout) if caught else nullcontext():
-            conn.execute("select pg_sleep(30)")
-    wait_for(lambda: pool.stats().groups["default"].counters.closed.get("broken", 0))
-    assert events == []
-    assert pool.endpoints()[0].health == "up"
+
+    async def story(pool):
+        kinds = told(pool.pool)
+        with suppress(psycopg.Error, Error):
+            async with pool.block() as conn:
+                await conn.execute("set transaction_timeout = '50ms'")
+                await conn.commit()
+                await conn.execute("begin")
+                with suppress(psycopg.errors.TransactionTimeout) if caught else nullcontext():
+                    await conn.execute("select pg_sleep(30)")
+        await pool.until(lambda: broken(pool.pool))
+        async with pool.block():  # by then all events are delivered in the non-threaded model, too
+            assert kinds() == set()
+        assert pool.pool.endpoints()[0].health == "up"
+
+    way(story, config(pg_node, monitor=False, autocommit=autocommit))
 
 
-def test_the_last_error_keeps_the_words_that_explain(pg_node, open_pool):
+@pytest.mark.parametrize("model", MODELS)
+def test_the_last_error_keeps_the_words_that_explain(model, pg_node, open_model):
     """A session that rests is told why it ends; and what is closed without a word explains nothing."""
-    pool = open_pool(config(pg_node, monitor=False, min_count=3))
-    pool.wait(LIMIT)
+    pool = open_model(config(pg_node, type=model, monitor=False, connection_count=3, check="ping"))
+    for conn in [pool.lend() for _ in range(3)]:
+        conn.give()
     wait_for(lambda: len(backends(pg_node)) == 3)
     pg_node.terminate_backends("application_name = 'pgdbpool:default'")
-    wait_for(lambda: pool.endpoints()[0].last_error is not None)
-    wait_for(lambda: pool.stats().groups["default"].counters.closed.get("broken", 0) == 3)
-    assert "terminating connection due to administrator command" in pool.endpoints()[0].last_error
+
+    def ended():
+        if model == "non-threaded":  # which looks when it is used
+            pool.ask("default", "select 1")
+        return broken(pool.pool) == 3
+
+    wait_for(ended)
+    assert "terminating connection due to administrator command" in pool.pool.endpoints()[0].last_error

@@ -15,7 +15,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from aio_support import Stage
+from aio_support import Stage, until
+from conftest import wait_for
 
 from pgdbpool import AsyncPool, Handler, Pool
 from pgdbpool import pool as dbpool
@@ -90,6 +91,13 @@ class Face:
             await self.pool.putconn(conn)
         else:
             self.pool.putconn(conn.inner)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Ask again and again until the answer is true; an event loop goes on meanwhile."""
+        if self.way == "asyncio":
+            await until(condition)
+        else:
+            wait_for(condition)
 
     async def leave_open(self, conn: Any, what: str) -> None:
         """Leave something half done on the connection."""

@@ -12,7 +12,8 @@ from pgdbpool.core.lane import Slot
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Place, Rules, World, places
 
-SPOKEN = (Fault.STARTING, Fault.FULL, Fault.MISCONFIGURED)  # the server itself turns us away
+# The server itself turns us away; or this machine does, before the server is asked.
+TURNED_AWAY = (Fault.STARTING, Fault.FULL, Fault.MISCONFIGURED, Fault.LOCAL)
 
 
 def up(world: World) -> World:
@@ -111,8 +112,8 @@ def test_a_crash_makes_the_endpoint_suspect_and_retires_its_connections():
 # -- starting, full, misconfigured ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", SPOKEN)
-def test_a_server_that_turns_us_away_keeps_the_connections_it_has(fault: Fault):
+@pytest.mark.parametrize("fault", TURNED_AWAY)
+def test_a_connect_that_is_turned_away_costs_none_of_the_open_connections(fault: Fault):
     world = up(World(places("a", "b")))
     leased, idle = with_one_leased(world)
     world.failed(world.order(), fault)
@@ -124,15 +125,15 @@ def test_a_server_that_turns_us_away_keeps_the_connections_it_has(fault: Fault):
     assert world.aborts() == []
 
 
-@pytest.mark.parametrize("fault", SPOKEN)
-def test_a_server_that_turns_us_away_and_has_none_of_ours_is_left_for_another(fault: Fault):
+@pytest.mark.parametrize("fault", TURNED_AWAY)
+def test_where_connects_are_turned_away_and_none_is_open_another_server_is_used(fault: Fault):
     world = up(World(places("a", "b")))
     world.failed(world.order(), fault)
     assert world.route() == [["b"]]
     assert not world.endpoint.may_connect(world.now)
 
 
-@pytest.mark.parametrize("fault", SPOKEN)
+@pytest.mark.parametrize("fault", TURNED_AWAY)
 def test_a_probe_that_is_turned_away_is_no_missed_probe(fault: Fault):
     world = up(World())
     with_one_leased(world)
@@ -479,8 +480,8 @@ def test_where_a_connect_was_not_answered_the_next_is_not_waited_for_longer_than
     assert endpoint.patience(world.now) == float("inf")
 
 
-@pytest.mark.parametrize("fault", SPOKEN)
-def test_a_server_that_has_spoken_may_take_its_time(fault: Fault):
+@pytest.mark.parametrize("fault", TURNED_AWAY)
+def test_where_a_connect_was_turned_away_the_next_may_take_its_time(fault: Fault):
     world = up(World())
     world.failed(world.order(), fault)
     assert world.endpoint.patience(world.now + 1) == float("inf")

@@ -21,7 +21,7 @@ the errno
     closed, and no word has come          refused
     closed after a word                   ended: somebody is there, and lets nobody in at this moment
     ECONNREFUSED, ECONNRESET, ...         refused; likewise a Unix socket that is not there
-    ENETUNREACH, EHOSTUNREACH, ...        unreachable: a network in between says so
+    ENETUNREACH, EHOSTUNREACH, ...        unreachable: a network in between says so, also after the accept
     EAGAIN                                full: too many ask at the same Unix socket
     EMFILE, EADDRNOTAVAIL, ...            local: this machine could not even ask
     anything else is libpq's word         misconfigured
@@ -49,11 +49,9 @@ MOST = 1 << 20  # bytes that a server may send until it has let us in; an ordina
 _REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE)
 _NO_SOCKET = (errno.ENOENT, errno.ENOTDIR)  # a Unix socket that is not there, since no server is
 _UNREACHABLE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.ETIMEDOUT)
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # also on the way, for a file with a key, say
 _LOCAL = (
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOBUFS,
-    errno.ENOMEM,
+    *_SHORT,
     errno.EADDRNOTAVAIL,
     errno.EADDRINUSE,
     errno.EACCES,
@@ -129,18 +127,21 @@ class Attempt:
         return ConnectFailed(words, self._fault(last))
 
     def _fault(self, words: str) -> Fault:
+        code = _errno_in(words)
         if self.reached:
-            lost = self.closed or _errno_in(words) in _REFUSED or "closed the connection unexpectedly" in words
-            if lost:
+            spoke = bool(_SPOKE.search(words)) or "sent an error response during" in words  # it could not fork, say
+            if code in _UNREACHABLE and not spoke:  # which closes the connection, too
+                return Fault.UNREACHABLE
+            if self.closed or code in _REFUSED or "closed the connection unexpectedly" in words:
                 return Fault.ENDED if self.heard else Fault.REFUSED
-            if _SPOKE.search(words) or "sent an error response during" in words:  # it could not fork, say
+            if spoke:
                 return Fault.FULL
+            if code in _SHORT:
+                return Fault.LOCAL
         elif "could not translate host name" in words:
             return Fault.UNRESOLVED
-        else:
-            code = _errno_in(words)
-            if code is not None:
-                return dict(_KERNEL)[code]
+        elif code is not None:
+            return dict(_KERNEL)[code]
         return Fault.LOCAL if "out of memory" in words else Fault.MISCONFIGURED
 
 
