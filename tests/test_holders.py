@@ -18,6 +18,7 @@ from support import Wire, hold, put, start, stats, tidy  # noqa: F401
 from pgdbpool import AsyncPool, PoolExhausted, PoolTimeout, reasons
 from pgdbpool import pool as dbpool
 from pgdbpool.holders import holders
+from pgdbpool.session import Sessions
 from pgdbpool.unnamed import holds_unnamed
 
 
@@ -121,6 +122,45 @@ def test_a_name_is_believed_before_a_block_without_one(pg_node, open_pool):
             return pool.holders()
 
     assert [holder.where for holder in user()] == [here(user, 3), here(other, 2)]
+
+
+def test_the_thread_that_has_just_opened_a_connection_does_not_hold_it(pg_node, open_pool, monkeypatch):
+    goes_on, abort = threading.Event(), Sessions.abort
+
+    def stays(sessions: Sessions) -> None:
+        if threading.current_thread().name.endswith("opener"):  # it has handed the connection over before
+            goes_on.wait(LIMIT)
+        abort(sessions)
+
+    monkeypatch.setattr(Sessions, "abort", stays)
+    pool = open_pool(config(pg_node, monitor=False))
+
+    def user() -> Any:
+        with pool.connection(timeout=LIMIT):
+            return pool.holders()
+
+    try:
+        [holder] = user()
+    finally:
+        goes_on.set()
+    assert (holder.where, holder.thread) == (here(user, 2), "MainThread")
+
+
+def test_on_the_way_out_of_a_block_without_a_name_it_is_held_by_the_function_with_the_block(pg_node, open_pool):
+    with pg_node.proxy() as proxy:
+        pool = open_pool(config(proxy, monitor=False, autocommit=False))
+
+        def user() -> None:
+            with pool.connection(timeout=LIMIT):
+                next(iter(pool._groups["default"].lanes[0].slots)).conn.execute("select 1")
+                proxy.stall()
+
+        leaving = start(user)
+        wait_for(lambda: [each.state for each in pool.holders()] == ["active"])
+        [holder] = pool.holders()
+        proxy.resume()
+        leaving.result(LIMIT)
+    assert holder.where == here(user, 1)
 
 
 def test_blocks_of_another_kind_and_functions_inside_hold_nothing(pg_node, open_pool):

@@ -31,6 +31,9 @@ _DIRECTORY = __file__.rpartition(os.sep)[0] + os.sep
 # A function that keeps its own frame is kept by it.
 _LOOKERS = frozenset({__name__, _PACKAGE + "holders", _PACKAGE + "leaks"})
 
+# Those of the package that use pools as any program does.
+_USERS = (_PACKAGE + "cli.", _PACKAGE + "testing.")
+
 Stacks = Callable[[], Iterable[tuple[str, list[FrameType]]]]
 """Gives of each thread or task its name and its functions, the innermost first."""
 
@@ -66,6 +69,12 @@ def where(frame: FrameType) -> str:
 def is_own_file(file: str) -> bool:
     """Whether it is one of the pool's own."""
     return file.startswith(_DIRECTORY)
+
+
+def is_machinery(frame: FrameType) -> bool:
+    """Whether it is of a function that carries out what a pool does, or runs a thread."""
+    name = str(frame.f_globals.get("__name__"))
+    return name == threading.__name__ or (name.startswith(_PACKAGE) and not name.startswith(_USERS))
 
 
 def thread_names() -> dict[int | None, str]:

@@ -177,8 +177,13 @@ class _Search:
             # The outermost function that has it in a variable. A variable may have outlived its block, so there can be
             # more than one place.
             outermost: dict[int, FrameType] = {}
-            for frame in stack:
-                outermost |= dict.fromkeys(_in_variables(frame, wanted), frame)
+            user: FrameType | None = None
+            for frame in reversed(stack):
+                # The pool's own functions have it for a caller, and none of its own threads holds one.
+                user = user if frames.is_machinery(frame) else frame
+                for key in _in_variables(frame, wanted):
+                    if user is not None:
+                        outermost.setdefault(key, user)
             for key, frame in outermost.items():
                 self._found.setdefault(key, []).append(Place(frames.where(frame), who))
         self._unnamed: list[Place] = []
