@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from pgdbpool.config import Settings
 from pgdbpool.errors import ConfigError
@@ -20,11 +21,9 @@ def config(endpoint: Any = None, group: Any = None, **top: Any) -> dict[str, Any
 
 
 def problems(call: Callable[[Any], Settings], argument: Any) -> list[str]:
-    # In a thread: what an earlier test has thrown into a running function may still be handled in this one, as far as
-    # the interpreter knows, and would be the context of whatever is raised.
-    with ThreadPoolExecutor(1) as thread:
-        error = thread.submit(call, argument).exception(60)
-    assert isinstance(error, ConfigError), error
+    with pytest.raises(ConfigError) as caught:
+        call(argument)
+    error = caught.value
     assert error.__cause__ is None
     assert error.__context__ is None or error.__suppress_context__
     return list(error.problems)
