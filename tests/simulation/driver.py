@@ -71,7 +71,9 @@ class SimulatedDriver:
         conduct: Conduct | None = None,
         choice: Choice | None = None,
     ) -> Session:
-        session = await self._connect(self.names.reached(str(params["host"])), deadline, wanted or _always)
+        name = str(params["host"])
+        session = await self._connect(self.names.reached(name), deadline, wanted or _always)
+        session.name = name
         session.conduct = conduct
         return session
 

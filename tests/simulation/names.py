@@ -23,10 +23,13 @@ TAKES_STANDBYS = frozenset({"any", "standby", "read-only", "prefer-standby"})
 class Names:
     """Where each name leads: to one server, or to several in turn."""
 
-    def __init__(self, servers: dict[str, Server], random: Random) -> None:
+    def __init__(self, servers: dict[str, Server], clock: Clock, random: Random) -> None:
         self._leads = {name: [server] for name, server in servers.items()}
+        self._left: dict[str, set[Server]] = {name: set() for name in servers}
+        self._clock = clock
         self._random = random
         self.moved = False  # any of them, ever
+        self.moved_at = dict.fromkeys(servers, float("-inf"))
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter(self._leads)
@@ -35,9 +38,19 @@ class Names:
         """Whom a new connection reaches."""
         return self._random.choice(self._leads[name])
 
+    def leads(self, name: str) -> list[Server]:
+        """All whom a new connection may reach."""
+        return self._leads[name]
+
+    def left(self, name: str) -> set[Server]:
+        """Those to whom it has led, and does not any more."""
+        return self._left[name]
+
     def move(self, name: str, *servers: Server) -> None:
+        self._left[name] = {*self._left[name], *self._leads[name]} - set(servers)
         self._leads[name] = list(servers)
         self.moved = True
+        self.moved_at[name] = self._clock.now
 
     def leading_to(self, server: Server) -> list[str]:
         return [name for name, servers in self._leads.items() if server in servers]
@@ -45,7 +58,9 @@ class Names:
     def settle(self) -> None:
         """Each leads to one server from now on."""
         for name, servers in self._leads.items():
-            self._leads[name] = [self._random.choice(servers)]
+            one = self._random.choice(servers)
+            if servers != [one]:
+                self.move(name, one)
 
 
 class Promotions:
@@ -62,6 +77,11 @@ class Promotions:
             met = self._met.setdefault(server.system, [])
             if server.timeline not in [timeline for timeline, _ in met]:
                 met.append((server.timeline, self._clock.now))
+
+    def overtaken(self, server: Server) -> bool:
+        """Whether the pool has opened a session with a newer primary of the same cluster."""
+        newest = max((timeline for timeline, _ in self._met.get(server.system, ())), default=0)
+        return server.report.role is Role.PRIMARY and newest > server.timeline
 
     def overtaken_for(self, session: Session) -> float:
         """Seconds since the pool has opened a session with a newer primary than that of this one."""

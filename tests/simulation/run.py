@@ -72,7 +72,7 @@ class World:
             for number, (latency, truth) in enumerate(zip(scenario.latencies, scenario.truths, strict=True))
         ]
         by_host = {server.label: server for server in self.servers[: len(scenario.places)]}
-        self.names = Names(by_host, Random(random.random()))
+        self.names = Names(by_host, clock, Random(random.random()))
         driver = SimulatedDriver(clock, self.names, book.promotions, draws[1], book.others_run)
         self.topology = topology = self._topology(scenario, draws[2].random)
         topology.keep(book)

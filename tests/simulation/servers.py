@@ -47,6 +47,7 @@ class Session:
         "in_use",
         "mask",
         "masked",
+        "name",
         "number",
         "on_goodbye",
         "server",
@@ -58,6 +59,7 @@ class Session:
     def __init__(self, server: Server, number: int) -> None:
         self.server = server
         self.number = number
+        self.name = ""  # by which it was reached
         self.alive = True  # as the server sees it
         self.words: str | None = None  # SQLSTATE of the goodbye
         self.told = False  # the goodbye has arrived: the socket is readable

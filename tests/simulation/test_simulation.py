@@ -94,6 +94,7 @@ EXPECTED = """
     kill; crash; stop; power_off; freeze; cut_off; lag; lose_messages; fill_up; lock_out; flap; terminate_sessions
     fail_over; switch_over; demote; refuse_writes; split; lie; everything_dies
     swallow_connects; crowded
+    move_name; lead_to_several; switch_over_behind_the_name; old_primary_lives_on; renewals
     owner: resize; owner: pause; owner: resume; owner: drain; owner: check; owner: unready
 """
 EXPECTED = [what.strip() for line in EXPECTED.strip().splitlines() for what in line.split(";")]

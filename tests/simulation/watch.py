@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from pgdbpool.config import EndpointSettings
 from pgdbpool.core.endpoint import MAX_CONNECTING, URGENT, Endpoint
 from pgdbpool.core.evidence import Fault, Health, Role
 from pgdbpool.core.group import ABORTED, LEFT, OVERTAKEN, Group
 from pgdbpool.core.lane import Lane, Slot
 from pgdbpool.core.topology import FALL
+from pgdbpool.renewal import CALM
 
 from .book import Book, BookedTopology, name
 from .driver import RESEND
@@ -19,7 +21,7 @@ from .keepers import LONGEST_SLEEP, Threaded
 from .monitor import DETECTION, TIMEOUT
 from .names import Names
 from .scenario import place_of, rank
-from .servers import PRIMARY, Server
+from .servers import PRIMARY, Server, Session
 from .shared import Violation
 from .weather import LAGS
 
@@ -202,8 +204,6 @@ class Watch:
         Whatever else is being opened, and how much of it, does not matter.
         """
         now = self.clock.now
-        if self.names.moved:  # then which server is meant is another matter
-            return
         for server in self.servers:
             if not server.well or server.lying:
                 self.settled[server] = max(self.settled[server], now + RESEND)
@@ -228,11 +228,10 @@ class Watch:
     def _free(self, lane: Lane) -> bool:
         """Whether a new connection could be had there."""
         group, endpoint, now = lane.group, lane.endpoint, self.clock.now
-        server = self._server(lane)
         return (
             lane.live
-            and now >= self.settled[server]
-            and rank(group.settings.target_session_attrs, server.report) is not None
+            and now >= self._moved_by(lane)
+            and all(self._takes_in(group, server) for server in self._servers(lane))
             and endpoint.health is Health.UP
             and endpoint.fault is None
             and lane.setup_error is None
@@ -245,12 +244,26 @@ class Watch:
         """Connections that are being opened where it may be in vain: they are not worth more than a waiter."""
         return sum(lane.opening for lane in group.lanes if lane.endpoint.health is not Health.UP)
 
-    def _server(self, lane: Lane) -> Server:
-        return next(server for server in self.servers if server.label == lane.endpoint.settings.host)  # type: ignore[attr-defined]
+    def _takes_in(self, group: Group, server: Server) -> bool:
+        """Whether a connection that reaches this server is one that the group can use."""
+        suits = rank(group.settings.target_session_attrs, server.report) is not None
+        return self.clock.now >= self.settled[server] and suits and not self.book.promotions.overtaken(server)
+
+    def _servers(self, lane: Lane) -> list[Server]:
+        """All to which its name leads now."""
+        return self.names.leads(lane.endpoint.settings.host)  # type: ignore[attr-defined]
+
+    def _moved_by(self, lane: Lane) -> float:
+        """When all is over that was under way to other servers before its name led where it does."""
+        where: EndpointSettings = lane.endpoint.settings  # type: ignore[assignment]
+        moved, left = self.names.moved_at[where.host], self.names.left(where.host)
+        hung = any(self.settled[server] >= moved for server in left)
+        return moved + (where.connect_timeout + RESEND if hung else max(map(self._connect, left), default=0.0))
 
     def _patience(self, lane: Lane) -> float:
         """How long a connection may take: as long as what may be under way before it."""
-        return HOPE + len(self.topology.groups) * (OVERLOOKED + self._connect(self._server(lane)))
+        longest = max(map(self._connect, self._servers(lane)))
+        return HOPE + len(self.topology.groups) * (OVERLOOKED + longest)
 
     def _connect(self, server: Server) -> float:
         return ROUND_TRIPS * 1.2 * server.latency + (LOSSES if server.loss else 0.0)
@@ -382,9 +395,18 @@ class Watch:
         for server in self.servers:
             if server.silent_since is not None and now > server.silent_since + HANGS:
                 for session in server.sessions:
-                    # Where the name leads elsewhere now nobody probes this one: keepalives end it.
-                    if session.in_use and not session.aborted and not self.names.moved:
+                    if session.in_use and not session.aborted and self._probed(session, server.silent_since):
                         raise Violation(f"a call on {session} hangs, {now - server.silent_since:.3f} s")
+
+    def _probed(self, session: Session, silent_since: float) -> bool:
+        """Whether the monitor looked at its server, and not at another one, when that fell silent.
+
+        Where the name leads elsewhere now nobody probes this one: keepalives end it. And what a name leads to since
+        not long ago is found out by a new connection of the monitor's, when there is a session that contradicts.
+        """
+        moved = self.names.moved_at[session.name]
+        found_out = max(moved, session.born) + CALM + 2 * TIMEOUT
+        return self.names.leads(session.name) == [session.server] and (moved < 0 or found_out <= silent_since)
 
     # -- what a caller gets --------------------------------------------------------------------------------------
 
