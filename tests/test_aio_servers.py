@@ -157,7 +157,7 @@ def test_a_frozen_servers_calls_end_and_no_others(pg_cluster: Cluster, run: Stag
         try:
             for error in await asyncio.gather(*hung):
                 assert isinstance(error, psycopg.OperationalError)
-                assert error.__notes__[0].startswith("pgdbpool: the call was ended: 127.0.0.1:")
+                assert error.__notes__[0].startswith("pgdbpool: the call was ended by the pool: 127.0.0.1:")
             assert health(pool, frozen) == "down"
             assert not any(call.done() for call in calls)
         finally:

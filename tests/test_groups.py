@@ -419,7 +419,7 @@ def test_a_configure_that_raises_fails_callers_with_its_words_and_no_storm(pg_no
     with Wire(pg_node) as wire:
         pool = open_pool(config(wire, configure=configure))
         for _ in range(20):
-            with pytest.raises(DBOfflineError, match="no such thing"):
+            with pytest.raises(DBOfflineError, match="configure raised ValueError: no such thing"):
                 pool.getconn(timeout=LIMIT)
         assert len(wire.startups) <= 3
         wait_for(lambda: not backends(pg_node))
@@ -650,7 +650,12 @@ def test_a_reset_that_raises_costs_the_connection_and_not_the_caller(pg_node, op
     assert len(seen) == 3
     assert stats(pool, "resets").counters.closed == {"reset": 3}
     messages = [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "pgdbpool"]
-    assert messages == [(logging.WARNING, "group 'resets': reset failed, connection closed: cannot be reset")]
+    assert messages == [
+        (
+            logging.WARNING,
+            "group 'resets': reset failed, connection closed: reset raised ValueError: cannot be reset",
+        )
+    ]
 
 
 def test_a_reset_that_is_interrupted_lets_the_interrupt_through(pg_node, open_pool):

@@ -310,7 +310,7 @@ def test_a_server_that_keeps_its_control_file_to_itself_is_still_probed_for_its_
 
 def assert_told_why(error, pool, node):
     (note,) = error.__notes__[:1]
-    assert note.startswith("pgdbpool: the call was ended: ")
+    assert note.startswith("pgdbpool: the call was ended by the pool: ")
     assert f"127.0.0.1:{node.port} is lost: " in note
     assert belief(pool, node).last_error in note
 

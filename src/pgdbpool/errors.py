@@ -145,9 +145,11 @@ class DBConnectionError(Error):
 
 
 class DBOfflineError(DBConnectionError):
-    """No endpoint that the group may use lets us in, and waiting would not help: a wrong password, say, or our own key.
+    """No connection can be had on any endpoint that the group may use, and waiting would not help.
 
-    The message has the words of the servers, or of libpq. Where no endpoint can be reached, callers wait, and then get
+    No server lets us in: a wrong password, say, or our own key. Or one does, and the connection cannot be made ready
+    for the group, since its `configure` raises, or `sqlprepare` fails. The message says which, with the words of the
+    servers, of libpq, or of `configure`. Where no endpoint can be reached, callers wait, and then get
     `PoolTimeout`.
     """
 

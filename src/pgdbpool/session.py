@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
-from . import outcome
+from . import ended, outcome
 from .clock import monotonic
-from .config import EndpointSettings, GroupSettings, Secret, conninfo
+from .config import EndpointSettings, GroupSettings, MonitorSettings, Secret, conninfo
 from .core.endpoint import Endpoint
 from .core.evidence import Fault, Report, Role, Sighting
 from .core.group import ABORTED, LEFT, OVERTAKEN, Group, outlived
@@ -37,11 +37,12 @@ from .drivers import (
     Unanswered,
 )
 from .drivers.cancel import IN_PLACE
+from .ended import GRACE
 from .errors import DBConnectionError
 from .habitat import say_once
 from .poolers import make_fit
 from .seldom import say_seldom
-from .wording import chain, log_raised, words_of
+from .wording import LeftOpen, chain, log_raised, words_of, words_raised
 
 logger = logging.getLogger("pgdbpool")
 
@@ -49,7 +50,6 @@ PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
 ASK_AGAIN_AFTER = 1.0  # s without an answer, after which it is asked what is behind a pooler: as often as monitors do
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
-GRACE = 1.0  # s beyond its query_timeout after which a call is ended on this side: the server cannot do it any more
 _LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
 # Of the caller's own thread, and for the caller: it has called too deep, or there is no memory.
 _CALLERS_OWN = (RecursionError, MemoryError)
@@ -64,9 +64,10 @@ _WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
 class Sessions:
     """Opens, checks, settles and closes the connections of one pool. Safe to use from many threads."""
 
-    def __init__(self, driver: Driver, topology: Topology) -> None:
+    def __init__(self, driver: Driver, topology: Topology, monitor: MonitorSettings | None = None) -> None:
         self.driver = driver
         self.topology = topology
+        self._monitor = monitor or MonitorSettings()
         # Set by the keeper's owner. `closing`: a slot is about to be closed. `check`: what a call that gets no answer
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
@@ -158,9 +159,15 @@ class Sessions:
                 self._own(error, f"an attempt to connect to {endpoint.label}")
             return
         key = id(conn)  # now: no call may be interrupted between what is put in and what is taken out
+        doing = ""
         try:
             self._unready[key] = order, conn
-            await self._make_ready(conn, how, deadline)
+            if how.sqlprepare:
+                doing = "sqlprepare"
+                await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
+            if how.configure is not None:
+                doing = "configure"
+                await self._configure(conn, how.configure, how.autocommit, deadline)
             clean = self._watch(conn, how)
         except BaseException as error:
             lost = self.driver.status(conn) is Status.BROKEN
@@ -174,8 +181,10 @@ class Sessions:
             if hurried and isinstance(error, DriverTimeout):
                 self.topology.given_up(order, monotonic())
                 return
-            failed = self.topology.lost_in_setup if lost else self.topology.setup_failed
-            failed(order, words_of(error, self.driver, lost=lost), monotonic())
+            if lost:
+                self.topology.lost_in_setup(order, words_of(error, self.driver, lost=True), monotonic())
+            else:
+                self.topology.setup_failed(order, words_raised(doing, error, self.driver), monotonic())
             return
         finally:
             self._unready.pop(key, None)
@@ -281,7 +290,10 @@ class Sessions:
         timeout = where.query_timeout if how.query_timeout is None else how.query_timeout
         limit = timeout / 1000 + GRACE if timeout else None
         check = None if self.check is None or self.topology.monitored else self._checking(self.check(lane.endpoint))
-        patience = Patience(limit, check=check) if limit or check else None
+        patience = None
+        if limit or check:
+            late = f"{ended.by_query_timeout(where, how)}, and {GRACE:g} s more had passed" if limit else ""
+            patience = Patience(limit, check=check, limited_by=late, checked_by=ended.by_look(self._monitor))
         observe = lane.latency.observe_call if how.balance == "latency" else None
         return Conduct(patience, observe and (lambda seconds: observe(seconds, monotonic())))
 
@@ -293,22 +305,19 @@ class Sessions:
 
         return look
 
-    async def _make_ready(self, conn: Any, how: GroupSettings, deadline: float) -> None:
-        if how.sqlprepare:
-            await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
-        if how.configure is not None:
-            await self._outcome(how.configure(conn), deadline)
-            await self._end_transaction(conn, "configure")
-            await self.driver.adopt(conn, how.autocommit)
+    async def _configure(self, conn: Any, configure: Callable[[Any], Any], autocommit: bool, deadline: float) -> None:
+        await self._outcome(configure(conn), deadline)
+        await self._end_transaction(conn)
+        await self.driver.adopt(conn, autocommit)
 
-    async def _end_transaction(self, conn: Any, callback: str) -> None:
+    async def _end_transaction(self, conn: Any) -> None:
         """After a callback: keep what it did, and leave the session idle."""
         status = self.driver.status(conn)
         if status is Status.IN_TRANSACTION:
             await self.driver.commit(conn)
             status = self.driver.status(conn)
         if status is not Status.IDLE:
-            raise RuntimeError(f"{callback} left the connection {status.value}")
+            raise LeftOpen(f"left the connection {status.value}")
 
     async def _outcome(self, result: Any, deadline: float = float("inf")) -> Any:
         """What a user's callable returned, if need be after it has been awaited."""
@@ -331,6 +340,15 @@ class Sessions:
             return False
         if now < slot.fresh_until:
             return True
+        if self.driver.status(slot.conn) not in (Status.IDLE, Status.BROKEN):
+            say_seldom(
+                logging.WARNING,
+                f"group {group.name!r}: a connection to {slot.lane.endpoint.label} was used after it had been returned "
+                "to the pool, and is closed: a caller keeps it beyond its block, or beyond putconn",
+                of=("used after return", group.name),
+            )
+            group.retire(slot, "busy")
+            return False
         check = group.settings.check
         try:
             if self._unsure(slot.lane, now):
@@ -339,7 +357,7 @@ class Sessions:
             if check not in ("auto", "off") or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
                     await self._outcome(check(slot.conn), deadline)
-                    await self._end_transaction(slot.conn, "check")
+                    await self._end_transaction(slot.conn)
                     await self.driver.restore(slot.conn)
                 else:
                     await self.driver.ping(slot.conn, min(deadline, now + PING_LIMIT))
@@ -535,12 +553,14 @@ class Sessions:
         conn, group = slot.conn, slot.lane.group
         try:
             await self._outcome(reset(conn))
-            await self._end_transaction(conn, "reset")
+            await self._end_transaction(conn)
             await self.driver.restore(conn)
         except BaseException as failure:
             lost = self.driver.status(conn) is Status.BROKEN
             if isinstance(failure, Exception):
-                words = words_of(failure, self.driver, lost=lost)
+                words = (
+                    words_of(failure, self.driver, lost=True) if lost else words_raised("reset", failure, self.driver)
+                )
                 line = f"group {group.name!r}: reset failed, connection closed: {words}"
                 say_seldom(logging.WARNING, line, of=("reset", group.name))
             if lost:
@@ -581,16 +601,20 @@ class Sessions:
         if not broken and error is not None and self.driver.fault(error) is None:
             self._own(error, f"a question to {slot.lane.endpoint.label}")
             return
-        if self._session_lost(slot, error, now):
+        if self._session_lost(slot, error, now, checked=checked):
             await self.look_at(self.topology.lanes(slot.lane.endpoint))
 
-    def _session_lost(self, slot: Slot, error: BaseException | None, now: float) -> bool:
+    def _session_lost(self, slot: Slot, error: BaseException | None, now: float, *, checked: bool = False) -> bool:
         """Tell the topology, in the server's own words if it left any."""
         code, said = self._sqlstate(error), self.driver.last_words(slot.conn)
         if said is not None:
             return self.topology.session_lost(slot, said.sqlstate, said.words, now)
         lost = self.driver.status(slot.conn) in _LOST
-        return self.topology.session_lost(slot, code, words_of(error, self.driver, lost=lost), now)
+        if checked and not lost and error is not None:
+            words = words_raised("check", error, self.driver)
+        else:
+            words = words_of(error, self.driver, lost=lost)
+        return self.topology.session_lost(slot, code, words, now)
 
     def _own(self, error: BaseException, what: str) -> None:
         """An error of our own: no evidence."""
@@ -670,7 +694,7 @@ class Sessions:
             gone = slot.generation != slot.lane.generation or slot.expires <= OVERTAKEN
             if gone and slot in slot.lane.slots:
                 slot.expires = ABORTED
-                self.driver.abort(slot.conn, _why_ended(slot))
+                self.driver.abort(slot.conn, ended.by_pool(slot, self._monitor))
         for order, conn in tuple(self._unready.values()):  # a callable of the user's may be waiting for the server
             if not order.wanted:
                 self.driver.abort(conn)
@@ -720,14 +744,6 @@ class _Resets:
 
     def __call__(self, now: float) -> bool:
         return False
-
-
-def _why_ended(slot: Slot) -> str:
-    """Words for the caller whose call is ended."""
-    endpoint = slot.lane.endpoint
-    if slot.server.fenced_by is not None:
-        return f"{endpoint.label} is {slot.server.fenced_by}"
-    return f"{endpoint.label} is lost: {endpoint.last_error}" if endpoint.last_error else ""
 
 
 def _clean(slot: Slot) -> bool:

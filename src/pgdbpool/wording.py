@@ -13,7 +13,7 @@ from .drivers import ConnectFailed, Driver, DriverTimeout, Unanswered
 from .errors import Error
 from .seldom import places, say_seldom
 
-__all__ = ["chain", "log_raised", "words_of"]
+__all__ = ["LeftOpen", "chain", "log_raised", "words_of", "words_raised"]
 
 _OURS = (ConnectFailed, DriverTimeout, Unanswered, Error)
 _LOOKED_THROUGH = 20  # exceptions of a chain or group
@@ -35,6 +35,24 @@ def words_of(error: BaseException | None, driver: Driver, *, lost: bool) -> str:
     if lost or error is None:
         return _LOST
     return str(error).strip() or type(error).__name__
+
+
+class LeftOpen(RuntimeError):
+    """One of the pool's callables has not left the connection at rest."""
+
+
+def words_raised(who: str, error: BaseException, driver: Driver) -> str:
+    """The words for what `who` has raised on a connection that is not lost: ``configure raised TypeError: ...``.
+
+    With those of `words_of`. They are for the callers of the group whose callable it is, and for the log.
+    """
+    said = words_of(error, driver, lost=False)
+    if isinstance(error, DriverTimeout):
+        return f"{who}: {said}"
+    if isinstance(error, LeftOpen):
+        return f"{who} {said}"
+    kind = type(error).__name__
+    return f"{who} raised {kind}" if said == kind else f"{who} raised {kind}: {said}"
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -91,8 +91,12 @@ def refusal(group: Group) -> str | None:
     """The words of the servers or of libpq, if no endpoint of the group lets us in and no retry will mend that."""
     if any(lane.open or not lane.refused for lane in group.lanes):
         return None
-    words = "; ".join(f"{lane.endpoint.label}: {lane.setup_error or lane.endpoint.last_error}" for lane in group.lanes)
-    return f"group {group.name!r}: no connection can be opened: {words}"
+    what = "made ready" if all(lane.setup_error for lane in group.lanes) else "opened"
+    said: dict[str | None, list[str]] = {}
+    for lane in group.lanes:
+        said.setdefault(lane.setup_error or lane.endpoint.last_error, []).append(lane.endpoint.label)
+    words = "; ".join(f"{', '.join(labels)}: {error}" for error, labels in said.items())
+    return f"group {group.name!r}: no connection can be {what}: {words}"
 
 
 def _last(server: Server, endpoint: Endpoint) -> bool:

@@ -88,6 +88,10 @@ class Patience(NamedTuple):
 
     It is told when the call ends anyway, and does not take longer; and as `address` the one that the connection has
     reached, where its name has several."""
+    limited_by: str = ""
+    """Which setting has set the limit: words for the caller."""
+    checked_by: str = ""
+    """When the check says that a server is dead: words for the caller."""
 
 
 class Conduct(NamedTuple):

@@ -12,7 +12,7 @@ import inspect
 import random
 import select
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -426,6 +426,14 @@ class Pooled(psycopg.AsyncConnection[Any]):
     def notifies(self, **more: Any) -> Any:
         self.altered |= HALF_DONE
         return super().notifies(**more)
+
+    # See `blocking.Pooled.__exit__`.
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            with suppress(Exception):
+                await self.rollback()
+        elif not self.closed or self.broken:
+            await commit(self)
 
     async def close(self) -> None:
         if not self.closed:

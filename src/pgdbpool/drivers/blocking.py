@@ -302,6 +302,14 @@ class Pooled(psycopg.Connection[Any]):
         self.altered |= HALF_DONE
         return super().notifies(**more)
 
+    # As of a connection of psycopg's own pool: a ``with`` block of its own ends the transaction, and no more.
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            with suppress(Exception):  # what is wrong with the connection is seen when it comes back
+                self.rollback()
+        elif not self.closed or self.broken:
+            run(commit(self))
+
     def close(self) -> None:
         if not self.closed:
             self.closed_in = self.pgconn.transaction_status

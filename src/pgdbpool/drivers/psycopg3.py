@@ -29,6 +29,7 @@ Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 WaitTimeout: type[Exception] = getattr(psycopg.errors, "_WaitTimeout", psycopg.errors.ConnectionTimeout)
 TAKES_TIMEOUT = hasattr(psycopg.errors, "_WaitTimeout")  # whether `Connection.wait` does: from psycopg 3.3 on
 LOOK_EVERY = 0.01  # s between two looks at the role that a session reports
+ENDED = "pgdbpool: the call was ended by the pool"  # how the note begins
 INTERVAL = 0.1  # s between two looks at signals, as psycopg itself has it
 
 
@@ -64,11 +65,13 @@ def _guarded(
             elif pgconn.transaction_status == pq.TransactionStatus.ACTIVE:  # not while LISTENing, say
                 silent = now - heard
                 if patience.limit is not None and silent >= patience.limit:
-                    raise GaveUp(f"the server has not answered for {silent:.1f} s; the connection was given up")
+                    late = GaveUp(f"the server has not answered for {silent:.1f} s; the connection was given up")
+                    raise _noted(late, silent, patience.limited_by)
                 if patience.check is not None and silent >= check_at:
                     words = patience.check(float("inf") if patience.limit is None else heard + patience.limit)
                     if words is not None and not _readable(pgconn):
-                        raise _no_answer(pgconn, f"the server has not answered for {silent:.1f} s: {words}")
+                        dead = _no_answer(pgconn, f"the server has not answered for {silent:.1f} s: {words}")
+                        raise _noted(dead, silent, patience.checked_by)
                     check_at = 2 * silent
             state = gen.send(ready)
     except StopIteration as end:
@@ -90,6 +93,13 @@ def first_patience(conduct: Conduct) -> float | None:
 def _no_answer(pgconn: pq.abc.PGconn, words: str) -> psycopg.OperationalError:
     pgconn.finish()
     return psycopg.OperationalError(f"{words}; the connection was given up")
+
+
+def _noted(error: psycopg.OperationalError, silent: float, decided: str) -> psycopg.OperationalError:
+    """With the setting that has ended the call."""
+    if decided:
+        error.add_note(f"{ENDED} after {silent:.1f} s without an answer: {decided}")
+    return error
 
 
 def _readable(pgconn: pq.abc.PGconn) -> bool:
@@ -291,10 +301,20 @@ def heard_in(conn: Any, error: BaseException) -> None:
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             conn.refused = conn.altered = True
         if conn.aborted:
-            error.add_note(f"pgdbpool: the call was ended: {conn.aborted}")
+            error.add_note(f"{ENDED}: {conn.aborted}")
+        elif isinstance(error, psycopg.errors.QueryCanceled):
+            _note_query_timeout(conn, error)
         heard: list[LastWords] = []
         _note(heard, error.diag)
         conn.answered_by = heard[0] if heard else conn.answered_by
+
+
+def _note_query_timeout(conn: Any, error: psycopg.Error) -> None:
+    """Of a statement that the server has ended: by which of our settings, where its words tell that it was by one."""
+    conduct: Conduct | None = getattr(conn, "conduct", None)
+    decided = conduct.patience.limited_by if conduct is not None and conduct.patience is not None else ""
+    if decided and "statement timeout" in (error.diag.message_primary or ""):
+        error.add_note(f"pgdbpool: {decided.rpartition(', and ')[0]}")
 
 
 def last_words(conn: Any) -> LastWords | None:
