@@ -12,7 +12,8 @@ release = pgdbpool.__version__
 version = ".".join(release.split(".")[:2])
 
 sys.path.insert(0, str(Path(__file__).parent))  # sizing_table, deployment
-extensions = ["sphinx.ext.autodoc", "sizing_table", "deployment"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sizing_table", "deployment"]
+napoleon_numpy_docstring = False  # "Raises:" is all that is used of it
 exclude_patterns = ["_build", "_generated"]
 
 # Docstrings write `name` for code.
@@ -31,6 +32,7 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!pgdbpool\.).*")]
 nitpick_ignore = [  # in signatures
     ("py:class", "pgdbpool.config.settings.Settings"),
+    ("py:class", "pgdbpool.config.typed.ConfigDict"),
     ("py:class", "pgdbpool.config.settings.StatusSettings"),
     ("py:class", "pgdbpool.core.group.Group"),
     ("py:class", "pgdbpool.publish.alive.Identity"),

@@ -33,14 +33,15 @@ import psycopg
 from .background import nobodys
 from .base import Base
 from .clock import monotonic
-from .config import Settings, judged
+from .config import ConfigDict, Settings, judged
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import PER_SECOND
 from .drivers import asynchronous
-from .errors import Error, PoolClosed, UnconfiguredGroupError
+from .errors import Error, PoolClosed, UnconfiguredGroupError, WrongModelError
 from .holders import Holder, Leased, find, holders, task_name, task_places
 from .leaks import Leaks, note
+from .limits import not_entered, seconds_of
 from .lost import Lost
 from .reasons import Reasons, closed_words
 from .tasks import Tasks
@@ -51,6 +52,11 @@ logger = logging.getLogger("pgdbpool")
 AsyncConnection = psycopg.AsyncConnection[Any]
 
 _MOST_LOOKED_AT = 1000  # tasks, to tell a caller who has the connections: a look holds up the loop, by 0.04 ms for each
+
+_NO_LOOP = (
+    "an AsyncPool needs an event loop of asyncio's (or uvloop's), and none is running here. Trio has none: run AnyIO "
+    "on its asyncio backend, or use a Pool by trio.to_thread.run_sync"
+)
 
 _new = object.__new__  # what has no __init__ is made in half the time
 
@@ -81,7 +87,10 @@ class AsyncLease(Leased):
         slot: Slot = self._slot  # type: ignore[assignment]
         self._slot = None
         now = monotonic()
-        seconds = now - slot.taken
+        try:  # which costs nothing
+            seconds = now - slot.taken
+        except AttributeError:  # there is none
+            raise not_entered(self._group.name) from None
         slot.use_time += seconds
         slot.use_times[(seconds * PER_SECOND).__trunc__().bit_length()] += 1
         if error is None and slot.clean(now):
@@ -108,21 +117,34 @@ class NotingLease(AsyncLease):
 class AsyncPool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints, for asyncio.
 
-    It has the methods of `Pool`; those that may wait are coroutines. `config` is that of `Pool`, whose `type` is of no
-    concern here. May be made before there is an event loop: it opens in the background when a loop first uses it
-    (``async with pool``, `open`, `wait`, or a checkout), and is for that loop only. Close it before the loop ends.
+    ::
+
+        async with AsyncPool({"db": {"host": "db1"}, "groups": {"write": {"autocommit": False}}}) as pool:
+            async with pool.connection("write") as conn:  # a psycopg.AsyncConnection; leaving the block commits
+                await conn.execute("insert into visits (path) values (%s)", ("/",))
+
+    It has the methods of `Pool`; those that may wait are coroutines. `config` and its keys are those of `Pool`, whose
+    `type` is of no concern here; ``connection_count`` is per endpoint and process. `name` as for `Pool`.
+
+    May be made before there is an event loop: it opens in the background when a loop first uses it (by ``async with``,
+    `open`, `wait`, or a checkout), and is for that loop only. Close it before the loop ends.
 
     What only looks at it or changes its settings may be called from any thread: `stats`, `pop_stats`, `endpoints`,
     `holders`, `on_event`, `resize`, `drain`, `pause`, `resume`.
+
+    Raises:
+        ConfigError: something is wrong in the configuration; it names every mistake, with its place and the fix.
     """
 
     _keeper: Tasks
     _kind = "asyncio"
 
-    def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
+    def __init__(
+        self, config: Mapping[str, Any] | ConfigDict | Settings, *, name: str | None = None, open: bool = True
+    ) -> None:
         found = judged(config)
         del config  # it may have a password in it, which no traceback is to have
-        super().__init__(found.settings(), asynchronous, threading.RLock)
+        super().__init__(found.settings(), asynchronous, threading.RLock, name)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lease = NotingLease if self._notes else AsyncLease
         self._home: Any = _NoLoop  # says in which thread the loop runs: cheaper to compare than the loop itself
@@ -179,7 +201,10 @@ class AsyncPool(Base):
 
     def _begin(self) -> None:
         """To be called by whatever may wait: binds the pool to its loop, once."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongModelError(_NO_LOOP) from None
         if self._loop is loop:
             self._home = _home(loop)  # a loop may go on in another thread
             return
@@ -202,15 +227,27 @@ class AsyncPool(Base):
             )
 
     async def open(self) -> None:
-        """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
+        """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait.
+
+        Raises:
+            WrongModelError: there is no event loop of asyncio's here, but one of trio's, say.
+            Error: the pool belongs to another event loop.
+        """
         self._unlock()
         self._begin()
 
     async def wait(self, timeout: float = 30.0) -> None:
         """Wait until each group can hand out `min_count` connections, at least one, at the same time.
 
-        Raises PoolTimeout after `timeout` seconds, DBOfflineError where no retry would help.
+        `timeout` in seconds.
+
+        Raises:
+            PoolTimeout: not within `timeout` seconds.
+            DBOfflineError: no retry would help.
+            PoolClosed: the pool is closed, or was closed meanwhile.
+            WrongModelError, Error: as `open` does.
         """
+        timeout = seconds_of(timeout)
         self._begin()
         await self._warm(timeout)
 
@@ -219,6 +256,7 @@ class AsyncPool(Base):
 
         Waits up to `timeout` seconds for leased connections to come back. Safe to call twice.
         """
+        timeout = seconds_of(timeout)
         if self._closed:
             return
         if self._loop is not None and not self._loop.is_closed():
@@ -287,7 +325,11 @@ class AsyncPool(Base):
 
         Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
         exception, cancellation included, rolls back; then the connection goes back to the pool. `timeout` in seconds,
-        default the group's `acquire_timeout`. Raises as `Pool.connection` does.
+        default the group's `acquire_timeout`; 0 does not wait. The connection must not be used after the block.
+
+        Raises:
+            Exception: as `Pool.connection` does; entering also raises WrongModelError where no event loop of asyncio's
+                is running, and Error in another loop than the pool's.
         """
         lease: AsyncLease = _new(self._lease)
         lease._slot = None
@@ -296,12 +338,17 @@ class AsyncPool(Base):
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
         lease._pool = self
-        lease._timeout = timeout
+        lease._timeout = None if timeout is None else seconds_of(timeout)
         return lease
 
     async def getconn(self, group: str = "default", timeout: float | None = None) -> AsyncConnection:
-        """A connection of a group, to be returned with `putconn`. Raises as `connection` does."""
+        """A connection of a group, to be returned with `putconn`, and not used any more after that.
+
+        Raises:
+            Exception: as entering a block of `connection` does.
+        """
         found = self._group(group)
+        timeout = seconds_of(timeout)
         now = monotonic()
         slot = found.take(now)
         if slot is None or now >= slot.fresh_until or get_ident() != self._home._thread_id:
@@ -319,7 +366,8 @@ class AsyncPool(Base):
     async def putconn(self, conn: AsyncConnection) -> None:
         """Return what `getconn` gave. A transaction left open is rolled back.
 
-        Raises ValueError for a connection that this pool has not handed out by `getconn`, or that was returned before.
+        Raises:
+            ValueError: this pool has not handed it out by `getconn`, or it was returned before.
         """
         slot = self._out.pop(id(conn), None)
         if slot is None:
@@ -380,12 +428,20 @@ class AsyncPool(Base):
                 self._sessions.bury(group)
 
     async def check(self) -> None:
-        """Ask every idle connection for an answer, now, and close those that do not give one."""
+        """Ask every idle connection for an answer, now, and close those that do not give one.
+
+        Raises:
+            WrongModelError, Error: as `open` does.
+        """
         self._begin()
         await self._ask_idle()
 
     def holders(self, group: str | None = None) -> list[Holder]:
-        """Who holds connections, the longest first."""
+        """Who holds connections, the longest first.
+
+        Raises:
+            UnconfiguredGroupError: there is no such group.
+        """
         places = task_places(self._loop)
         return [holder for each in self._chosen(group) for holder in holders(each, self._driver, places)]
 

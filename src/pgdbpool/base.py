@@ -11,7 +11,6 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from itertools import count
 from os import PathLike
 from time import time
 from typing import Any, Protocol, Self
@@ -33,13 +32,13 @@ from .errors import UnconfiguredGroupError
 from .habitat import forks_in_silence
 from .herald import Herald
 from .holders import Holder
+from .naming import name_of_pool
 from .printable import make_log_printable
 from .publish import writer as publisher
 from .session import Sessions
 
 POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
 _POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
-_numbers = count(1)
 
 make_log_printable()  # here, since pools are what logs
 
@@ -57,9 +56,15 @@ class Base(ABC):
     _keeper: Waits
     _kind: str  # "threaded", "non-threaded" or "asyncio"
 
-    def __init__(self, settings: Settings, driver: Driver, lock: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        driver: Driver,
+        lock: Callable[[], AbstractContextManager[Any]],
+        name: str | None = None,
+    ) -> None:
         self._settings = settings
-        self._name = f"pgdbpool-{next(_numbers)}"
+        self._name = name_of_pool(name)
         self._lock = lock()
         # One open or close at a time. Never taken with `_lock` held; nothing waits for a server while it is held.
         self._life = lock()
@@ -68,7 +73,7 @@ class Base(ABC):
         self._topology = self._make_topology(self._lock)
         self._groups = {group.name: group for group in self._topology.groups}
         self._notes = any(settings.leak_threshold for settings in self._settings.groups.values())
-        self._sessions = Sessions(driver, self._topology)
+        self._sessions = Sessions(driver, self._topology, settings.monitor)
         self._herald = Herald(self._name)
         self._books = Books(self._name, self._topology, lock())
         self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
@@ -77,22 +82,46 @@ class Base(ABC):
         lifecycle.register(self)
 
     @classmethod
-    def from_toml(cls, path: str | PathLike[str], *, open: bool = True) -> Self:
-        """A pool configured by a TOML file. Raises ConfigError, also if the file cannot be read."""
-        found = judged_toml(path)
-        del path
-        return cls._made_of(found.settings(), open)
+    def from_toml(
+        cls,
+        path: str | PathLike[str],
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        open: bool = True,
+    ) -> Self:
+        """A pool configured by a TOML file.
+
+        `overrides` is what counts instead of what the file says, in the form of the dictionary, which is merged with
+        the file key by key: callables for its groups, say, or a password. A dictionary for ``db`` is for each endpoint
+        of the file, a list takes the place of all of them. `name` and `open` as for the class.
+
+        Raises:
+            ConfigError: the file cannot be read, or is no configuration; it names every mistake.
+        """
+        found = judged_toml(path, overrides)
+        del path, overrides
+        return cls._made_of(found.settings(), open, name)
 
     @classmethod
-    def from_url(cls, url: str, *, open: bool = True) -> Self:
-        """A pool with the one group ``default``, on the hosts of a ``postgresql://`` URL. Raises ConfigError."""
-        found = judged_url(url)
-        del url
-        return cls._made_of(found.settings(), open)
+    def from_url(
+        cls, url: str, *, groups: Mapping[str, Any] | None = None, name: str | None = None, open: bool = True
+    ) -> Self:
+        """A pool on the hosts of a ``postgresql://`` URL, also one with a driver in it (``postgresql+psycopg://``).
+
+        With `groups`, as in the dictionary form, these are its groups, and what the URL says of a group is the default
+        of each. Else it has the one group ``default``. `name` and `open` as for the class.
+
+        Raises:
+            ConfigError: it is no such URL, or something is wrong in it or in `groups`; every mistake is named.
+        """
+        found = judged_url(url, groups=groups)
+        del url, groups
+        return cls._made_of(found.settings(), open, name)
 
     @classmethod
-    def _made_of(cls, settings: Settings, open: bool) -> Self:
-        return cls(settings, open=open)  # type: ignore[call-arg]  # both have it
+    def _made_of(cls, settings: Settings, open: bool, name: str | None) -> Self:
+        return cls(settings, name=name, open=open)  # type: ignore[call-arg]  # both have them
 
     def _make_topology(self, lock: AbstractContextManager[Any]) -> Topology:
         monitor = self._settings.monitor or MonitorSettings()
@@ -242,10 +271,13 @@ class Base(ABC):
     # -- while it runs ------------------------------------------------------------------------------------------
 
     def resize(self, group: str, connection_count: int, min_count: int | None = None) -> None:
-        """Change a group's `connection_count` (per endpoint), and its `min_count`.
+        """Change a group's `connection_count`, which is per endpoint and in this process, and its `min_count`.
 
-        Surplus idle connections are closed at once, surplus leased ones when they come back. Raises ValueError for
-        numbers that a configuration would not accept.
+        Surplus idle connections are closed at once, surplus leased ones when they come back.
+
+        Raises:
+            UnconfiguredGroupError: there is no such group.
+            ValueError: a configuration would not accept these numbers.
         """
         found = self._group(group)
         with self._lock:  # another thread may do the same
@@ -260,7 +292,11 @@ class Base(ABC):
         self._topology.reroute(monotonic())
 
     def drain(self, group: str | None = None) -> None:
-        """Replace all connections of a group, or of all: idle ones now, leased ones when they come back."""
+        """Replace all connections of a group, or of all: idle ones now, leased ones when they come back.
+
+        Raises:
+            UnconfiguredGroupError: there is no such group.
+        """
         for each in self._chosen(group):
             self._topology.drain(each, monotonic())
             each.wish()
@@ -270,13 +306,20 @@ class Base(ABC):
 
         Callers wait, within their deadlines. In the non-threaded model they get PoolTimeout at once, since nobody could
         resume while they wait.
+
+        Raises:
+            UnconfiguredGroupError: there is no such group.
         """
         for each in self._chosen(group):
             each.paused = True
         self._topology.reroute(monotonic())
 
     def resume(self, group: str | None = None) -> None:
-        """End `pause`."""
+        """End `pause`.
+
+        Raises:
+            UnconfiguredGroupError: there is no such group.
+        """
         for each in self._chosen(group):
             each.paused = False
         self._topology.reroute(monotonic())
@@ -300,7 +343,11 @@ class Base(ABC):
 
     @property
     def name(self) -> str:
-        """What it is called in logs and metrics: ``pgdbpool-1`` is the first pool that this process has made."""
+        """What it is called in the log, in metrics, and in the names of its threads, in this process.
+
+        As given; ``shop-2`` for the second one that was to be ``shop``, also if it takes the place of the first, so
+        that no two are added up. ``pgdbpool-1`` is the first that was given none.
+        """
         return self._name
 
     def on_event(self, listener: Callable[[Event], object]) -> Callable[[], None]:

@@ -22,7 +22,7 @@ from psycopg.rows import no_result
 
 from . import forks, outcome
 from .clock import monotonic
-from .config import Settings, judged
+from .config import ConfigDict, Settings, judged
 from .core.lane import Slot
 from .drivers import Status
 from .drivers.blocking import run
@@ -42,6 +42,7 @@ from .errors import (
 )
 from .holders import Leased
 from .leaks import note
+from .limits import seconds_of
 from .sync import Pool
 
 __all__ = [
@@ -73,14 +74,18 @@ class Connection:
     _lock = threading.RLock()  # a signal handler may close it at any moment
 
     @classmethod
-    def init(cls, config: Mapping[str, Any] | Settings) -> Pool:
+    def init(cls, config: Mapping[str, Any] | ConfigDict | Settings, *, name: str | None = None) -> Pool:
         """Make the process-wide pool; one made before is closed, once the new configuration is found good.
 
-        Raises ConfigError, and then leaves the pool that was there.
+        `name` as for `Pool`. Safe in any thread.
+
+        Raises:
+            ConfigError: something is wrong in the configuration; then the pool that was there stays.
+            WrongModelError: under gevent or eventlet.
         """
         found = judged(config)
         del config  # it may have a password in it, which no traceback is to have
-        pool = Pool(found.settings())
+        pool = Pool(found.settings(), name=name)
         with cls._lock:
             old, cls._pool = cls._pool, pool
         if old is not None:
@@ -89,7 +94,11 @@ class Connection:
 
     @classmethod
     def pool(cls) -> Pool:
-        """The process-wide pool. Raises PoolClosed before `init` and after `close`."""
+        """The process-wide pool.
+
+        Raises:
+            PoolClosed: before `init` and after `close`.
+        """
         pool = cls._pool
         if pool is None:
             raise PoolClosed("there is no process-wide pool: call Connection.init(config) first")
@@ -200,13 +209,17 @@ class Handler(Leased):
     """A connection of a group of the process-wide pool, for the length of a ``with`` block.
 
     Leaving the block normally commits what is open in an ``autocommit: false`` group; leaving it by an exception rolls
-    back, never commits. Used by one thread at a time. Entering raises as `Pool.connection` does.
+    back, never commits. Used by one thread at a time. `timeout` in seconds, default the group's `acquire_timeout`.
+
+    Raises:
+        PoolClosed: there is no process-wide pool.
+        Exception: as `Pool.connection` does: some at once, some on entering the block, some on leaving it.
     """
 
     def __init__(self, group: str = "default", *, timeout: float | None = None) -> None:
         self._pool = Connection.pool()
         self._group = self._pool._group(group)
-        self._timeout = timeout
+        self._timeout = seconds_of(timeout)
         self._slot: Slot | None = None
         self._told = False  # its user knows already that the connection was lost
 
@@ -239,7 +252,9 @@ class Handler(Leased):
     def query(self, sql: str, params: Params = None) -> Query:
         """Run one statement, with parameters in psycopg's style (``%s``, ``%(name)s``).
 
-        Raises DBQueryError with the server's words, `sqlstate`, and the driver's exception as cause.
+        Raises:
+            DBQueryError: it failed; with the server's words, `sqlstate`, and the driver's exception as cause.
+            Error: outside the block.
         """
         slot = self._leased()
         try:
@@ -251,7 +266,8 @@ class Handler(Leased):
     def query_prepared(self, params: Any) -> Query:
         """Call the server function ``"SQLPrepare"."ExecuteQuery"`` with `params`: a statement's name and arguments.
 
-        Raises as `query` does.
+        Raises:
+            DBQueryError, Error: as `query` does.
         """
         args = [params] if isinstance(params, str | Mapping) else list(params)
         return self.query(f'select "SQLPrepare"."ExecuteQuery"({", ".join(["%s"] * len(args))})', args)
@@ -259,9 +275,12 @@ class Handler(Leased):
     def commit(self) -> None:
         """Commit what is open; an autocommit group sends nothing.
 
-        Raises OutcomeUnknown if the connection dies during COMMIT, or was lost in a COMMIT before; DBConnectionError if
-        it was lost before COMMIT was sent, also in a statement whose error was caught; DBQueryError if the server or
-        the driver refuses.
+        Raises:
+            OutcomeUnknown: the connection died during COMMIT, or was lost in a COMMIT before.
+            DBConnectionError: it was lost before COMMIT was sent, also in a statement whose error was caught: nothing
+                was committed.
+            DBQueryError: the server or the driver refuses, or a statement has failed before.
+            Error: outside the block.
         """
         slot = self._leased()
         if self._group.settings.autocommit:  # type: ignore[attr-defined]
@@ -278,8 +297,11 @@ class Handler(Leased):
     def rollback(self) -> None:
         """Roll back what is open.
 
-        Raises DBConnectionError if the connection is lost: what had not been committed is not; OutcomeUnknown if it was
-        lost in a COMMIT; DBQueryError if the driver refuses.
+        Raises:
+            DBConnectionError: the connection is lost: what had not been committed is not.
+            OutcomeUnknown: it was lost in a COMMIT.
+            DBQueryError: the driver refuses.
+            Error: outside the block.
         """
         slot, driver = self._leased(), self._pool._driver
         try:

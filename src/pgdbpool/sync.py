@@ -22,7 +22,7 @@ import psycopg
 from . import forks
 from .base import Base
 from .clock import monotonic
-from .config import GroupSettings, MonitorSettings, Settings, judged
+from .config import ConfigDict, GroupSettings, MonitorSettings, Settings, judged
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import PER_SECOND
@@ -33,6 +33,7 @@ from .habitat import Door, is_to_fork, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
 from .leaks import Leaks, note
+from .limits import not_entered, seconds_of
 from .lost import Lost
 from .probe import death_of
 from .reasons import Reasons, closed_words
@@ -72,7 +73,10 @@ class Lease(Leased):
         slot: Slot = self._slot  # type: ignore[assignment]
         self._slot = None
         now = monotonic()
-        seconds = now - slot.taken
+        try:  # which costs nothing
+            seconds = now - slot.taken
+        except AttributeError:  # there is none
+            raise not_entered(self._group.name) from None
         slot.use_time += seconds
         slot.use_times[(seconds * PER_SECOND).__trunc__().bit_length()] += 1
         group = self._group
@@ -108,20 +112,57 @@ class NotingLease(Lease):
 class Pool(Base):
     """Named groups of connections to one or several PostgreSQL endpoints.
 
-    `config` is the dictionary described in the configuration reference, or `Settings`; it is checked whole before any
-    connection is opened, and ConfigError names every mistake. The pool opens by default; connections are made in the
-    background (`type: "threaded"`) or when they are first needed (`"non-threaded"`).
+    ::
+
+        pool = Pool(
+            {
+                "db": [{"host": "db1", "name": "app", "user": "app"}, {"host": "db2", "name": "app", "user": "app"}],
+                "groups": {
+                    "read": {"target_session_attrs": "prefer-standby", "connection_count": 10},
+                    "write": {"target_session_attrs": "primary", "autocommit": False},
+                },
+            }
+        )
+        with pool.connection("write") as conn:  # a psycopg.Connection; leaving the block commits
+            conn.execute("insert into visits (path) values (%s)", ("/",))
+
+    ``connection_count`` is per endpoint and process: with 2 endpoints and 4 processes 10 are up to 80 connections.
+
+    `config` is such a dictionary, or `Settings`; it is checked whole before any connection is opened. The pool opens by
+    default; connections are made in the background (``"type": "threaded"``) or when they are first needed
+    (``"non-threaded"``). `name` is what it is called in the log, in metrics, and in the names of its threads.
 
     A threaded pool may be used from any thread; a non-threaded one by one thread only.
+
+    Keys on top: ``type``, ``monitor``, ``status``, ``db``, ``groups``.
+
+    Keys of an endpoint, which is one dictionary of ``db``: ``host``, ``port``, ``name``, ``user``, ``pass``,
+    ``pass_env``, ``ssl``, ``connect_timeout``, ``query_timeout``, ``session_tmp_buffer``, ``pooler``, ``keepalives``,
+    ``keepalives_idle``, ``keepalives_interval``, ``keepalives_count``, ``tcp_user_timeout``, ``priority``, ``weight``,
+    ``tags``, ``params``.
+
+    Keys of a group, all optional: ``connection_count``, ``total_count``, ``min_count``, ``autocommit``,
+    ``target_session_attrs``, ``balance``, ``acquire_timeout``, ``max_waiting``, ``max_lifetime``, ``max_idle``,
+    ``check``, ``configure``, ``reset``, ``reconnect_failed``, ``reconnect_timeout``, ``leak_threshold``,
+    ``query_timeout``, ``session_tmp_buffer``, ``tags``, ``spill``, ``sqlprepare``.
+
+    Keys of ``monitor``: ``interval``, ``timeout``, ``fall``, ``max_lifetime``, ``slow_start``. Keys of ``status``:
+    ``name``, ``directory``, ``interval``. The configuration reference says what each of them means.
+
+    Raises:
+        ConfigError: something is wrong in the configuration; it names every mistake, with its place and the fix.
+        WrongModelError: under gevent or eventlet.
     """
 
-    def __init__(self, config: Mapping[str, Any] | Settings, *, open: bool = True) -> None:
+    def __init__(
+        self, config: Mapping[str, Any] | ConfigDict | Settings, *, name: str | None = None, open: bool = True
+    ) -> None:
         found = judged(config)
         del config  # it may have a password in it, which no traceback is to have
         settings = found.settings()
         self._threaded = settings.type == "threaded"
         self._kind = settings.type
-        super().__init__(settings, blocking, self._new_lock)
+        super().__init__(settings, blocking, self._new_lock, name)
         self._lease = NotingLease if self._notes else Lease
         self._line: Callable[[Group, float, float, bool], Slot] | None = None
         self._keeper: Keeper = self._make_keeper()
@@ -158,7 +199,11 @@ class Pool(Base):
     # -- life -------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait."""
+        """Open the pool, or open it again after `close`. Does nothing if it is open. Does not wait.
+
+        Raises:
+            WrongModelError: under gevent or eventlet.
+        """
         with self._life:
             if not self._closed:
                 return
@@ -192,10 +237,14 @@ class Pool(Base):
     def wait(self, timeout: float = 30.0) -> None:
         """Wait until each group can hand out `min_count` connections, at least one, at the same time.
 
-        In the non-threaded model this opens them. Raises PoolTimeout after `timeout` seconds, DBOfflineError where no
-        retry would help.
+        In the non-threaded model this opens them. `timeout` in seconds.
+
+        Raises:
+            PoolTimeout: not within `timeout` seconds.
+            DBOfflineError: no retry would help.
+            PoolClosed: the pool is closed, or was closed meanwhile.
         """
-        run(self._warm(timeout))
+        run(self._warm(seconds_of(timeout)))
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool: waiters get PoolClosed, idle connections are closed at once, leased ones on return.
@@ -204,6 +253,7 @@ class Pool(Base):
         Safe to call twice, and while other threads open, close or use the pool: each call is carried out whole, one
         after the other. A pool that another thread opens again is not waited for any longer.
         """
+        timeout = seconds_of(timeout)
         keeper = self._shut()
         if keeper is None:
             return
@@ -274,13 +324,20 @@ class Pool(Base):
 
         Leaving the block normally commits an open transaction of an ``autocommit: false`` group, leaving it by an
         exception rolls back; then the connection goes back to the pool. `timeout` in seconds, default the group's
-        `acquire_timeout`.
+        `acquire_timeout`; 0 does not wait. The connection must not be used after the block.
 
-        Entering raises PoolTimeout, TooManyWaiting, PoolClosed or DBOfflineError; in the non-threaded model
-        PoolExhausted and, for a second thread, WrongModelError. Leaving raises OutcomeUnknown if the connection dies
-        during COMMIT, the block's own included, and the driver's exception if the server refuses it. If an error inside
-        the block, though caught there, has made the transaction fail, leaving raises as well: the driver's exception,
-        or DBConnectionError where the connection was lost, closed, or left in the middle of a statement.
+        Raises:
+            UnconfiguredGroupError: there is no such group.
+            TypeError, ValueError: `timeout` is no number of seconds.
+            PoolTimeout: on entering: no connection in time; TooManyWaiting if `max_waiting` others wait; PoolExhausted
+                in the non-threaded model, which cannot wait.
+            PoolClosed: on entering: the pool is closed, or was closed meanwhile.
+            DBOfflineError: on entering: no server lets us in, or `configure` raises, and waiting would not help.
+            WrongModelError: on entering: a second thread uses a non-threaded pool.
+            OutcomeUnknown: on leaving normally: the connection died during COMMIT, the block's own included.
+            DBConnectionError: on leaving normally: nothing was committed, since the connection was lost, closed, or
+                left in the middle of a statement, though the block has caught that.
+            psycopg.Error: on leaving normally: the server refuses to commit, or a statement has failed before.
         """
         lease: Lease = _new(self._lease)
         lease._slot = None
@@ -289,12 +346,17 @@ class Pool(Base):
         except KeyError:
             raise UnconfiguredGroupError(group, self._groups) from None
         lease._pool = self
-        lease._timeout = timeout
+        lease._timeout = None if timeout is None else seconds_of(timeout)
         return lease
 
     def getconn(self, group: str = "default", timeout: float | None = None) -> Connection:
-        """A connection of a group, to be returned with `putconn`. Raises as `connection` does."""
+        """A connection of a group, to be returned with `putconn`, and not used any more after that.
+
+        Raises:
+            Exception: as entering a block of `connection` does.
+        """
         found = self._group(group)
+        timeout = seconds_of(timeout)
         now = monotonic()
         slot = found.take(now)
         if slot is None or now >= slot.fresh_until:
@@ -311,7 +373,8 @@ class Pool(Base):
     def putconn(self, conn: Connection) -> None:
         """Return what `getconn` gave. A transaction left open is rolled back.
 
-        Raises ValueError for a connection that this pool has not handed out by `getconn`, or that was returned before.
+        Raises:
+            ValueError: this pool has not handed it out by `getconn`, or it was returned before.
         """
         slot = self._out.pop(id(conn), None)
         if slot is None:
@@ -355,5 +418,9 @@ class Pool(Base):
         run(self._ask_idle())
 
     def holders(self, group: str | None = None) -> list[Holder]:
-        """Who holds connections, the longest first."""
+        """Who holds connections, the longest first.
+
+        Raises:
+            UnconfiguredGroupError: there is no such group.
+        """
         return [holder for each in self._chosen(group) for holder in holders(each, self._driver)]

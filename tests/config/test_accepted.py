@@ -19,6 +19,7 @@ from pgdbpool.config import (
     MonitorSettings,
     Settings,
     StatusSettings,
+    keys,
     load,
     load_toml,
     load_url,
@@ -163,7 +164,7 @@ def test_settings_are_returned_as_they_are() -> None:
     assert load(settings) is settings
 
 
-@pytest.mark.parametrize("key", ["name", "user", "pass", "query_timeout", "session_tmp_buffer", "pooler"])
+@pytest.mark.parametrize("key", ["name", "user", "pass", "pass_env", "query_timeout", "session_tmp_buffer", "pooler"])
 def test_none_means_not_given_in_an_endpoint(key: str) -> None:
     assert load(config({key: None})) == load(config())
 
@@ -242,6 +243,15 @@ def test_values_at_the_edge_of_an_endpoint(key: str, value: Any) -> None:
     assert getattr(load(config({key: value})).db[0], key) == value
 
 
+def test_a_password_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_DB_PASSWORD", SECRET)
+    settings = load(config({"pass_env": "SHOP_DB_PASSWORD"}))
+    assert settings == load(config({"pass": SECRET}))
+    assert settings.db[0].password == SECRET
+    assert SECRET not in repr(settings)
+    assert settings == load_url("postgresql://h?pass_env=SHOP_DB_PASSWORD", groups={"g": {}})
+
+
 def test_an_empty_password_is_a_password() -> None:
     assert load(config({"pass": ""})).db[0].password == ""
 
@@ -278,10 +288,9 @@ def keys_of_the_manual(section: str, page: str = "configuration") -> list[str]:
 
 
 def test_the_manual_has_every_key() -> None:
-    endpoint = ["pass" if key == "password" else key for key in EndpointSettings.__struct_fields__ if key != "chosen"]
     group = [key for key in GroupSettings.__struct_fields__ if key not in ("name", "chosen")]
     assert keys_of_the_manual("The whole") == list(Settings.__struct_fields__)
-    assert keys_of_the_manual("Endpoints") == endpoint
+    assert keys_of_the_manual("Endpoints") == list(keys.ENDPOINT)
     assert keys_of_the_manual("Groups") == group
     assert keys_of_the_manual("Monitor") == list(MonitorSettings.__struct_fields__)
     assert keys_of_the_manual("What a process publishes", "status-page") == list(StatusSettings.__struct_fields__)

@@ -13,8 +13,9 @@ from pgdbpool.errors import ConfigError
 from .support import SECRET, SSL, TARGETS, config, problems
 
 ENDPOINT_KEYS = (
-    "host, port, name, user, pass, ssl, connect_timeout, query_timeout, session_tmp_buffer, pooler, keepalives, "
-    "keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout, priority, weight, tags, params"
+    "host, port, name, user, pass, pass_env, ssl, connect_timeout, query_timeout, session_tmp_buffer, pooler, "
+    "keepalives, keepalives_idle, keepalives_interval, keepalives_count, tcp_user_timeout, priority, weight, tags, "
+    "params"
 )
 
 WHOLE_MISTAKES: list[tuple[Any, list[str]]] = [
@@ -51,6 +52,15 @@ WHOLE_MISTAKES: list[tuple[Any, list[str]]] = [
     (
         config({"ssl": "require", "params": {"sslrootcert": "system"}}),
         ["db[0].ssl: expected verify-full beside sslrootcert = system; or leave ssl out"],
+    ),
+    (config({"pass": "x", "pass_env": "HOME"}), ["db[0].pass_env: expected pass or pass_env, not both"]),
+    (
+        config({"params": {"hostaddr": "10.0.0.1,10.0.0.2"}}),
+        ["db[0].params.hostaddr: expected one address, got several; write one entry of db for each"],
+    ),
+    (
+        config({"params": {"hostaddr": ["10.0.0.1"]}}),
+        ["db[0].params.hostaddr: expected a string or a whole number, got a list"],
     ),
     (
         {**config(), "db": [{"host": "h"}, {"host": "i"}, {"host": "H", "port": 5432}]},
@@ -106,6 +116,11 @@ ENDPOINT_MISTAKES: list[Any] = [
     ("pass", True, "expected a string or a callable, got a boolean"),
     ("pass", object(), "expected a string or a callable, got an object of type object"),
     ("pass", "a\0b", "expected a string or a callable, got a string with a NUL character in it"),
+    ("pass_env", 5, "expected the name of an environment variable, got a whole number"),
+    ("pass_env", "", "expected the name of an environment variable, got an empty string"),
+    ("pass_env", "my secret", "expected the name of an environment variable, such as SHOP_DB_PASSWORD"),
+    ("pass_env", "${NO_SUCH}", "expected the name of an environment variable, such as SHOP_DB_PASSWORD"),
+    ("pass_env", "NO_SUCH_VARIABLE", "the environment variable that it names is not set"),
     ("ssl", "on", f"expected one of {SSL}, got 'on'"),
     ("ssl", True, f"expected one of {SSL}, got True"),
     ("ssl", "x" * 21, f"expected one of {SSL}, got a string"),
@@ -327,4 +342,12 @@ def test_all_mistakes_are_told_at_once() -> None:
         "groups.read.connection_count: expected 1 or more, got 0",
         "groups.read.connectioncount: unknown key, did you mean connection_count?",
         "groups.write.check: expected one of auto, off, ping or a callable, got 1",
+    ]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", "is empty"), ("a\udcff", "has no valid Unicode in it")])
+def test_a_variable_without_a_password_in_it(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    monkeypatch.setenv("SHOP_DB_PASSWORD", value)
+    assert problems(load, config({"pass_env": "SHOP_DB_PASSWORD"})) == [
+        f"db[0].pass_env: the environment variable that it names {expected}"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,66 @@ def test_toml_that_cannot_be_read(tmp_path: Path) -> None:
     missing = tmp_path / "none.toml"
     assert problems(load_toml, missing) == [f"{missing}: cannot be read: No such file or directory"]
     assert problems(load_toml, "a\0b") == ["a\0b: cannot be read: not a file name"]
+
+
+# -- with overrides --
+
+
+def noop(*_: object) -> None:
+    """A callable, which no file can have."""
+
+
+def test_overrides_count_instead_of_what_the_file_says(tmp_path: Path) -> None:
+    overrides = {
+        "type": "non-threaded",
+        "monitor": {"fall": 3},
+        "db": {"pass": noop, "params": {"sslsni": 1}},
+        "groups": {"read": {"configure": noop, "connection_count": 2}, "new": {"spill": True}},
+    }
+    settings = load_toml(written(tmp_path, TOML), overrides=overrides)
+    assert settings.type == "non-threaded"
+    assert settings.monitor is not None
+    assert settings.monitor.fall == 3
+    assert [endpoint.host for endpoint in settings.db] == ["db1", "db2"]
+    assert [endpoint.password for endpoint in settings.db] == [noop, noop]
+    assert [dict(each.params) for each in settings.db] == [{"application_name": "shop", "sslsni": "1"}, {"sslsni": "1"}]
+    assert list(settings.groups) == ["read", "batch jobs", "new"]
+    assert (settings.groups["read"].configure, settings.groups["read"].connection_count) == (noop, 2)
+    assert settings.groups["batch jobs"].tags == {"batch"}
+
+
+def test_a_list_of_endpoints_takes_the_place_of_those_of_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path, "db.host = 'h'\n[groups.g]\n")
+    assert [each.host for each in load_toml(file, overrides={"db": [{"host": "x"}, {"host": "y"}]}).db] == ["x", "y"]
+    assert load_toml(file, overrides={"db": {"port": 1}}).db[0].label == "h:1"
+    assert load_toml(file, overrides={}) == load_toml(file) == load_toml(file, overrides=None)
+    file = written(tmp_path, "[groups.g]\n")
+    assert load_toml(file, overrides={"db": {"host": "h"}}).db[0].host == "h"
+
+
+def test_one_way_to_give_a_password_takes_the_place_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DB_PASSWORD", SECRET)
+    file = written(tmp_path, "db.host = 'h'\ndb.pass_env = 'NO_SUCH_VARIABLE'\n[groups.g]\n")
+    assert load_toml(file, overrides={"db": {"pass": "x"}}).db[0].password == "x"
+    file = written(tmp_path, "db.host = 'h'\ndb.pass = 'x'\n[groups.g]\n")
+    assert load_toml(file, overrides={"db": {"pass_env": "SHOP_DB_PASSWORD"}}).db[0].password == SECRET
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"db": {"prt": 1}}, "{file} with overrides: db.prt: unknown key, did you mean port?"),
+        (
+            {"groups": {"g": {"spill": SECRET}}},
+            "{file} with overrides: groups.g.spill: expected True or False, got a string",
+        ),
+        ({"groups": {"g": 1}}, "{file} with overrides: groups.g: expected a dict, got a whole number"),
+        ({"db": 1}, "{file} with overrides: db: expected a dict or a list of dicts, got a whole number"),
+        ([SECRET], "overrides: expected a dict, got a list"),
+    ],
+)
+def test_mistakes_in_overrides(tmp_path: Path, overrides: Any, expected: str) -> None:
+    file = written(tmp_path, "db.host = 'h'\n[groups.g]\n")
+    assert problems(lambda path: load_toml(path, overrides=overrides), file) == [expected.format(file=file)]

@@ -32,6 +32,10 @@ def hosts(settings: Settings) -> list[tuple[str, int]]:
         ("postgresql://%2Frun%2Fpg:5433,h/db", [("/run/pg", 5433), ("h", 5432)]),
         ("postgresql:///db?host=/run/pg&port=5433", [("/run/pg", 5433)]),
         ("postgresql:///db?host=h1,h2&port=1,2", [("h1", 1), ("h2", 2)]),
+        ("postgresql+psycopg://h:5433/db", [("h", 5433)]),
+        ("postgresql+psycopg_async://h1,h2:5433/db", [("h1", 5432), ("h2", 5433)]),
+        ("postgresql+asyncpg://h/db", [("h", 5432)]),
+        ("postgres+psycopg2://h/db", [("h", 5432)]),
         ("postgresql://u@/db?host=::1", [("::1", 5432)]),
     ],
 )
@@ -137,6 +141,7 @@ URL_MISTAKES: list[tuple[Any, str]] = [
     (5, "expected a string, got a whole number"),
     ("", "expected postgresql://user:password@host:port/database"),
     ("mysql://u:s3cr3t-Zq9@h/db", "expected postgresql://user:password@host:port/database"),
+    ("postgresql+://u:s3cr3t-Zq9@h/db", "expected postgresql://user:password@host:port/database"),
     ("host=h password=s3cr3t-Zq9", "expected postgresql://user:password@host:port/database"),
     ("postgresql://h1,,h2", "an empty host"),
     ("postgresql://u:s3cr3t-Zq9@,h:5432/db", "an empty host"),
@@ -200,6 +205,34 @@ URL_MISTAKES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("url", "expected"), URL_MISTAKES)
 def test_mistakes_in_a_url(url: Any, expected: str) -> None:
     assert problems(load_url, url) == [f"url: {expected}"]
+
+
+def test_all_mistakes_of_a_url_are_told_at_once() -> None:
+    url = "postgresql://u:s3cr3t-Zq9%zz@h1:x,,[h2/a/b?sslmod=require&port&autocommit=2&ssl=on&priority=1,2&configure=x"
+    assert problems(load_url, url) == [
+        "url: a % that is not followed by two hexadecimal digits; write a % itself as %25",
+        "url: the name of the database has a / in it; write it as %2F",
+        "url: sslmod: unknown parameter, did you mean sslmode?",
+        f"url: {PAIRS}",
+        f"url: expected ports from 1 to 65535; {ENCODE}, ? as %3F and @ as %40",
+        "url: an empty host",
+        "url: a bracket without its counterpart around an IPv6 address",
+        "url: priority: expected one value, or one for each of the 3 hosts, got 2",
+        f"url: ssl: expected one of {SSL}, got 'on'",
+        "url: autocommit: expected True or False, got '2'",
+        "url: configure: expected a callable, got a string",
+    ]
+
+
+def test_several_addresses_are_those_of_the_hosts_in_turn() -> None:
+    settings = load_url("postgresql://h1,h2/db?hostaddr=10.0.0.1,10.0.0.2&application_name=shop")
+    assert [dict(endpoint.params) for endpoint in settings.db] == [
+        {"application_name": "shop", "hostaddr": "10.0.0.1"},
+        {"application_name": "shop", "hostaddr": "10.0.0.2"},
+    ]
+    assert problems(load_url, "postgresql://h1,h2/db?hostaddr=10.0.0.1,10.0.0.2,10.0.0.3") == [
+        "url: hostaddr: expected one value, or one for each of the 2 hosts, got 3"
+    ]
 
 
 def test_the_same_host_twice_in_a_url() -> None:

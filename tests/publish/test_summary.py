@@ -1,10 +1,11 @@
 """Adding up what several processes have written."""
 
+import msgspec
 from records import endpoint, group, lane, pool, worker
 
 from pgdbpool import Event, EventKind, Holder
 from pgdbpool.core.stats import Counters
-from pgdbpool.publish import GroupSample, Sample, merged
+from pgdbpool.publish import GroupSample, PoolRecord, Sample, merged
 
 
 def down(at: float, label: str = "db1:5432") -> Event:
@@ -123,6 +124,15 @@ def test_holders_are_told_with_their_process_the_longest_first():
     workers = [worker(pool(holders=(holder(1.0),)), pid=1), worker(pool(holders=(holder(5.0), holder(0.1))), pid=2)]
     held = merged(workers).holders
     assert [(each.pid, each.holder.since) for each in held] == [(2, 5.0), (1, 1.0), (2, 0.1)]
+
+
+def test_holders_are_told_with_the_name_of_their_pool():
+    def named(name: str, since: float) -> PoolRecord:
+        record = pool(holders=(holder(since),))
+        return msgspec.structs.replace(record, stats=msgspec.structs.replace(record.stats, name=name))
+
+    held = merged([worker(named("shop", 1.0), named("batch", 2.0))]).holders
+    assert [(each.pool, each.pid) for each in held] == [("batch", 1), ("shop", 1)]
 
 
 def test_samples_of_the_same_time_are_added():

@@ -29,6 +29,7 @@ from pgdbpool.config.settings import (
     Settings,
     StatusSettings,
 )
+from pgdbpool.config.typed import ConfigDict
 from pgdbpool.errors import ConfigError, ConfigWarning
 
 __all__ = ["Judged", "did_you_mean", "judged", "load"]
@@ -52,7 +53,7 @@ class Judged:
         return self.found
 
 
-def load(config: Mapping[str, Any] | Settings) -> Settings:
+def load(config: Mapping[str, Any] | ConfigDict | Settings) -> Settings:
     """Check a configuration and return it as frozen settings. `Settings` are returned as they are.
 
     Raises `ConfigError` with one line for each mistake. Warns with one `ConfigWarning` about keys of older
@@ -63,7 +64,7 @@ def load(config: Mapping[str, Any] | Settings) -> Settings:
     return found.settings()
 
 
-def judged(config: Mapping[str, Any] | Settings) -> Judged:
+def judged(config: Mapping[str, Any] | ConfigDict | Settings) -> Judged:
     """The same without raising."""
     if isinstance(config, Settings):
         return Judged(config)
@@ -176,6 +177,8 @@ class _Check:
             self.note(f"{path}.host", problem)
         if "://" in (fields.get("name") or ""):
             self.note(f"{path}.name", "expected the name of a database, got a URL; for a URL there is load_url")
+        if fields.get("pass_env") is not None:
+            self.pass_env(path, fields)
         if "params" in fields:
             fields["params"] = self.params(f"{path}.params", fields["params"])
             weak = fields.get("ssl") not in (None, "verify-full")
@@ -183,6 +186,7 @@ class _Check:
                 self.note(f"{path}.ssl", "expected verify-full beside sslrootcert = system; or leave ssl out")
         if len(self.problems) > before:
             return []
+        fields.pop("pass_env", None)
         if "pass" in fields:
             fields["password"] = fields.pop("pass")
         try:
@@ -190,6 +194,26 @@ class _Check:
         except Unclear as unclear:
             self.note(f"{path}.{unclear.key}", str(unclear))
             return []
+
+    def pass_env(self, path: str, fields: dict[str, Any]) -> None:
+        """Put the password that `pass_env` leads to into the fields."""
+        where = f"{path}.pass_env"
+        if fields.get("pass") is not None:
+            self.note(where, "expected pass or pass_env, not both")
+            return
+        # Its value is never shown: it may be the password itself, in the wrong key.
+        given = os.environ.get(fields["pass_env"]) if keys.is_variable(fields["pass_env"]) else None
+        if not keys.is_variable(fields["pass_env"]):
+            self.note(where, "expected the name of an environment variable, such as SHOP_DB_PASSWORD")
+        elif given is None:
+            self.note(where, "the environment variable that it names is not set")
+        elif not given:
+            self.note(where, "the environment variable that it names is empty")
+        else:
+            try:
+                fields["pass"] = keys.ENDPOINT["pass"].fit(given)
+            except Unfit:
+                self.note(where, "the environment variable that it names has no valid Unicode in it")
 
     def params(self, path: str, params: Mapping[Any, Any]) -> FrozenMap[str]:
         texts = {}
@@ -203,6 +227,8 @@ class _Check:
                     texts[key] = keys.param_text(value)
                 except Unfit as unfit:
                     self.note(_join(path, key), str(unfit))
+        if "," in texts.get("hostaddr", ""):
+            self.note(f"{path}.hostaddr", "expected one address, got several; write one entry of db for each")
         return FrozenMap(texts)
 
     def duplicates(self, endpoints: Mapping[str, EndpointSettings]) -> None:

@@ -1,6 +1,7 @@
 """What each key of a configuration accepts: one line per key.
 
-A `Kind` judges one value on its own. What several keys must agree on is looked at in `check.py`.
+A `Kind` judges one value on its own. What several keys must agree on is looked at in `check.py`. A key stands in three
+more places, which a test looks after: `settings.py`, `typed.py` for type checkers, and what `Pool` says of itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "TOP",
     "Kind",
     "Unfit",
+    "is_variable",
     "nature",
     "param_text",
 ]
@@ -186,6 +188,7 @@ ENDPOINT: dict[str, Kind] = {
     "name": Kind(str, "a string", optional=True),
     "user": Kind(str, "a string", optional=True),
     "pass": Kind(str, _PASSWORD, optional=True, function=True, secret=True),
+    "pass_env": Kind(str, "the name of an environment variable", optional=True, secret=True),
     "ssl": _words(SslMode),
     "connect_timeout": _seconds(gt=0),
     "query_timeout": _QUERY_TIMEOUT,
@@ -249,6 +252,12 @@ TOP: dict[str, Kind] = {
     "db": Kind(dict | list, "a dict or a list of dicts", secret=True),
     "groups": Kind(dict, "a dict of groups", secret=True),
 }
+
+
+def is_variable(name: str) -> bool:
+    """Whether this can be the name of an environment variable."""
+    return bool(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name))
+
 
 _PARAM = Kind(str, "a string or a whole number", secret=True)
 

@@ -1,17 +1,20 @@
 """The URL form: `postgresql://user:pw@h1:5432,h2:5432/db?target_session_attrs=primary&connect_timeout=3`.
 
-As libpq reads it, with two differences. The hosts (where there are none, libpq's choice) become endpoints of the
+As libpq reads it; a driver that SQLAlchemy and others put into the scheme (`postgresql+psycopg://`) is of no concern
+here. There are two differences. The hosts (where there are none, libpq's choice) become endpoints of the
 pool, so they share the load instead of being tried in order. And the query takes the pool's keys too: those of an
 endpoint apply to each host, those of a group to the group `default`, `type` to the whole; everything else is a
 libpq parameter.
 
-A malformed URL is never quoted back: where the password is in it cannot be known.
+What is wrong is noted, and the rest is read all the same, so that all mistakes are told at once. A malformed URL is
+never quoted back: where the password is in it cannot be known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -22,7 +25,7 @@ from pgdbpool.config.settings import Settings
 
 __all__ = ["judged_url", "load_url"]
 
-_SCHEMES = ("postgresql://", "postgres://")
+_SCHEME = re.compile(r"postgres(?:ql)?(?:\+[A-Za-z0-9_]+)?://")
 # libpq's words for what has a key of its own here
 _SPELLINGS = {"dbname": "name", "password": "pass", "sslmode": "ssl"}
 # One value for all hosts, or one for each
@@ -44,10 +47,11 @@ def load_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Settings:
 
 def judged_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Judged:
     """The same without raising."""
+    malformed: list[str] = []
     try:
-        config, written = _parse(url)
-    except _Malformed as malformed:
-        return Judged(None, (f"url: {malformed}",))
+        config, written = _parse(url, malformed)
+    except _Malformed as unreadable:
+        return Judged(None, (f"url: {unreadable}",))
     own_groups = config.pop("group")
     if groups is None:
         config["groups"] = {"default": own_groups}
@@ -58,48 +62,71 @@ def judged_url(url: str, *, groups: Mapping[str, Any] | None = None) -> Judged:
     else:
         config["groups"] = groups
     found = judged(config)
-    return Judged(found.found, tuple(_as_written(found.problems, written, groups is None)))
+    lines = [f"url: {text}" for text in malformed] + _as_written(found.problems, written, groups is None)
+    return Judged(None if lines else found.found, tuple(dict.fromkeys(lines)))
 
 
 class _Malformed(Exception):
-    """The URL cannot be read; the text goes after "url: "."""
+    """A part of the URL cannot be read; the text goes after "url: "."""
 
 
-def _parse(url: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The dictionary form (with one `group` for `groups`), and how its keys are spelled in the URL."""
+@contextmanager
+def _noting(malformed: list[str]) -> Iterator[None]:
+    """Note that a part cannot be read, and go on with the next."""
+    try:
+        yield
+    except _Malformed as error:
+        malformed.append(str(error))
+
+
+def _parse(url: str, malformed: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The dictionary form (with one `group` for `groups`), and how its keys are spelled in the URL.
+
+    Notes what is wrong in `malformed`. Raises _Malformed where nothing can be read.
+    """
     authority, path, query = _parts(url)
     login, _, hosts = authority.rpartition("@")
     user, _, password = login.partition(":")
-    given = {"user": _decode(user), "pass": _decode(password), "name": _decode(path)}
-    endpoint: dict[str, Any] = {key: text for key, text in given.items() if text}
-    sections: dict[str, dict[str, Any]] = {"top": {}, "endpoint": endpoint, "group": {}, "params": {}}
+    endpoint: dict[str, Any] = {}
+    for key, text in {"user": user, "pass": password, "name": path}.items():
+        with _noting(malformed):
+            if text:
+                endpoint[key] = _name(text) if key == "name" else _decode(text)
+    params: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {"top": {}, "endpoint": endpoint, "group": {}, "params": params}
     written: dict[str, str] = {}
-    for key, text in _query(query):
-        _sort_in(key, text, sections, written)
-    each = _hosts(hosts, endpoint)
-    if sections["params"]:
-        endpoint["params"] = sections["params"]
-    return {
-        **sections["top"],
-        "db": [{**endpoint, **own} for own in each],
-        "group": sections["group"],
-    }, written
+    for pair in query.split("&") if query else ():
+        with _noting(malformed):
+            _sort_in(*_pair(pair), sections, written)
+    each = _hosts(hosts, endpoint, malformed)
+    if "," in params.get("hostaddr", ""):
+        with _noting(malformed):
+            _spread("hostaddr", params.pop("hostaddr"), each)
+    db = []
+    for own in each:
+        own_params = params | ({"hostaddr": own.pop("hostaddr")} if "hostaddr" in own else {})
+        db.append({**endpoint, **own, **({"params": own_params} if own_params else {})})
+    return {**sections["top"], "db": db, "group": sections["group"]}, written
 
 
 def _parts(url: str) -> tuple[str, str, str]:
     """Login and hosts, name of the database, and query; all of them still percent-encoded."""
     if not isinstance(url, str):
         raise _Malformed(f"expected a string, got {keys.nature(url)}")
-    scheme = next((scheme for scheme in _SCHEMES if url.startswith(scheme)), None)
+    scheme = _SCHEME.match(url)
     if scheme is None:
         raise _Malformed("expected postgresql://user:password@host:port/database")
-    before, _, query = url[len(scheme) :].partition("?")
+    before, _, query = url[scheme.end() :].partition("?")
     authority, _, path = before.partition("/")
     if "@" not in authority and "@" in path + query:
         raise _Malformed("an @ after the host; in a password write / as %2F and ? as %3F, elsewhere @ as %40")
+    return authority, path, query
+
+
+def _name(path: str) -> str:
     if "/" in path:
         raise _Malformed("the name of the database has a / in it; write it as %2F")
-    return authority, path, query
+    return _decode(path)
 
 
 def _decode(text: str) -> str:
@@ -114,14 +141,11 @@ def _decode(text: str) -> str:
     return decoded
 
 
-def _query(query: str) -> list[tuple[str, str]]:
-    pairs = []
-    for pair in query.split("&") if query else ():
-        key, equals, value = pair.partition("=")
-        if not equals or not key or "=" in value:
-            raise _Malformed("expected key=value, joined by &, after the ?; in a value write = as %3D and & as %26")
-        pairs.append((_decode(key), _decode(value)))
-    return pairs
+def _pair(pair: str) -> tuple[str, str]:
+    key, equals, value = pair.partition("=")
+    if not equals or not key or "=" in value:
+        raise _Malformed("expected key=value, joined by &, after the ?; in a value write = as %3D and & as %26")
+    return _decode(key), _decode(value)
 
 
 def _sort_in(key: str, text: str, sections: dict[str, dict[str, Any]], written: dict[str, str]) -> None:
@@ -178,21 +202,30 @@ def _number(text: str) -> float | str:
     return float(text) if re.fullmatch(r"[-+]?[0-9]{0,20}\.[0-9]{1,20}", text) else text
 
 
-def _hosts(authority: str, endpoint: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each host has of its own. Takes it out of `endpoint`, where the query put it."""
+def _hosts(authority: str, endpoint: dict[str, Any], malformed: list[str]) -> list[dict[str, Any]]:
+    """What each host has of its own. Takes it out of `endpoint`, where the query put it.
+
+    One that cannot be read has another in its place, which is never used.
+    """
     in_query = endpoint.pop("host", None)
+    each: list[dict[str, Any]] = []
     if authority and in_query is not None:
-        raise _Malformed("host: given twice, after the // and after the ?")
-    texts = (in_query if in_query is not None else authority).split(",")
-    if in_query is None:
-        each = [_address(text, several=len(texts) > 1) for text in texts]
+        malformed.append("host: given twice, after the // and after the ?")
+    if authority or in_query is None:
+        texts = authority.split(",")
+        for number, text in enumerate(texts):
+            each.append({"host": f"{number}.invalid"})
+            with _noting(malformed):
+                each[-1] = _address(text, several=len(texts) > 1)
     elif in_query:
-        each = [{"host": text} for text in texts]
+        each = [{"host": text} for text in in_query.split(",")]
     else:
-        raise _Malformed("host: expected a host, got nothing; without it libpq chooses")
+        malformed.append("host: expected a host, got nothing; without it libpq chooses")
+        each = [{"host": "0.invalid"}]
     for key in _PER_HOST:
         if key in endpoint:
-            _spread(key, endpoint.pop(key), each)
+            with _noting(malformed):
+                _spread(key, endpoint.pop(key), each)
     return each
 
 
@@ -215,7 +248,8 @@ def _address(text: str, *, several: bool) -> dict[str, Any]:
 
 
 def _spread(key: str, text: str, each: list[dict[str, Any]]) -> None:
-    values = [_value(part, keys.ENDPOINT[key]) for part in text.split(",")]
+    kind = keys.ENDPOINT.get(key)
+    values = [_value(part, kind) if kind else part for part in text.split(",")]
     if len(values) == 1:
         values *= len(each)
     if len(values) != len(each):

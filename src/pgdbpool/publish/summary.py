@@ -42,6 +42,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """A connection in somebody's hands."""
 
     pid: int
+    pool: str = ""
+    """The name of its pool."""
     holder: Holder
 
 
@@ -187,7 +189,10 @@ def _events(pools: Iterable[PoolRecord]) -> tuple[Happening, ...]:
 
 def _holders(workers: Sequence[Worker]) -> tuple[Held, ...]:
     held = [
-        Held(pid=worker.pid, holder=holder) for worker in workers for pool in worker.pools for holder in pool.holders
+        Held(pid=worker.pid, pool=pool.stats.name, holder=holder)
+        for worker in workers
+        for pool in worker.pools
+        for holder in pool.holders
     ]
     return tuple(sorted(held, key=lambda each: -each.holder.since))
 

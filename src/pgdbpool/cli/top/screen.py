@@ -176,5 +176,5 @@ def _holder(held: Held) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{holder.since:6.1f} s ", "yellow" if holder.since > 10 else "dim")
     who = one_line(f"{holder.where}, {holder.state}, {holder.thread}")
-    line.append(holder.group, "bold").append(f" {who} of process {held.pid}")
+    line.append(holder.group, "bold").append(f" {who} of {one_line(f'{held.pool}, process')} {held.pid}")
     return line

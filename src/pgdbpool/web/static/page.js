@@ -339,14 +339,14 @@ function folded(title, text) {
 function showHolders(holders) {
   const list = element("holders");
   const shown = holders.filter(({ holder }) => holder.since >= 0.05).slice(0, 12);
-  const key = ({ pid, holder }) => `${pid} ${holder.connection} ${holder.endpoint} ${holder.thread}`;
-  const make = ({ pid, holder }) =>
+  const key = ({ pid, pool, holder }) => `${pid} ${pool} ${holder.connection} ${holder.endpoint} ${holder.thread}`;
+  const make = ({ pid, pool, holder }) =>
     h(
       "li",
       {},
       h("b.since"),
       h("p.where"),
-      h("p.who", {}, `${holder.group} on ${holder.endpoint} · ${holder.connection} · ${holder.thread}, process ${pid}`),
+      h("p.who", {}, `${holder.group} on ${holder.endpoint} · ${holder.connection} · ${holder.thread}, ${pool}, process ${pid}`),
       folded("Where it is", ""),
     );
   keep(list, shown, key, make, (item, { holder }) => {
