@@ -103,6 +103,13 @@ class Driver:
     async def restore(self, conn: Conn) -> None:
         await self._step("restore")
 
+    async def reset(self, conn: Conn, deadline: float) -> bool:
+        await self._step("reset")
+        return True
+
+    async def keep_prepared(self, conn: Conn, deadline: float) -> None:
+        await self._step("keep_prepared")
+
     async def commit(self, conn: Conn) -> None:
         await self._step("commit")
         conn.status = Status.IDLE
@@ -243,7 +250,7 @@ def open_of_several() -> tuple[Scene, Work]:
 
 
 def open_with_everything() -> tuple[Scene, Work]:
-    scene = Scene(idle=0, where={"password": lambda: "secret"}, configure=prepared, sqlprepare=True)
+    scene = Scene(idle=0, where={"password": lambda: "secret"}, configure=prepared, sqlprepare=True, reset="state")
     return scene, scene.open()
 
 
@@ -329,6 +336,11 @@ def commit_and_reset() -> tuple[Scene, Work]:
     return scene, scene.settle(Status.IN_TRANSACTION)
 
 
+def commit_and_put_back() -> tuple[Scene, Work]:
+    scene = Scene(autocommit=False, reset="state", configure=prepared)
+    return scene, scene.settle(Status.IN_TRANSACTION)
+
+
 def give_back_in_the_middle_of_a_statement() -> tuple[Scene, Work]:
     scene = Scene()
     return scene, scene.settle(Status.BUSY, ZeroDivisionError())
@@ -370,6 +382,7 @@ STORIES = [
     commit,
     roll_back,
     commit_and_reset,
+    commit_and_put_back,
     give_back_in_the_middle_of_a_statement,
     give_back_one_with_news,
     give_back_one_that_is_gone,

@@ -39,8 +39,10 @@ async def make_fit(
         if not own_server:
             _warn(where, how, wanted)
     if own_server and (pooled or unsaid):
-        for name, value in wanted.items():
-            await driver.statement(conn, f"SET {name} = '{value}'", deadline)
+        statements = [f"SET {name} = '{value}'" for name, value in wanted.items()]
+        for statement in statements:
+            await driver.statement(conn, statement, deadline)
+        driver.keep(conn, statements)
 
 
 def begin_with(wanted: Mapping[str, str]) -> tuple[bytes, ...]:
@@ -57,7 +59,7 @@ def begin_with(wanted: Mapping[str, str]) -> tuple[bytes, ...]:
 
 
 def _warn(where: EndpointSettings, how: GroupSettings, wanted: Mapping[str, str]) -> None:
-    if not wanted and not how.sqlprepare:
+    if not wanted and not how.sqlprepare and how.reset != "state":
         return
     said = [_SAID[name] for name in wanted]
     words = (
@@ -70,6 +72,8 @@ def _warn(where: EndpointSettings, how: GroupSettings, wanted: Mapping[str, str]
         words += ", query_timeout is kept on this side alone. " if "query_timeout" in said else ". "
     if how.sqlprepare:
         words += "What sqlprepare prepares is there in one session only. "
+    if how.reset == "state":
+        words += 'reset = "state" does nothing, since it would meet the session of another application. '
     words += (
         'Say pooler = "session" at the endpoint if each session has its own; see "With PgBouncer" in the documentation'
     )

@@ -49,6 +49,7 @@ logger = logging.getLogger("pgdbpool")
 PING_AFTER = 30.0  # s of rest after which a silent socket is not enough
 ASK_AGAIN_AFTER = 1.0  # s without an answer, after which it is asked what is behind a pooler: as often as monitors do
 PING_LIMIT = 2.0  # s a healthy server may take to answer nothing
+RESET_LIMIT = 10.0  # s it may take to put a session back, with all of its temporary tables
 LEAST_PATIENCE = 0.5  # s: silence for less than that, because a caller was in a hurry, is no evidence
 _LOST = frozenset({Status.BROKEN, Status.CLOSED, Status.BUSY})  # after a COMMIT: nobody knows what became of it
 # Of the caller's own thread, and for the caller: it has called too deep, or there is no memory.
@@ -165,6 +166,8 @@ class Sessions:
             if how.sqlprepare:
                 doing = "sqlprepare"
                 await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
+                if how.reset == "state":
+                    await self.driver.keep_prepared(conn, deadline)
             if how.configure is not None:
                 doing = "configure"
                 await self._configure(conn, how.configure, how.autocommit, deadline)
@@ -324,10 +327,10 @@ class Sessions:
         return await self.driver.within(result, deadline) if inspect.isawaitable(result) else result
 
     def _watch(self, conn: Any, how: GroupSettings) -> Callable[[float], bool]:
-        # A group with a reset callable always takes the long way back.
+        # A group with a reset always takes the long way back.
         writes = how.target_session_attrs in ("primary", "prefer-primary", "read-write", "read-only")
         clean = self.driver.watch(conn, writes)
-        return clean if how.reset is None else _Resets(clean)
+        return clean if how.reset == "none" else _Resets(clean)
 
     # -- before a checkout --------------------------------------------------------------------------------------
 
@@ -538,7 +541,7 @@ class Sessions:
         if status is not Status.IDLE:
             await self._close(slot, status, error)
             return
-        if how.reset is not None and not await self._reset(slot, how.reset, error):
+        if how.reset != "none" and not await self._reset(slot, error):
             return
         # What the user has caught inside the block is known to the connection, which takes note.
         refused = driver.write_refused(conn) or self._sqlstate(error) == _READ_ONLY
@@ -548,19 +551,23 @@ class Sessions:
         if _clean(slot) or await self._catch_up(slot, monotonic() + PING_LIMIT):
             group.give(slot, monotonic())
 
-    async def _reset(self, slot: Slot, reset: Callable[[Any], Any], error: BaseException | None) -> bool:
-        """Call the group's `reset`. False: it failed, and the slot is out of the pool."""
+    async def _reset(self, slot: Slot, error: BaseException | None) -> bool:
+        """Do what the group's `reset` says. False: it failed, and the slot is out of the pool."""
         conn, group = slot.conn, slot.lane.group
+        how: GroupSettings = group.settings
+        doing = "reset"
         try:
-            await self._outcome(reset(conn))
-            await self._end_transaction(conn)
-            await self.driver.restore(conn)
+            if callable(how.reset):
+                await self._outcome(how.reset(conn))
+                await self._end_transaction(conn)
+                await self.driver.restore(conn)
+            elif await self.driver.reset(conn, limit := monotonic() + RESET_LIMIT) and how.configure is not None:
+                doing = "configure"
+                await self._configure(conn, how.configure, how.autocommit, limit)
         except BaseException as failure:
             lost = self.driver.status(conn) is Status.BROKEN
             if isinstance(failure, Exception):
-                words = (
-                    words_of(failure, self.driver, lost=True) if lost else words_raised("reset", failure, self.driver)
-                )
+                words = words_of(failure, self.driver, lost=True) if lost else words_raised(doing, failure, self.driver)
                 line = f"group {group.name!r}: reset failed, connection closed: {words}"
                 say_seldom(logging.WARNING, line, of=("reset", group.name))
             if lost:
@@ -737,7 +744,7 @@ class Sessions:
 
 
 class _Resets:
-    """`Slot.clean` where the group has a `reset` callable: never; on the long way back `clean` is asked."""
+    """`Slot.clean` where the group has a `reset`: never; on the long way back `clean` is asked."""
 
     def __init__(self, clean: Callable[[float], bool]) -> None:
         self.clean = clean

@@ -75,7 +75,7 @@ def test_defaults_of_a_group() -> None:
         "max_idle": 600.0,
         "check": "auto",
         "configure": None,
-        "reset": None,
+        "reset": "none",
         "reconnect_failed": None,
         "reconnect_timeout": 300.0,
         "leak_threshold": 0.0,
@@ -207,6 +207,7 @@ def test_password_may_be_a_callable_and_is_not_called() -> None:
         ("query_timeout", 0),
         ("session_tmp_buffer", 1),
         *(("balance", word) for word in ("least-busy", "round-robin")),
+        *(("reset", word) for word in ("none", "state")),
         *(("check", word) for word in ("auto", "off", "ping")),
         *(
             ("target_session_attrs", word)

@@ -167,6 +167,32 @@ def test_where_sessions_have_their_own_server_statements_are_prepared_as_ever(pg
             assert one(conn, "select count(*) from pg_prepared_statements where statement like '%as prepared'") == 1
 
 
+def test_behind_transaction_pooling_a_reset_of_the_state_meets_no_other_application(pg_node, front, caplog):
+    with door_to(pg_node, default_pool_size=1) as door:
+        with psycopg.connect(door.pooler.dsn, prepare_threshold=None, autocommit=True) as other:
+            other.execute("set work_mem = '7MB'")
+            other.execute("select pg_advisory_lock(42)")
+            pool = front(config(door.pooler.endpoint(ssl="disable"), reset="state"))
+            for _ in range(3):
+                assert pool.ask("select 1") == 1
+            assert one(other, "show work_mem") == "7MB"
+            assert one(other, "select pg_advisory_unlock(42)")
+        said = [each.getMessage() for each in caplog.records if "a pooler is in between" in each.getMessage()]
+        assert len(said) == 1
+        assert 'reset = "state" does nothing' in said[0]
+
+
+def test_in_session_mode_that_is_declared_the_state_is_reset(pg_node, front, caplog):
+    with door_to(pg_node, "session") as door:
+        pool = front(config(place(door.pooler, pooler="session"), connection_count=1, reset="state"))
+        for _ in range(3):
+            assert pool.ask("show work_mem") == "4MB"
+            assert pool.ask("show statement_timeout") == "6s"
+            pool.ask("set work_mem = '7MB'", "set statement_timeout = 0", "select 1")
+        assert pool.opened() == 1
+        assert "reset" not in caplog.text
+
+
 def test_the_warning_is_said_once_though_there_are_many_sessions(pg_node, caplog):
     with PgBouncer(pg_node) as pooler:
         for _ in range(2):

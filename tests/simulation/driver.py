@@ -197,6 +197,16 @@ class SimulatedDriver:
     async def restore(self, session: Session) -> None:
         session.altered = False
 
+    async def reset(self, session: Session, deadline: float) -> bool:
+        await self.ask(session, deadline)
+        return True
+
+    def keep(self, session: Session, statements: Sequence[str]) -> None:
+        raise AssertionError("nothing is SET after a connect here")
+
+    async def keep_prepared(self, session: Session, deadline: float) -> None:
+        await self.ask(session, deadline)
+
     def through_pooler(self, session: Session, begin_with: Sequence[bytes], *, own_server: bool) -> None:
         raise AssertionError("there are no poolers here")
 

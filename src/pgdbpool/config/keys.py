@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from pgdbpool.config.settings import Balance, Check, Model, Pooler, SslMode, TargetSessionAttrs
+from pgdbpool.config.settings import Balance, Check, Model, Pooler, Reset, SslMode, TargetSessionAttrs
 
 __all__ = [
     "ENDPOINT",
@@ -218,7 +218,7 @@ GROUP: dict[str, Kind] = {
     "max_idle": _seconds(ge=0),
     "check": _words(Check, function=True),
     "configure": _FUNCTION,
-    "reset": _FUNCTION,
+    "reset": _words(Reset, function=True, optional=True),
     "reconnect_failed": _FUNCTION,
     "reconnect_timeout": _seconds(ge=0),
     "leak_threshold": _seconds(ge=0),

@@ -24,6 +24,7 @@ TargetSessionAttrs = Literal["any", "read-write", "read-only", "primary", "stand
 Balance = Literal["least-busy", "round-robin", "random", "latency"]
 Check = Literal["auto", "off", "ping"]
 Pooler = Literal["transaction", "session"]
+Reset = Literal["none", "state"]
 
 
 class FrozenMap(Mapping[str, V]):
@@ -156,7 +157,9 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Seconds after which an unused connection above `min_count` is closed. 0: no limit."""
     check: Check | Callable[..., Any] = "auto"
     configure: Callable[..., Any] | None = None
-    reset: Callable[..., Any] | None = None
+    reset: Reset | Callable[..., Any] | None = "none"
+    """What is put back when a connection is returned, beside what always is. "state": all that its borrower may have
+    changed in the session. A callable is given the connection."""
     reconnect_failed: Callable[..., Any] | None = None
     reconnect_timeout: float = 300.0
     """Seconds of failing to connect after which `reconnect_failed(endpoint, error)` is called."""
@@ -177,6 +180,7 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
 
     def __post_init__(self) -> None:
         force_setattr(self, "tags", frozenset(self.tags))
+        force_setattr(self, "reset", "none" if self.reset is None else self.reset)
         force_setattr(self, "chosen", FrozenMap(self.chosen))
 
 

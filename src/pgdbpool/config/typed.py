@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Required, TypedDict
 
-from pgdbpool.config.settings import Balance, Check, Model, Pooler, SslMode, TargetSessionAttrs
+from pgdbpool.config.settings import Balance, Check, Model, Pooler, Reset, SslMode, TargetSessionAttrs
 
 __all__ = ["ConfigDict", "EndpointDict", "GroupDict", "MonitorDict", "StatusDict"]
 
@@ -58,7 +58,7 @@ class GroupDict(TypedDict, total=False):
     max_idle: float
     check: Check | Callable[..., Any]
     configure: Callable[..., Any] | None
-    reset: Callable[..., Any] | None
+    reset: Reset | Callable[..., Any] | None
     reconnect_failed: Callable[..., Any] | None
     reconnect_timeout: float
     leak_threshold: float

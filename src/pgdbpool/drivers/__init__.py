@@ -232,10 +232,23 @@ class Driver(Protocol):
         """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
 
     async def adopt(self, conn: Any, autocommit: bool) -> None:
-        """Its transactions are from now on meant to be as they are set up now, and `autocommit` as given."""
+        """Its transactions and handlers are meant to be as they are set up now, and `autocommit` as given."""
 
     async def restore(self, conn: Any) -> None:
-        """Put autocommit and the properties of its transactions back to what was adopted."""
+        """Put autocommit, the properties of its transactions and its handlers back to what was adopted."""
+
+    async def reset(self, conn: Any, deadline: float) -> bool:
+        """Put back what a user may have left in an idle session: all that docs/state.rst says ``reset = "state"`` does.
+
+        It is as it was opened then, and what `configure` did is undone. False: nothing was done, since a pooler gives
+        it other sessions than its own. Raises DriverTimeout, or the driver's own error; then it is to be closed.
+        """
+
+    def keep(self, conn: Any, statements: Sequence[str]) -> None:
+        """These SETs have made the session what it is: they are part of each `reset`."""
+
+    async def keep_prepared(self, conn: Any, deadline: float) -> None:
+        """What has been prepared by now, by SQL, is left alone by each `reset`."""
 
     async def commit(self, conn: Any) -> None:
         """Commit what is open. A transaction that has failed is rolled back, and that is an error of the driver's."""

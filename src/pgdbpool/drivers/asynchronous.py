@@ -23,11 +23,11 @@ from ..background import nobodys
 from ..clock import monotonic
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
-from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, Patience, names, passwords, steps
+from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, Patience, names, passwords, state, steps
 from .blocking import cancel_now
 from .cancel import IN_PLACE, LIMIT, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
 from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
-from .private import beginning
+from .private import beginning, put_back_handlers
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -62,6 +62,7 @@ from .psycopg3 import (
 )
 from .race import R, Race, Rank
 from .sealed import Params, Sealed
+from .state import keep, keeping_prepared, resetting
 
 __all__ = [
     "Allowance",
@@ -86,6 +87,8 @@ __all__ = [
     "given_up",
     "heard_within",
     "in_doubt",
+    "keep",
+    "keep_prepared",
     "last_words",
     "listen_to_the_end",
     "password",
@@ -93,6 +96,7 @@ __all__ = [
     "quiet",
     "reach",
     "report",
+    "reset",
     "resolved",
     "restore",
     "rollback",
@@ -379,6 +383,15 @@ class Pooled(psycopg.AsyncConnection[Any]):
     doubt: Doubt | None = None
     conversation: Any = None  # the last that was begun; None: none, or one that `doubt` tells of
     closed_in: int | None = None  # the state of its transaction when its user closed it
+    opened: Adopted  # as it was before `configure`
+    own_server = True  # for its whole life
+    said: tuple[str, ...] = ()  # SETs that have made the session what it is
+    kept: frozenset[bytes] = frozenset()  # names of prepared statements that are not a borrower's
+
+    add_notice_handler = state.add_notice_handler
+    remove_notice_handler = state.remove_notice_handler
+    add_notify_handler = state.add_notify_handler
+    remove_notify_handler = state.remove_notify_handler
 
     async def execute(
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
@@ -529,6 +542,7 @@ def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: boo
     if not conn.pooled:
         conn.__class__ = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
     conn.begin_with = tuple(begin_with)
+    conn.own_server = own_server
     if not own_server:
         conn.prepare_threshold = None  # what is prepared in one session is not there in the next
 
@@ -585,6 +599,7 @@ async def connect(
     except BaseException:
         close(conn)
         raise
+    conn.opened = conn.adopted
     return conn
 
 
@@ -664,8 +679,23 @@ async def restore(conn: Pooled) -> None:
             await conn.set_read_only(meant.read_only)
         if now.deferrable is not meant.deferrable:
             await conn.set_deferrable(meant.deferrable)
+        put_back_handlers(conn, meant.handlers)
         conn.doubt = None
         conn.altered = 0
+
+
+async def reset(conn: Pooled, deadline: float) -> bool:
+    if not conn.own_server:
+        return False
+    await drive(resetting(conn), deadline)
+    conn.adopted = conn.opened
+    conn.altered |= PROPERTIES
+    await restore(conn)
+    return True
+
+
+async def keep_prepared(conn: Pooled, deadline: float) -> None:
+    await drive(keeping_prepared(conn), deadline)
 
 
 async def commit(conn: Pooled) -> None:

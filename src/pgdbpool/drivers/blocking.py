@@ -21,10 +21,10 @@ from psycopg import waiting
 from ..clock import monotonic
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
-from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, steps
+from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, state, steps
 from .cancel import IN_PLACE, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
 from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
-from .private import beginning
+from .private import beginning, put_back_handlers
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -59,6 +59,7 @@ from .psycopg3 import (
 )
 from .race import R, Race, Rank
 from .sealed import Params, Sealed
+from .state import keep, keeping_prepared, resetting
 
 __all__ = [
     "Error",
@@ -81,6 +82,8 @@ __all__ = [
     "given_up",
     "heard_within",
     "in_doubt",
+    "keep",
+    "keep_prepared",
     "keep_to",
     "last_words",
     "listen_to_the_end",
@@ -90,6 +93,7 @@ __all__ = [
     "quiet",
     "reach",
     "report",
+    "reset",
     "resolved",
     "restore",
     "rollback",
@@ -258,6 +262,15 @@ class Pooled(psycopg.Connection[Any]):
     doubt: Doubt | None = None
     conversation: Any = None  # the last that was begun; None: none, or one that `doubt` tells of
     closed_in: int | None = None  # the state of its transaction when its user closed it
+    opened: Adopted  # as it was before `configure`
+    own_server = True  # for its whole life
+    said: tuple[str, ...] = ()  # SETs that have made the session what it is
+    kept: frozenset[bytes] = frozenset()  # names of prepared statements that are not a borrower's
+
+    add_notice_handler = state.add_notice_handler
+    remove_notice_handler = state.remove_notice_handler
+    add_notify_handler = state.add_notify_handler
+    remove_notify_handler = state.remove_notify_handler
 
     # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
     # for a third of a checkout.
@@ -404,6 +417,7 @@ def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: boo
     if not conn.pooled:
         conn.__class__ = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
     conn.begin_with = tuple(begin_with)
+    conn.own_server = own_server
     if not own_server:
         conn.prepare_threshold = None  # what is prepared in one session is not there in the next
 
@@ -438,6 +452,7 @@ async def connect(
     listen(conn)
     conn.address = address
     await adopt(conn, autocommit)
+    conn.opened = conn.adopted
     return conn
 
 
@@ -539,8 +554,23 @@ async def restore(conn: Pooled) -> None:
             conn.set_read_only(meant.read_only)
         if now.deferrable is not meant.deferrable:
             conn.set_deferrable(meant.deferrable)
+        put_back_handlers(conn, meant.handlers)
         conn.doubt = None
         conn.altered = 0
+
+
+async def reset(conn: Pooled, deadline: float) -> bool:
+    if not conn.own_server:
+        return False
+    drive(resetting(conn), deadline)
+    conn.adopted = conn.opened
+    conn.altered |= PROPERTIES
+    await restore(conn)
+    return True
+
+
+async def keep_prepared(conn: Pooled, deadline: float) -> None:
+    drive(keeping_prepared(conn), deadline)
 
 
 async def commit(conn: Pooled) -> None:

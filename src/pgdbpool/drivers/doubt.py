@@ -35,6 +35,7 @@ from .cancel import GaveUp
 PROPERTIES = 1  # of its transactions were set
 HALF_DONE = 2  # a pipeline or a two-phase transaction was begun, or notifications are waited for
 INTERRUPTED = 4  # an exception that is not the server's answer ended a call
+HANDLERS = 8  # of notices or notifications were added or removed
 
 _LOST = pq.TransactionStatus.UNKNOWN
 _IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)

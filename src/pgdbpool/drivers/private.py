@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import generators, pq
@@ -59,3 +59,34 @@ def beginning(
         if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
             raise psycopg.errors.error_from_result(result)
     return results[0]
+
+
+# -- what a connection remembers ---------------------------------------------------------------------------------------
+
+
+class Handlers(NamedTuple):
+    """The callables that are told of notices and of notifications."""
+
+    notices: tuple[Any, ...]
+    notifications: tuple[Any, ...]
+
+
+def handlers(conn: Any) -> Handlers:
+    return Handlers(tuple(getattr(conn, "_notice_handlers", ())), tuple(getattr(conn, "_notify_handlers", ())))
+
+
+def put_back_handlers(conn: Any, meant: Handlers) -> None:
+    present = handlers(conn)
+    if present.notices != meant.notices:
+        conn._notice_handlers[:] = meant.notices
+    if present.notifications != meant.notifications:
+        conn._notify_handlers[:] = meant.notifications
+
+
+def drop_notifications(conn: Any) -> None:
+    """Those that have come, and that nobody has asked for yet."""
+    while conn.pgconn.notifies() is not None:
+        pass
+    waiting = getattr(conn, "_notifies_backlog", None)
+    if waiting is not None:
+        waiting.clear()

@@ -22,6 +22,7 @@ from ..clock import monotonic
 from ..core.evidence import Fault, connect_fault
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, NoServer, Patience, Status, steps
 from .cancel import GaveUp
+from .private import Handlers, handlers
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -219,16 +220,17 @@ def closed_in_peace(conn: Any) -> bool:
 
 
 class Adopted(NamedTuple):
-    """How the transactions of a connection are meant to be."""
+    """How a connection is meant to be: its transactions, and what hears what its server says."""
 
     autocommit: bool
     isolation_level: psycopg.IsolationLevel | None
     read_only: bool | None
     deferrable: bool | None
+    handlers: Handlers
 
 
 def as_it_is(conn: Connection) -> Adopted:
-    return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable)
+    return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable, handlers(conn))
 
 
 def write_refused(conn: Any) -> bool:
