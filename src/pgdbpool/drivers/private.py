@@ -90,3 +90,10 @@ def drop_notifications(conn: Any) -> None:
     waiting = getattr(conn, "_notifies_backlog", None)
     if waiting is not None:
         waiting.clear()
+
+
+def forget_prepared(conn: Any) -> None:
+    """Have psycopg forget what it has prepared: the next statement that succeeds takes it away on the server, too."""
+    clear = getattr(getattr(conn, "_prepared", None), "clear", None)
+    if clear is not None:
+        clear()

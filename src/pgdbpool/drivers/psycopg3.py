@@ -22,7 +22,7 @@ from ..clock import monotonic
 from ..core.evidence import Fault, connect_fault
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, NoServer, Patience, Status, steps
 from .cancel import GaveUp
-from .private import Handlers, handlers
+from .private import Handlers, forget_prepared, handlers
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -302,6 +302,8 @@ def heard_in(conn: Any, error: BaseException) -> None:
     if isinstance(error, psycopg.Error):
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             conn.refused = conn.altered = True
+        if is_stale_plan(error):
+            forget_prepared(conn)
         if conn.aborted:
             error.add_note(f"{ENDED}: {conn.aborted}")
         elif isinstance(error, psycopg.errors.QueryCanceled):
@@ -317,6 +319,14 @@ def _note_query_timeout(conn: Any, error: psycopg.Error) -> None:
     decided = conduct.patience.limited_by if conduct is not None and conduct.patience is not None else ""
     if decided and "statement timeout" in (error.diag.message_primary or ""):
         error.add_note(f"pgdbpool: {decided.rpartition(', and ')[0]}")
+
+
+def is_stale_plan(error: psycopg.Error) -> bool:
+    """Whether a prepared statement would now give other columns than when it was prepared, and so never runs again."""
+    if not isinstance(error, psycopg.errors.FeatureNotSupported):
+        return False
+    diag = error.diag  # the server's words may be in any language, so its function is looked at first
+    return diag.source_function == "RevalidateCachedQuery" or "cached plan" in (diag.message_primary or "")
 
 
 def last_words(conn: Any) -> LastWords | None:
