@@ -178,13 +178,14 @@ def test_a_giver_passes_over_those_who_left_meanwhile():
 class Delayed(Caller):
     """A caller that gives up while its giver is held up at one point of the hand-over."""
 
-    __slots__ = ("at", "gave_up", "left")
+    __slots__ = ("_settled", "at", "gave_up", "left")
 
     def __init__(self, group: Group, at: str) -> None:
         super().__init__()
         self.group = group
         self.at = at
         self.gave_up = self.left = False
+        self._settled, self._settle = self._settle, self._slowly
 
     def _held_up(self, at: str) -> None:
         if at == self.at and not self.gave_up:
@@ -196,9 +197,9 @@ class Delayed(Caller):
         self._held_up("claimed")
         return super().receive(slot)
 
-    def _settle(self, left: bool) -> bool:
+    def _slowly(self, key: None, left: bool) -> bool:
         self._held_up("published")
-        left = super()._settle(left)
+        left = self._settled(key, left)
         self._held_up("settled")
         return left
 
@@ -257,16 +258,16 @@ def test_what_was_retired_while_its_giver_was_held_up_is_not_put_to_rest():
 
 
 def test_one_whose_giver_was_interrupted_after_it_published_has_the_slot():
-    class Interrupted(Caller):
-        def _settle(self, left):
-            if self.woken == 0:
-                raise KeyboardInterrupt
-            return super()._settle(left)
+    def interrupted(key, left):
+        if waiter.woken == 0:
+            raise KeyboardInterrupt
+        return settle(key, left)
 
     world = World()
     world.grow()
     slot = world.lease()
-    waiter = Interrupted()
+    waiter = Caller()
+    settle, waiter._settle = waiter._settle, interrupted
     world.group.enqueue(waiter)
     with pytest.raises(KeyboardInterrupt):
         world.give(slot)

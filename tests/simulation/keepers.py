@@ -73,10 +73,19 @@ class Parked(Waiter):
             book.say(f"hands {slot.conn} of {slot.lane.group.name} to {self.who}")
         return True
 
-    def _settle(self, left: bool) -> bool:
-        if left:  # it has seen nothing, and something may come now
-            self.book.others_run()
-        return super()._settle(left)
+    def leave(self) -> bool:
+        settle = self._settle
+
+        def slowly(key: None, left: bool) -> bool:
+            if left:  # it has seen nothing, and something may come now
+                self.book.others_run()
+            return settle(key, left)
+
+        self._settle = slowly
+        try:
+            return super().leave()
+        finally:
+            self._settle = settle
 
 
 class Threaded:

@@ -44,11 +44,14 @@ Lock = AbstractContextManager[Any]
 class Waiter:
     """A caller waiting for a slot. Its shell says what wakes it: to release a lock, say, to set a future's result."""
 
-    __slots__ = ("_left", "_unclaimed", "error", "since", "slot", "wake")
+    __slots__ = ("_settle", "_unclaimed", "error", "since", "slot", "wake")
 
     def __init__(self, since: float, wake: Callable[[], object]) -> None:
         self._unclaimed = [None]
-        self._left: dict[None, bool] = {}  # once settled: whether it went with nothing
+        # Whether it has gone with nothing: says what the first of giver and waiter has said, however often it is asked;
+        # `dict.setdefault` is atomic. What is handed over is set before, so one that has not gone finds it.
+        said: dict[None, bool] = {}
+        self._settle: Callable[[None, bool], bool] = said.setdefault
         self.wake = wake
         self.slot: Slot | None = None
         self.error: Exception | None = None
@@ -71,7 +74,7 @@ class Waiter:
         left = False
         try:
             self.slot = slot
-            left = self._settle(False)
+            left = self._settle(None, False)
         finally:
             self.wake()
         if left:
@@ -83,14 +86,7 @@ class Waiter:
 
         Called by the waiter alone, also more than once, and also where a giver that claimed it may be held up.
         """
-        return self._settle(self.slot is None and self.error is None)
-
-    def _settle(self, left: bool) -> bool:
-        """Whether it has left: what the first of the two has said, however often it is asked.
-
-        `dict.setdefault` is atomic. What is handed over is set before, so one that has not left finds it.
-        """
-        return self._left.setdefault(None, left)
+        return self._settle(None, self.slot is None and self.error is None)
 
     def fail(self, error: Exception) -> None:
         """Called once, by the one that claimed the waiter."""
@@ -380,7 +376,7 @@ class Group:
             return True
         for tier in self.route:
             for lane in tier.lanes:
-                if lane.open + lane.opening + lane.closing < self.limit and self.room_on(lane):
+                if lane.open + len(lane.places) + lane.closing < self.limit and self.room_on(lane):
                     return True
         return False
 
