@@ -480,6 +480,9 @@ class Told:
     def in_doubt(self):
         return False
 
+    def is_urgent(self):
+        return False
+
     def ended(self):
         pass
 

@@ -1,14 +1,16 @@
 """An endpoint is a name: what becomes of sessions when it leads to another server."""
 
 import itertools
+import time
 
 import psycopg
 import pytest
-from conftest import LIMIT, config, wait_for
+from conftest import LIMIT, SOON, config, wait_for
 from models import MODELS
 from support import start
 
 from pgdbpool import PoolTimeout
+from pgdbpool.core.systems import APART
 from pgdbpool.testing import Proxy
 
 EACH = pytest.mark.parametrize("model", MODELS)
@@ -207,7 +209,7 @@ def test_a_name_that_leads_to_several_standbys_keeps_the_sessions_with_each(pg_c
 
 
 @EACH
-@pytest.mark.parametrize("target", ["primary", "read-write", "prefer-primary"])
+@pytest.mark.parametrize("target", ["primary", "read-write", "prefer-primary", "any"])
 def test_writes_find_the_new_primary_behind_the_same_name(pg_cluster, model, target):
     old, new = pg_cluster.primary, pg_cluster.standbys[0]
     groups = {"write": {"target_session_attrs": target}, "read": {"target_session_attrs": "any"}}
@@ -220,12 +222,46 @@ def test_writes_find_the_new_primary_behind_the_same_name(pg_cluster, model, tar
         old.rejoin(new)
         wait_for(lambda: reads(pool) == old.port)  # it is back as a standby, and found there
         name.target = new
-        assert wait_for(lambda: writes(pool)) == new.port
+        assert wait_for(lambda: writes(pool), SOON) == new.port
 
 
 @EACH
-def test_a_refused_write_that_its_user_catches_puts_a_second_choice_in_doubt(pg_cluster, model):
-    groups = {"write": {"target_session_attrs": "prefer-primary"}}
+def test_a_group_that_is_meant_for_a_standby_keeps_its_session_whatever_it_writes(pg_cluster, model):
+    groups = {"any": {"target_session_attrs": "any"}}
+    with pg_cluster.standbys[0].proxy() as name, MODELS[model](config(name, groups=groups)) as pool:
+        pid = pool.ask("any", PID)
+        accepted = name.accepted
+        began = time.monotonic()
+        refused = 0
+        while refused < 100 or time.monotonic() < began + 3:
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                pool.ask("any", "create table refused (i int)")
+            refused += 1
+        seconds = time.monotonic() - began
+        if model != "non-threaded":  # there a session is replaced to see what a new one would reach
+            assert pool.ask("any", PID) == pid
+        assert 1 <= name.accepted - accepted <= seconds + 2
+
+
+@EACH
+def test_a_group_that_made_itself_read_only_stays_so_and_says_nothing_against_its_server(pg_node, model):
+    def guard(conn):
+        return conn.execute("set default_transaction_read_only = on")
+
+    groups = {"read": {"configure": guard}, "write": {"target_session_attrs": "primary"}}
+    with MODELS[model](config(pg_node, groups=groups)) as pool:
+        pids = {group: pool.ask(group, PID) for group in groups}
+        for _ in range(3):
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                pool.ask("read", "create table refused (i int)")
+        assert {group: pool.ask(group, PID) for group in groups} == pids
+        assert pool.ask("read", "show default_transaction_read_only") == "on"
+
+
+@EACH
+@pytest.mark.parametrize("target", ["prefer-primary", "any"])
+def test_a_refused_write_that_its_user_catches_puts_a_second_choice_in_doubt(pg_cluster, model, target):
+    groups = {"write": {"target_session_attrs": target}}
     with MODELS[model](config(pg_cluster.standbys[0], groups=groups)) as pool:
         [endpoint] = pool.pool._topology.endpoints
         lent = pool.lend("write")
@@ -269,37 +305,93 @@ def test_readers_find_the_standby_behind_the_same_name(pg_cluster, model):
 @pytest.mark.parametrize("target", ["primary", "read-write", "prefer-primary", "any"])
 def test_a_read_only_setting_that_was_lifted_for_new_sessions_is_over(pg_node, model, target):
     admin = pg_node._admin(None, LIMIT)
-    groups = {"g": {"target_session_attrs": target, "connection_count": 3}}
-    with admin, MODELS[model](config(pg_node, groups=groups, monitor={"max_lifetime": 2.0})) as pool:
-        assert read_only(pool) == "off"
+    groups = {"write": {"target_session_attrs": target, "connection_count": 3}}
+    pg_node.execute("drop table if exists moves; create table moves (port int); grant select, insert on moves to app")
+    with admin, MODELS[model](config(pg_node, groups=groups)) as pool:
+        assert writes(pool) == pg_node.port
         admin.execute("alter database app set default_transaction_read_only = on")
         try:
             pg_node.terminate_backends("usename = 'app'")
-            if target in ("prefer-primary", "any"):
-                assert wait_for(lambda: read_only(pool)) == "on"
-            else:
-                wait_for(lambda: nowhere(pool))
+            # Once on a session that was ended there, and then for some time.
+            wait_for(lambda: refused(pool, target))
+            for _ in range(20):
+                refused(pool, target)
         finally:
             admin.execute("set default_transaction_read_only = off")
             admin.execute("alter database app reset default_transaction_read_only")
-        if model == "non-threaded" and target in ("prefer-primary", "any"):
-            pytest.skip("nobody makes a new connection there")
-        wait_for(lambda: read_only(pool) == "off")
+        assert wait_for(lambda: writes(pool), SOON) == pg_node.port
 
 
-def nowhere(pool):
-    """No server takes writes."""
-    try:
-        pool.ask("g", PORT, timeout=0.5)
-    except PoolTimeout:
-        return True
-    except psycopg.OperationalError:  # one that had been ended a moment ago
-        pass
-    return False
+def refused(pool, target):
+    """A write is: by the server, or since there is none that would take it."""
+    with pytest.raises((psycopg.Error, PoolTimeout)) as refusal:
+        pool.ask("write", "insert into moves values (inet_server_port()) returning port", timeout=0.2)
+    wanted = psycopg.errors.ReadOnlySqlTransaction if target in ("prefer-primary", "any") else PoolTimeout
+    return refusal.errisinstance(wanted)
 
 
-def read_only(pool):
-    try:
-        return pool.ask("g", "show default_transaction_read_only")
-    except (psycopg.OperationalError, PoolTimeout):
-        return None
+# -- the name moves to another system ---------------------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("target", ["primary", "read-write", "prefer-primary", "any"])
+def test_a_name_that_moved_to_another_system_ends_the_sessions_with_the_old_one(pg_cluster, pg_node, model, target):
+    old, new = pg_cluster.primary, pg_node
+    groups = {"g": {"target_session_attrs": target, "connection_count": 20}}
+    monitor = {"interval": 3600.0}
+    with old.proxy() as name, MODELS[model](config(name, groups=groups, monitor=monitor)) as pool:
+        leased, idle = pool.lend("g"), pool.lend("g")
+        assert reaches(leased, old)
+        held = []
+
+        def over():
+            if model == "non-threaded":  # nobody else makes a new connection
+                held.append(pool.lend("g"))
+                assert reaches(held[-1], new)
+                time.sleep(APART)
+            return ended(leased)
+
+        idle.give()
+        name.target = new
+        held.append(lend_elsewhere(pool, old))
+        assert reaches(held[0], new)
+        assert pool.ask("g", PORT) == new.port
+        wait_for(over)
+        leased.give()
+        for each in held:
+            each.give()
+        assert {pool.ask("g", PORT) for _ in range(20)} == {new.port}
+
+
+def lend_elsewhere(pool, old):
+    """A connection with another server; those with the old one, that were at rest, are kept out of the way."""
+    lent = pool.lend("g")
+    if not reaches(lent, old):
+        return lent
+    found = lend_elsewhere(pool, old)
+    lent.give()
+    return found
+
+
+@EACH
+def test_a_name_that_leads_to_two_systems_in_turn_keeps_the_sessions_with_each(pg_cluster, pg_node, model):
+    groups = {"g": {"target_session_attrs": "primary", "connection_count": 6}}
+    with (
+        Alternating(pg_cluster.primary, pg_node) as name,
+        MODELS[model](config(name, groups=groups, monitor={"max_lifetime": 0.5})) as pool,
+    ):
+        for _ in range(2):  # in the first round it is found out that the name leads to both
+            lent = [pool.lend("g") for _ in range(6)]
+            for each in lent:
+                each.give()
+        lent = [pool.lend("g") for _ in range(6)]
+        pids = [each.ask(PID) for each in lent]
+        accepted = name.accepted
+        wait_for(lambda: name.accepted >= accepted + 4 or model == "non-threaded")
+        assert [each.ask(PID) for each in lent] == pids
+        for each in lent:
+            each.give()
+        lent = [pool.lend("g") for _ in range(6)]
+        assert {each.ask(PID) for each in lent} == set(pids)
+        for each in lent:
+            each.give()

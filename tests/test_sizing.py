@@ -1,5 +1,7 @@
 """The sums: what servers must have for a configuration. And that a real pool keeps to them."""
 
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from support import hold, put
 
 from pgdbpool import sizing
 from pgdbpool.config import Settings, load
+from pgdbpool.renewal import CALM, LIFE, URGENT, Renewal
 from pgdbpool.testing import Cluster
 
 
@@ -64,6 +67,36 @@ def test_two_databases_of_one_server_are_one_server() -> None:
 )
 def test_those_who_look_whether_a_server_lives_count(more: dict[str, Any], probes: int) -> None:
     assert sizing.probes(made({"g": {}}, **more)) == probes
+
+
+def made_by_a_monitor(seconds: float, **more: bool) -> list[float]:
+    """When it makes new connections to one endpoint, each of them as soon as it may."""
+    renewal, now, times = Renewal(Random(1).random), 0.0, list[float]()
+    renewal.renewed(now, LIFE)
+    while (now := max(now, renewal.due(now, **more))) < seconds:
+        renewal.began(now)
+        renewal.renewed(now, LIFE)
+        times.append(now)
+    return times
+
+
+def a_second(times: list[float], first: float, last: float) -> float:
+    return sum(first <= each < last for each in times) / (last - first)
+
+
+def test_the_new_connections_that_the_sizing_page_counts_are_those_that_a_monitor_makes() -> None:
+    page = " ".join((Path(__file__).parent.parent / "docs" / "sizing.rst").read_text().split())
+    well = made_by_a_monitor(100_000, doubted=False, urgent=False)
+    assert a_second(well, 0, 100_000) == pytest.approx(0.022, abs=0.001)
+    assert "of 60 s make some 22 a second" in page
+    waiting = made_by_a_monitor(300, doubted=True, urgent=True)
+    assert a_second(waiting, 0, 2) == pytest.approx(10, abs=1)
+    assert a_second(waiting, 9, 11) == pytest.approx(2, abs=0.5)
+    assert a_second(waiting, 18, 300) == pytest.approx(1 / URGENT, abs=0.05)
+    assert f"10,000 a second in the first 2 s, 2,000 after 10 s, and {1000 / URGENT:,.0f} from 18 s on" in page
+    calm = made_by_a_monitor(3600, doubted=True, urgent=False)
+    assert a_second(calm, 60, 3600) == pytest.approx(1 / CALM, abs=0.005)
+    assert f"one in 15 s: {1000 / CALM:.0f} a second" in page
 
 
 def test_memory_is_connections_times_buffer_times_processes() -> None:

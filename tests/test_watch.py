@@ -15,6 +15,7 @@ from pgdbpool.core.evidence import Fault, Report, Role, Sighting
 from pgdbpool.drivers import ConnectFailed
 from pgdbpool.monitor import Subscription, Watch
 from pgdbpool.probe import Asked
+from pgdbpool.renewal import CALM, URGENT
 from pgdbpool.search import HURRY, Search
 
 ANSWER = Sighting(Report(Role.PRIMARY))
@@ -117,6 +118,9 @@ class Scene:
 
     def in_doubt(self) -> bool:
         return self.doubt
+
+    def is_urgent(self) -> bool:
+        return self.hurry
 
     def ended(self) -> None:
         pass
@@ -520,7 +524,7 @@ def test_a_doubt_is_resolved_by_a_new_connection_at_once(scene):
     assert new_ones(watched)[0] - watched.began[0][0] < 2 * HURRY
 
 
-@pytest.mark.parametrize(("hurry", "most"), [(True, 1.0), (False, 15.0)])
+@pytest.mark.parametrize(("hurry", "most"), [(True, URGENT), (False, CALM)])
 def test_a_doubt_that_stays_is_looked_into_again_and_again_and_less_often_the_longer_it_lasts(hurry, most, scene):
     watched = scene(hurry=hurry, doubt=True, stubborn=True)
     watched.run(300)
@@ -531,6 +535,16 @@ def test_a_doubt_that_stays_is_looked_into_again_and_again_and_less_often_the_lo
     assert min(gaps[-3:]) >= most - 0.2
     assert len(times) <= 300 / most + 60
     assert len(open_sessions(watched)) == 1
+
+
+@pytest.mark.parametrize("interval", [0.1, 1.0, 60.0])
+def test_while_callers_wait_never_a_second_goes_by_without_a_new_connection_however_long_that_lasts(interval, scene):
+    watched = scene(interval=interval, hurry=True, doubt=True, stubborn=True)
+    for _ in range(5):
+        watched.run(60)
+        gaps = [later - earlier for earlier, later in pairwise(new_ones(watched))]
+        # The rest is for what the connection itself takes, and the hand-over to the caller.
+        assert max(gaps) < 0.96
 
 
 def test_a_caller_who_comes_ends_the_calm(scene):

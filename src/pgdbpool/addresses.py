@@ -91,5 +91,8 @@ class _Address:
     def in_doubt(self) -> bool:
         return False
 
+    def is_urgent(self) -> bool:
+        return False
+
     def ended(self) -> None:
         pass

@@ -71,6 +71,9 @@ class Subscriber(Protocol):
     def in_doubt(self) -> bool:
         """Whether only a new connection can tell what the endpoint's name leads to."""
 
+    def is_urgent(self) -> bool:
+        """Whether that should be found out soon."""
+
     def ended(self) -> None:
         """The subscription was cancelled. Called by whoever does that."""
 
@@ -191,7 +194,7 @@ class Watch:
         if self.session is None or self._renewing is not None or self._successor is not None:
             return float("inf")
         doubted = any(each.subscriber.in_doubt() for each in self.subscriptions)
-        urgent = doubted and any(each.subscriber.in_a_hurry() for each in self.subscriptions)
+        urgent = doubted and any(each.subscriber.is_urgent() for each in self.subscriptions)
         return self._renewal.due(monotonic(), doubted=doubted, urgent=urgent)
 
     def _renew_if_due(self) -> None:

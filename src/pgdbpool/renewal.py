@@ -17,7 +17,9 @@ from collections.abc import Callable
 
 LIFE = 60.0  # s, at most, unless the configuration says otherwise; at least half of it
 LEAST = 0.1  # s between two new connections, whatever happens
-URGENT = 1.0  # s, at most, while a caller waits, or a role was lost not long ago
+# s, at most, while a caller waits, or a role was lost not long ago: then a write waits for less than a second from the
+# moment at which a new connection would reach the server that takes it, what the connection takes included.
+URGENT = 0.9
 URGENT_SHARE = 20  # ... up to which it grows: one part in so many of the time for which that has lasted
 CALM = 15.0  # s, at most, while nobody waits
 CALM_SHARE = 2

@@ -59,7 +59,7 @@ _ENDED = frozenset({"aborted", "broken"})
 _NOT_BEGUN = "25P03"  # SQLSTATE idle_in_transaction_session_timeout: the server had not begun with what was sent
 _READ_ONLY = "25006"  # SQLSTATE read_only_sql_transaction
 _READERS = frozenset({"standby", "read-only", "prefer-standby"})
-_WRITERS = frozenset({"primary", "prefer-primary", "read-write"})
+_WRITERS = frozenset({"any", "primary", "prefer-primary", "read-write"})  # whose refused writes tell something
 
 
 class Sessions:
@@ -420,8 +420,9 @@ class Sessions:
                 report, identity, *_ = await self.driver.sight(conn, limit)
             if report.read_only and await self.driver.says_read_only_itself(conn, limit):
                 # Its user's own doing. The next one shall find a session like any other. Behind a pooler it may be
-                # that of another application, and the next statement may run elsewhere.
-                if not pooled:
+                # that of another application, and the next statement may run elsewhere. A group that takes any server
+                # may have been meant to be so, by its `configure`.
+                if not pooled and group.settings.target_session_attrs != "any":
                     await self.driver.statement(conn, "RESET default_transaction_read_only", limit)
             else:
                 self.topology.reported(slot, report, monotonic(), identity, refused=refused)

@@ -55,3 +55,6 @@ class Told:
 
     def in_doubt(self) -> bool:
         return self._topology.doubts(self._endpoint)
+
+    def is_urgent(self) -> bool:
+        return self._topology.urgent(self._endpoint, monotonic())

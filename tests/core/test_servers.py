@@ -2,9 +2,10 @@
 
 import pytest
 
+from pgdbpool.core.belief import SECOND_CHOICE
 from pgdbpool.core.evidence import Fault, Identity, Sighting
 from pgdbpool.core.lane import Slot
-from pgdbpool.core.topology import SECOND_CHOICE
+from pgdbpool.core.systems import SEVERAL
 
 from .harness import PRIMARY, READ_ONLY_PRIMARY, STANDBY, UNKNOWN, Rules, World, places
 
@@ -53,12 +54,11 @@ def test_a_primary_of_an_older_timeline_is_left_by_every_group(target: str, newe
     assert gone(world) == {leased: "fenced"}
 
 
-@pytest.mark.parametrize("newer", [at(1, 2), at(9, 2, "8")])
-def test_a_primary_stays_where_nothing_tells_that_the_newer_server_is_the_right_one(newer: Identity):
+def test_a_primary_stays_where_nothing_tells_that_the_newer_server_is_the_right_one():
     world = world_of("primary")
     slot = open_one(world, PRIMARY, at(1, 1))
-    world.probed(report=PRIMARY, identity=newer)
-    world.probed(report=STANDBY, identity=newer._replace(timeline=1))
+    world.probed(report=PRIMARY, identity=at(1, 2))
+    world.probed(report=STANDBY, identity=at(1, 2))
     assert gone(world) == {}
     assert world.lease() is slot
     assert world.aborts() == []
@@ -215,6 +215,177 @@ def test_a_write_that_a_second_choice_refuses_has_the_monitor_look_for_a_primary
     assert world.topology.searching(world.now)
     assert world.alarms == alarms + 1
     assert not world.topology.searching(world.now + SECOND_CHOICE)  # nobody asks any more
+
+
+def refuse(world: World, slot: Slot, report=STANDBY) -> bool:
+    """A write on this session is refused. Returns whether the monitor makes a new connection because of that."""
+    alarms = world.alarms
+    world.topology.reported(slot, report, world.now, refused=True)
+    return world.alarms > alarms and world.topology.doubts(world.endpoint)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known before", "found out later"])
+def test_a_session_that_refused_a_write_is_replaced_where_a_new_one_takes_it(known: bool):
+    world = world_of("any")
+    world.topology.monitored = True
+    one, two = (open_one(world, STANDBY, at(1, 1)) for _ in range(2))
+    assert world.lease() is two
+    world.now += SECOND_CHOICE
+    if known:
+        world.probed(report=PRIMARY, identity=at(1, 2))
+    assert refuse(world, two)
+    if not known:
+        world.now += 0.1
+        world.probed(report=PRIMARY, identity=at(1, 2))
+    world.give(two)
+    assert gone(world) == {two: "role"}
+    assert world.lease() is one  # nobody has written there: it may be a reader's
+
+
+def test_a_refused_write_costs_one_look_a_second_where_a_new_session_would_be_no_better():
+    world = world_of("any")
+    world.topology.monitored = True
+    slot = open_one(world, STANDBY, at(1, 1))
+    world.probed(report=STANDBY, identity=at(1, 1))
+    looks = 0
+    for _ in range(100):
+        world.now += 0.1
+        if refuse(world, slot):
+            looks += 1
+            assert world.topology.urgent(world.endpoint, world.now)
+            world.probed(report=STANDBY, identity=at(1, 1))
+        assert not world.topology.searching(world.now)  # other endpoints are none of it
+    assert 9 <= looks <= 10
+    assert world.lease() is slot
+
+
+def test_without_a_monitor_a_session_that_refuses_writes_is_replaced_once_a_second_at_most():
+    world = world_of("any")
+    slot = open_one(world, STANDBY, at(1, 1))
+    slot.born = world.now
+    refuse(world, slot)
+    assert gone(world) == {}
+    world.lease()
+    world.now += 1.1
+    refuse(world, slot)
+    world.give(slot)
+    assert gone(world) == {slot: "role"}
+
+
+@pytest.mark.parametrize("target", ["any", "prefer-primary"])
+def test_a_write_refused_by_a_primary_that_is_read_only_has_new_connections_asked_as_well(target: str):
+    world = world_of(target)
+    world.topology.monitored = True
+    slot = open_one(world, READ_ONLY_PRIMARY, at(1, 1))
+    assert refuse(world, slot, READ_ONLY_PRIMARY)
+    assert world.topology.urgent(world.endpoint, world.now)
+    world.probed(report=PRIMARY, identity=at(1, 1))
+    assert gone(world) == {slot: "role"}
+
+
+# -- another system ---------------------------------------------------------------------------------------------------
+
+OTHER = "8"
+
+
+@pytest.mark.parametrize("target", ["any", "primary", "read-write", "prefer-standby", "prefer-primary"])
+def test_a_name_that_moved_to_another_system_takes_the_sessions_along(target: str):
+    world = world_of(target)
+    idle, leased = (open_one(world, PRIMARY, at(5, 1)) for _ in range(2))
+    assert world.lease() is leased
+    world.probed(report=PRIMARY, identity=at(1, 2, OTHER))
+    assert gone(world) == {idle: "role"}
+    assert world.aborts() == []
+    assert world.topology.doubts(world.endpoint)
+    assert world.topology.urgent(world.endpoint, world.now)
+    for _ in range(SEVERAL - 2):
+        world.now += 0.1
+        world.probed(report=PRIMARY, identity=at(1, 2, OTHER))
+    assert world.aborts() == []
+    world.now += 0.1
+    world.probed(report=PRIMARY, identity=at(1, 2, OTHER))
+    assert world.aborts() == [leased]
+    assert ("fenced", "a") in world.events()
+    assert not world.topology.urgent(world.endpoint, world.now)
+    assert world.endpoint.fenced_by is None
+    world.give(leased)
+    assert gone(world) == {leased: "fenced"}
+
+
+def test_connections_that_are_made_at_the_same_moment_tell_once_that_the_name_has_moved():
+    world = world_of("primary")
+    open_one(world, PRIMARY, at(1, 1))
+    leased = world.lease()
+    for _ in range(3 * SEVERAL):
+        world.now += 0.001
+        world.probed(report=PRIMARY, identity=at(1, 2, OTHER))
+    assert world.aborts() == []
+    assert leased.expires < 0
+
+
+def test_readers_go_along_to_another_system_in_peace_whichever_of_its_standbys_they_meet():
+    world = world_of("standby", "primary")
+    idle, leased = (open_one(world, STANDBY, at(1, 1)) for _ in range(2))
+    world.lease()
+    for turn in range(2 * SEVERAL):
+        world.now += 1
+        world.probed(report=STANDBY, identity=at(1, 2 + turn % 2, OTHER))
+    assert gone(world) == {idle: "role"}
+    assert world.aborts() == []
+    world.give(leased)
+    assert gone(world) == {leased: "role"}
+
+
+def test_writers_stay_where_the_name_leads_to_a_standby_of_another_system():
+    world = world_of("primary")
+    slot = open_one(world, PRIMARY, at(1, 1))
+    for _ in range(2 * SEVERAL):
+        world.now += 1
+        world.probed(report=STANDBY, identity=at(1, 2, OTHER))
+    assert gone(world) == {}
+    assert world.lease() is slot
+    world.probed(report=PRIMARY, identity=at(2, 2, OTHER))  # promoted there
+    assert world.aborts() == [slot]
+
+
+def test_a_name_that_leads_to_two_systems_in_turn_does_not_have_sessions_drive_each_other_out():
+    world = world_of("any", "primary")
+    ones = [(PRIMARY, at(1, 1)), (PRIMARY, at(1, 2, OTHER))]
+    kept = []
+    for turn in range(40):
+        report, identity = ones[turn % 2]
+        world.now += 1
+        world.probed(report=report, identity=identity)
+        if turn > 2 and len(kept) < 4:
+            kept.append(open_one(world, report, identity, group=turn % 2))
+    assert gone(world) == {}
+    assert all(slot in slot.lane.slots and slot.expires > 0 for slot in kept)
+    assert world.aborts() == []
+    kinds = [kind for kind, _ in world.events()]
+    assert kinds.count("failover-finished") <= 1
+    assert not world.topology.urgent(world.endpoint, world.now)
+
+
+def test_a_name_that_comes_back_to_the_system_it_had_left_is_followed_and_takes_longer():
+    world = world_of("primary")
+    old = open_one(world, PRIMARY, at(1, 1))
+    world.lease()
+    new = None
+    for _ in range(SEVERAL):
+        world.now += 1
+        world.probed(report=PRIMARY, identity=at(1, 2, OTHER))
+    assert world.aborts() == [old]
+    new = open_one(world, PRIMARY, at(1, 2, OTHER))
+    assert world.lease() is new
+    for _ in range(2 * SEVERAL - 1):
+        world.now += 1
+        world.probed(report=PRIMARY, identity=at(1, 1))
+    assert world.route() == [["a"]]
+    assert new.expires < 0
+    assert world.aborts() == []
+    world.now += 1
+    world.probed(report=PRIMARY, identity=at(1, 1))
+    assert world.aborts() == [new]
 
 
 # -- a setting of new sessions ----------------------------------------------------------------------------------------

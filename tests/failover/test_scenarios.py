@@ -13,6 +13,8 @@ UNDISTURBED = {"full-standby", "wrong-password", "slow-standby"}  # nobody shoul
 WRITES_STOP = [name for name, scenario in ALL.items() if "write" in scenario.kinds]
 READS_STOP = [name for name, scenario in ALL.items() if "read" in scenario.kinds]
 KILLED_TOGETHER = {"all-down": 3}  # so many servers at one blow
+MOVED = ("name-switchover", "name-old-lives-on")
+STALE = 1.0  # s: far longer than it takes, and far shorter than a session would stay with the old primary
 STORM = 50  # connects per second to one server, of one pool, that are still no storm
 SERVERS = 3
 
@@ -100,6 +102,13 @@ def test_in_the_end_all_reads_are_done_by_standbys(name: str, model: str) -> Non
     found = played(name, model)
     assert found.figures.reads
     assert found.writer not in found.figures.reads
+
+
+@cases(*MOVED)
+def test_once_the_new_primary_has_let_the_pool_in_no_write_is_sent_to_the_old_one(name: str, model: str) -> None:
+    found = played(name, model)
+    assert found.figures.stale is not None
+    assert found.figures.stale < STALE
 
 
 # -- what one scenario is about --------------------------------------------------------------------------------------

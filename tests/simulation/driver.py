@@ -158,6 +158,7 @@ class SimulatedDriver:
         if session.conduct is not None and session.conduct.observe is not None:
             session.conduct.observe(self.clock.now - began)
         if writes and not session.takes_writes():
+            session.refused = True
             raise Refused("25006")
 
     async def ping(self, session: Session, deadline: float) -> None:

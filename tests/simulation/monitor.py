@@ -126,7 +126,7 @@ class Watch:
         if self._session is None or self._renewing is not None or self._successor is not None:
             return FOREVER
         doubted = self._topology.doubts(self._endpoint)
-        urgent = doubted and self._topology.searching(self._clock.now)
+        urgent = doubted and self._topology.urgent(self._endpoint, self._clock.now)
         return self._renewal.due(self._clock.now, doubted=doubted, urgent=urgent)
 
     async def _renew(self) -> None:

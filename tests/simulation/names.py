@@ -102,5 +102,7 @@ class Promotions:
         server = session.server
         if reason not in ("role", "fenced") or target not in TAKES_STANDBYS or self.lied or session.masked:
             return
+        if target == "any" and session.refused:  # it was asked for what only another server would do
+            return
         if server.report == STANDBY and server.standby_since <= session.born and server.running and session.alive:
             raise Violation(f"{session} is with a standby, and was driven out of a group for {target}: {reason}")

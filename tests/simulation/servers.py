@@ -50,6 +50,7 @@ class Session:
         "name",
         "number",
         "on_goodbye",
+        "refused",
         "server",
         "told",
         "told_at",
@@ -70,6 +71,7 @@ class Session:
         self.busy = False  # in the middle of a statement
         self.in_use = False  # in a statement of a user's
         self.in_transaction = False
+        self.refused = False  # a write
         self.altered = False  # its user has changed how its transactions are
         self.conduct: Conduct | None = None
         self.born = 0.0

@@ -21,8 +21,11 @@ from .lane import Lane, Slot
 from .news import News
 from .server import Server, leaves, suits
 from .snapshot import snapshot
+from .systems import SEVERAL
 
-SEVERAL = 8  # new connections in a row that reach the same server: then its name does not lead to several any more
+# s after which a session that refuses a write is replaced, at the earliest; and at least so long between two looks at
+# an endpoint because of that.
+SECOND_CHOICE = 1.0
 KEEP = 150.0  # s for which a server is remembered that new connections do not reach any more, and that has no sessions
 
 
@@ -68,6 +71,9 @@ class Belief:
                 endpoint.doubted = True
                 return current, forgot
             changed = self._learned(endpoint, report, identity)
+            if fresh and self._met_system(endpoint, identity, since):
+                self._follow(endpoint)
+                changed = True
             if fresh and endpoint.several:
                 endpoint.repeats += 1
                 if endpoint.repeats >= SEVERAL:
@@ -75,7 +81,7 @@ class Belief:
                     self.leave(endpoint)
         else:
             endpoint.repeats = 0
-            changed = self._met_another(endpoint, server or Server(), report, identity, now, newest=newest)
+            changed = self._met_another(endpoint, server or Server(), report, identity, since, now, newest=newest)
             server = server or endpoint.server_of(identity)
         assert server is not None
         server.seen = now
@@ -91,7 +97,8 @@ class Belief:
         seen.learn(report, identity)
         if identity is not None and (known := lane.endpoint.server_of(identity)) is not None:
             seen.demoted = known.demoted and report == known.report
-            seen.fenced_by = known.fenced_by if report.role is known.report.role else None
+            if report.role is known.report.role and not lane.endpoint.systems.has_left(identity):
+                seen.fenced_by = known.fenced_by
         if routes.is_past(seen, self._endpoints):
             return None
         return suits(lane.group.settings.target_session_attrs, seen)
@@ -145,6 +152,7 @@ class Belief:
         server: Server,
         report: Report,
         identity: Identity | None,
+        since: float,
         now: float,
         *,
         newest: bool,
@@ -153,6 +161,7 @@ class Belief:
         current = endpoint.server
         known_before = server in endpoint.others
         known = known_before and server.report.role is report.role
+        returned = endpoint.systems.has_left(server.identity)  # to a system that it had left
         changed = server.learn(report, identity)
         if not known_before:
             endpoint.others.append(server)
@@ -163,7 +172,8 @@ class Belief:
                 self._follow(endpoint)
             return changed
         fenced = current.fenced_by is not None
-        endpoint.several = known_before or (endpoint.several and len(endpoint.others) > 1)
+        self._met_system(endpoint, identity, since)
+        endpoint.several = (known_before and not returned) or (endpoint.several and len(endpoint.others) > 1)
         endpoint.others.remove(server)
         if not (current.lost or current.report.role is Role.UNKNOWN) or self._in_use(endpoint, current):
             endpoint.others.append(current)  # else it is gone: it has been replaced at this place
@@ -176,7 +186,13 @@ class Belief:
         return True
 
     def _is_past(self, endpoint: Endpoint, server: Server) -> bool:
-        return server in routes.overtaken(self._endpoints) or server.fenced_by is not None
+        if server in routes.overtaken(self._endpoints):
+            return True
+        return server.fenced_by is not None and not endpoint.systems.has_left(server.identity)
+
+    def _met_system(self, endpoint: Endpoint, identity: Identity | None, since: float) -> bool:
+        """A new connection has reached a server whose data it is. Returns whether that may change who stays."""
+        return identity is not None and not endpoint.pooled and endpoint.systems.met(identity.system, since)
 
     def _holds(self, endpoint: Endpoint, now: float) -> bool:
         """Whether the server that the endpoint was last seen to lead to is not of the past, and still there."""
@@ -202,13 +218,30 @@ class Belief:
         slot.read_only = report.read_only
         return changed
 
-    def refused(self, endpoint: Endpoint, server: Server) -> bool:
-        """A primary has refused a write since it is read only. Returns whether that is news."""
-        if server.demoted:
-            return False
-        server.demoted = True
-        self.leave(endpoint)
-        return True
+    def refused(self, slot: Slot, report: Report, now: float, *, monitored: bool) -> tuple[bool, bool]:
+        """A session has refused a write, and says this of its server. A new connection may reach one that takes it.
+
+        Returns whether that changes anything, and whether to see what a new connection would reach.
+        """
+        lane, endpoint = slot.lane, slot.lane.endpoint
+        if report.role is not Role.STANDBY and not report.read_only:
+            return False, False
+        changed = False
+        if report.role is Role.PRIMARY and not slot.server.demoted:
+            slot.server.demoted = changed = True
+            self.leave(endpoint)
+        if now > slot.born + SECOND_CHOICE:
+            slot.refused_write = True
+            if monitored:
+                self._leave(lane)  # it may be known already
+            else:  # else nobody makes a new connection
+                slot.expires = min(slot.expires, LEFT)
+            changed |= slot.expires <= LEFT
+        look = now >= endpoint.refused_until
+        if look:
+            endpoint.doubted = True
+            endpoint.refused_until = now + SECOND_CHOICE
+        return changed, look
 
     def by_itself(self, slot: Slot, report: Report) -> bool:
         """Whether a session is read only by a setting that it found, and that a newer one has not."""
@@ -218,6 +251,13 @@ class Belief:
             and slot.read_only
             and slot.server is endpoint.server
             and endpoint.report == Report(Role.PRIMARY)
+        )
+
+    def unsettled(self, endpoint: Endpoint) -> bool:
+        """Whether new connections would tell if its name has left a system with which there are sessions."""
+        systems = endpoint.systems
+        return systems.unsettled and any(
+            systems.is_another(slot.server.identity) for lane in self._lanes[endpoint] for slot in tuple(lane.slots)
         )
 
     # -- what follows -----------------------------------------------------------------------------------------------
@@ -233,22 +273,21 @@ class Belief:
             self._news.note(EventKind.ROLE_CHANGED, endpoint, words)
 
     def _fence(self) -> None:
-        """Find the primaries that a promotion has overtaken."""
+        """Find the primaries of the past: a promotion has overtaken them, or their name has left their system."""
         overtaken = routes.overtaken(self._endpoints)
         for endpoint in self._endpoints:
             for server in endpoint.servers:
-                by = overtaken.get(server)
-                if by is not None and server.fenced_by is None:
-                    self._fence_off(endpoint, server, by)
-                elif by is None and server.fenced_by is not None:
+                why = _why_past(endpoint, server, overtaken.get(server))
+                if why is not None and server.fenced_by is None:
+                    self._fence_off(endpoint, server, why)
+                elif why is None and server.fenced_by is not None:
                     server.fenced_by = None
                     if server is endpoint.server:
                         self._news.note(EventKind.RECOVERED, endpoint, f"{endpoint.label} is no longer fenced")
                     self.leave(endpoint)
 
-    def _fence_off(self, endpoint: Endpoint, server: Server, by: Endpoint) -> None:
-        newer = f"{by.label} was promoted after it" if by is not endpoint else "its name has led to a newer one"
-        server.fenced_by = f"a primary of an old timeline: {newer}"
+    def _fence_off(self, endpoint: Endpoint, server: Server, why: str) -> None:
+        server.fenced_by = why
         if server is endpoint.server:
             endpoint.looks, endpoint.next_look = 0, 0.0
             self._news.note(EventKind.FENCED, endpoint, f"{endpoint.label} is fenced, {server.fenced_by}")
@@ -277,7 +316,14 @@ class Belief:
             group.retire_lane(lane, "role" if found.fenced_by is None else "fenced")
             return
         for slot in slots:
-            reason = leaves(target, slot.server, slot.read_only, found)
+            reason = leaves(
+                target,
+                slot.server,
+                found,
+                read_only=slot.read_only,
+                refused=slot.refused_write,
+                moved=lane.endpoint.systems.leads_away(slot.server.identity),
+            )
             if reason is not None:
                 slot.expires = min(slot.expires, LEFT if reason == "role" else OVERTAKEN)
         group.drop_idle(lane, lambda slot: slot.expires == LEFT, "role")
@@ -303,3 +349,17 @@ class Belief:
 
     def _in_use(self, endpoint: Endpoint, server: Server) -> bool:
         return any(slot.server is server for lane in self._lanes[endpoint] for slot in lane.slots)
+
+
+def _why_past(endpoint: Endpoint, server: Server, by: Endpoint | None) -> str | None:
+    """Why a primary is of the past; None: it is not. `by`: the endpoint that shows that it was overtaken."""
+    if by is not None:
+        newer = f"{by.label} was promoted after it" if by is not endpoint else "its name has led to a newer one"
+        return f"a primary of an old timeline: {newer}"
+    if server.report.role is not Role.PRIMARY or not endpoint.systems.has_left(server.identity):
+        return None
+    # Else there may be no place to go yet.
+    new = (other for other in endpoint.servers if not endpoint.systems.is_another(other.identity))
+    if any(other.takes_writes and not other.report.read_only for other in new):
+        return "a primary of another system: its name leads to a new one"
+    return None

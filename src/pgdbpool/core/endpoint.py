@@ -21,6 +21,7 @@ from typing import Protocol
 
 from .evidence import HOPELESS, SILENT, Fault, Health, Identity, Report, Role
 from .server import Server
+from .systems import Systems
 
 MAX_CONNECTING = 2  # connects at a time to one endpoint from one process
 
@@ -95,8 +96,10 @@ class Endpoint:
         self.repeats = 0  # connections in a row that have reached the same one
         self.since = float("-inf")  # when the connection was made that the belief comes from
         self.newest: dict[str, int] = {}  # system -> the highest timeline on which its name has led to a primary
+        self.systems = Systems()  # whose data its name leads to
         self.spread = False  # its name has several addresses: there may be several servers
         self.doubted = False  # an older session contradicts: only a new connection can tell
+        self.refused_until = float("-inf")  # until then a session there has refused a write not long ago
         self.position: int | None = None  # in the WAL, at the last probe
         self.pooled = False  # a pooler is in between, as the last answer showed: see `core.server`
         self.fault: Fault | None = None

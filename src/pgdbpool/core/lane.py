@@ -19,7 +19,7 @@ Who writes what in a slot:
 
 * the holder of the lease, alone: ``taken``, ``rested``, ``fresh_until``, ``holder``, ``stack`` and the counters;
 * whoever holds the pool's lock: ``expires``, which it may pull forward ("close this one when it comes back"),
-  ``server`` and ``read_only``;
+  ``server``, ``read_only`` and ``refused_write``;
 * whoever looks after the pool, one at a time: ``told``.
 
 The counters of a slot outlive it: when it goes, `Lane.ledger` is swapped for one in which they are added to those of
@@ -89,6 +89,7 @@ class Slot(Tally):
         "holder",
         "lane",
         "read_only",
+        "refused_write",
         "rested",
         "server",
         "stack",
@@ -106,6 +107,7 @@ class Slot(Tally):
         self.server = lane.endpoint.server  # which one it has reached; set by the topology
         self.address = ""  # where its name has several, which of them
         self.read_only = False  # whether its transactions are, by a setting that it found when it was opened
+        self.refused_write = False  # whether it has refused a write, and what a new connection reaches may take it
         # From the driver, given the time: True when the session is idle outside any transaction, says of its server
         # what it said before, and nothing else stands in the way of simply putting it back.
         self.clean = clean

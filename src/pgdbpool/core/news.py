@@ -74,7 +74,9 @@ class News:
 
 def _same(before: dict[Endpoint, Identity | None], now: dict[Endpoint, Identity | None]) -> list[Endpoint]:
     """The endpoints of which the primary is the one that it was, as far as can be told; it may have been restarted."""
-    return [each for each in now if each in before and not _is_newer(now[each], before[each])]
+    return [
+        each for each in now if each in before and (each.systems.alternates or not _is_newer(now[each], before[each]))
+    ]
 
 
 def _is_newer(new: Identity | None, old: Identity | None) -> bool:

@@ -29,9 +29,10 @@ from .server import suits
 LOOK_EVERY = 10.0
 LOOK_EVERY_FENCED = 2.0
 FIRST_LOOK_FENCED = 0.25
-# s, at most: between two looks at one endpoint while nothing is believed usable. It grows to the second number.
+# s, at most: between two looks at one endpoint while nothing is believed usable. It grows to the second number. Every
+# other look is a new connection, so that a second is long enough to find where a name leads now.
 SEARCH_EVERY = 0.1
-SEARCH_LONGEST = 0.5
+SEARCH_LONGEST = 0.45
 _SEARCHES = 20  # after so many it has doubled, after twice as many it is three times as long
 
 

@@ -17,7 +17,10 @@ What follows where a session has one server, and a newer connection of the same 
                                                        lead to several; is replaced in prefer-primary
     primary          any timeline, standby             is replaced in prefer-standby
     standby          any timeline, standby             stays: round-robin DNS, a service for all that may be read
-    any              another system                    stays until its life ends: systems have no order
+    any              of another system                 is replaced where the newer one suits its group as well, unless
+                                                       the name leads to both in turn; see `systems`
+    primary          primary of another system, and    is of the past: closed in every group, in a statement too
+                     so the last few in a row
     not known        any                               goes by the endpoint's role, as if it were the same server
     with a pooler    any of no higher timeline         the same: its next transaction may run on any of them
 
@@ -28,6 +31,8 @@ and where it is the same server::
     read only, by    takes writes: the setting was     is replaced: a new session may write
     its own setting  lifted for new sessions
     takes writes     read only: new sessions are       leaves groups that want to write
+
+A session that has refused a write itself is replaced, in `any` too, once a new connection finds a server that takes it.
 
 A name that has come back to a server that it had left leads to several at once, until it has led to one and the same
 many times in a row: then the one of them that suits a group best counts for it, and not the last.
@@ -118,17 +123,28 @@ def fit(target: str, report: Report) -> int | None:
     raise AssertionError(f"target_session_attrs {target!r} passed validation")
 
 
-def leaves(target: str, server: Server, read_only: bool, found: Server) -> str | None:
-    """Why a session with `server`, which is `read_only` by its own setting, has to go; None: it may stay.
+def leaves(
+    target: str,
+    server: Server,
+    found: Server,
+    *,
+    read_only: bool = False,
+    refused: bool = False,
+    moved: bool = False,
+) -> str | None:
+    """Why a session with `server` has to go; None: it may stay.
 
-    `found` is what a new connection of the same endpoint reaches.
+    It is `read_only` by its own setting, and has `refused` a write. `found` is what a new connection of the same
+    endpoint reaches; `moved`: to which the name has moved, from another system.
     """
     mine, theirs = suits(target, server), suits(target, found)
     if mine is None:
         return "role" if server.fenced_by is None else "fenced"
     better = server is not found and theirs is not None and theirs < mine
     lifted = read_only and server is found and found.report == Report(Role.PRIMARY)
-    return "role" if better or lifted else None
+    elsewhere = server is not found and theirs is not None and theirs <= mine
+    wanted = moved or (refused and found.takes_writes and not found.report.read_only)
+    return "role" if better or lifted or (elsewhere and wanted) else None
 
 
 def suits(target: str, server: Server) -> int | None:

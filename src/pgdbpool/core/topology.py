@@ -34,7 +34,7 @@ from typing import Any
 
 from ..errors import DBOfflineError
 from . import routes, times
-from .belief import Belief
+from .belief import SECOND_CHOICE, Belief
 from .endpoint import BACKOFF, BACKOFF_ELSE, URGENT, URGENT_LONGEST, Endpoint, backoff
 from .events import Event, EventKind
 from .evidence import (
@@ -61,9 +61,6 @@ from .snapshot import snapshot
 
 FALL = 2  # probes that fail in a row before an endpoint is taken for dead, unless the configuration says otherwise
 SETUP_LOSSES = 3  # so many connections in a row may be lost while they are made ready
-# s, at least, between two sessions that refused a write and were replaced; and for so long after a refusal the monitor
-# looks for what would have taken it.
-SECOND_CHOICE = 1.0
 _SEARCH_PATIENCE = 60.0  # s: after so long without anybody waiting, a missing role is looked for at the usual pace
 
 
@@ -235,7 +232,7 @@ class Topology:
                 self._outages.over(endpoint, now, group=group.name)
             lane.setup_error = None
             lane.setup_failures = lane.setup_losses = lane.hindrances = 0
-            doubted = endpoint.doubted
+            doubted = endpoint.doubted or self._belief.unsettled(endpoint)
             if reason is not None:
                 group._retire(slot, reason)
             if reason in ("role", "fenced") and not order.search:  # the name may lead elsewhere next time: not at once
@@ -367,22 +364,19 @@ class Topology:
                 slot.expires = min(slot.expires, LEFT)
                 self._reroute(now)
                 return
-            doubted, called = slot.lane.endpoint.doubted, False
+            doubted, look = slot.lane.endpoint.doubted, False
             endpoint, target = slot.lane.endpoint, slot.lane.group.settings.target_session_attrs
             changed = belief.told(slot, report, identity, now)
             if not endpoint.pooled and fit(target, report) is None:  # whatever others say, who may have met another
                 slot.expires = min(slot.expires, LEFT)
-            if refused and report.role is Role.PRIMARY and report.read_only:
-                changed |= belief.refused(slot.lane.endpoint, slot.server)
-            if refused and report.role is Role.STANDBY:  # it was the second choice: a new one may be the first
-                slot.lane.endpoint.doubted = True
-                called, self._refused_until = now >= self._refused_until, now + SECOND_CHOICE
-                if not self.monitored and now > slot.born + SECOND_CHOICE:
-                    slot.expires = min(slot.expires, LEFT)
-                    changed = True
+            if refused:
+                news, look = belief.refused(slot, report, now, monitored=self.monitored)
+                changed |= news
+                if look and target != "any":  # it was the second choice; the first may be at any endpoint
+                    self._refused_until = now + SECOND_CHOICE
             if changed:
                 self._reroute(now)
-        if changed or called or (slot.lane.endpoint.doubted and not doubted):
+        if changed or look or (slot.lane.endpoint.doubted and not doubted):
             self._stir()
 
     def session_lost(self, slot: Slot, sqlstate: str | None, error: str, now: float) -> bool:
@@ -531,10 +525,17 @@ class Topology:
     def doubts(self, endpoint: Endpoint) -> bool:
         """Whether only a new connection can tell what the endpoint's name leads to.
 
-        An older one contradicts the newest; or what is known of the endpoint leaves a group without what it wants, and
-        its name may lead elsewhere now.
+        An older one contradicts the newest, or a session has refused a write; the name has led to another system, and
+        may come back; or what is known of the endpoint leaves a group without what it wants, and its name may lead
+        elsewhere now.
         """
-        return endpoint.doubted or any(_missing(lane.group) for lane in self.lanes(endpoint) if lane.rank in (None, 2))
+        if endpoint.doubted or self._belief.unsettled(endpoint):
+            return True
+        return any(_missing(lane.group) for lane in self.lanes(endpoint) if lane.rank in (None, 2))
+
+    def urgent(self, endpoint: Endpoint, now: float) -> bool:
+        """Whether such a doubt should be resolved soon: a caller has to wait, or to do without, until then."""
+        return now < endpoint.refused_until or endpoint.systems.urgent or self.searching(now)
 
     def searching(self, now: float) -> bool:
         """Whether some group finds no endpoint, or only one that refuses what it is asked: probes should hurry."""
