@@ -231,8 +231,12 @@ def test_several_addresses_are_those_of_the_hosts_in_turn() -> None:
         {"application_name": "shop", "hostaddr": "10.0.0.2"},
     ]
     assert problems(load_url, "postgresql://h1,h2/db?hostaddr=10.0.0.1,10.0.0.2,10.0.0.3") == [
-        "url: hostaddr: expected one value, or one for each of the 2 hosts, got 3"
+        "url: hostaddr: expected one for each of the 2 hosts, got 3"
     ]
+    assert problems(load_url, "postgresql://h1,h2/db?hostaddr=10.0.0.1") == [
+        "url: hostaddr: expected one for each of the 2 hosts, got 1"
+    ]
+    assert load_url("postgresql://h1/db?hostaddr=10.0.0.1").db[0].params == {"hostaddr": "10.0.0.1"}
 
 
 def test_the_same_host_twice_in_a_url() -> None:

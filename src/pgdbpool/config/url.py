@@ -99,7 +99,7 @@ def _parse(url: str, malformed: list[str]) -> tuple[dict[str, Any], dict[str, st
         with _noting(malformed):
             _sort_in(*_pair(pair), sections, written)
     each = _hosts(hosts, endpoint, malformed)
-    if "," in params.get("hostaddr", ""):
+    if "," in params.get("hostaddr", "") or ("hostaddr" in params and len(each) > 1):
         with _noting(malformed):
             _spread("hostaddr", params.pop("hostaddr"), each)
     db = []
@@ -250,10 +250,11 @@ def _address(text: str, *, several: bool) -> dict[str, Any]:
 def _spread(key: str, text: str, each: list[dict[str, Any]]) -> None:
     kind = keys.ENDPOINT.get(key)
     values = [_value(part, kind) if kind else part for part in text.split(",")]
-    if len(values) == 1:
+    if len(values) == 1 and kind:  # but not one address for servers with different names
         values *= len(each)
     if len(values) != len(each):
-        raise _Malformed(f"{key}: expected one value, or one for each of the {len(each)} hosts, got {len(values)}")
+        one = "one value, or one" if kind else "one"
+        raise _Malformed(f"{key}: expected {one} for each of the {len(each)} hosts, got {len(values)}")
     for own, value in zip(each, values, strict=True):
         if key in own:
             raise _Malformed(f"{key}: given twice, after the host and after the ?")
