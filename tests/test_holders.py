@@ -149,13 +149,16 @@ def test_the_thread_that_has_just_opened_a_connection_does_not_hold_it(pg_node, 
 def test_on_the_way_out_of_a_block_without_a_name_it_is_held_by_the_function_with_the_block(pg_node, open_pool):
     with pg_node.proxy() as proxy:
         pool = open_pool(config(proxy, monitor=False, autocommit=False))
+        stalled = threading.Event()
 
         def user() -> None:
             with pool.connection(timeout=LIMIT):
                 next(iter(pool._groups["default"].lanes[0].slots)).conn.execute("select 1")
                 proxy.stall()
+                stalled.set()
 
         leaving = start(user)
+        assert stalled.wait(LIMIT)
         wait_for(lambda: [each.state for each in pool.holders()] == ["active"])
         [holder] = pool.holders()
         proxy.resume()
