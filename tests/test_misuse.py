@@ -12,7 +12,7 @@ from support import tidy as tidy
 from ways import Face
 from ways import way as way
 
-from pgdbpool import AsyncPool, Error, Handler, WrongModelError, seldom
+from pgdbpool import AsyncPool, DBOfflineError, Error, Handler, WrongModelError, seldom
 
 NOWHERE = {"db": {"host": "h"}, "groups": {"default": {}}}
 
@@ -268,10 +268,9 @@ def test_a_configure_that_raises_is_told_as_what_it_is(way, pg_node, pg_cluster,
         raise AssertionError("is never called")
 
     async def story(pool):
-        with pytest.raises(Exception, match="configure raised TypeError") as caught:
+        with pytest.raises(DBOfflineError) as caught:
             async with pool.block():
                 pass
-        assert type(caught.value).__name__ == "DBOfflineError"
         places = ", ".join(f"127.0.0.1:{node.port}" for node in nodes)
         assert str(caught.value) == (
             f"group 'default': no connection can be made ready: {places}: configure raised TypeError: "
@@ -281,6 +280,27 @@ def test_a_configure_that_raises_is_told_as_what_it_is(way, pg_node, pg_cluster,
 
     nodes = pg_cluster.nodes if several else [pg_node]
     way(story, config(*nodes, configure=configure))
+
+
+def test_the_log_says_where_a_configure_has_raised(way, pg_node, caplog):
+    words = "no such tenant"
+
+    def looked_up():
+        raise LookupError(words)
+
+    def configure(conn):
+        looked_up()
+
+    async def story(pool):
+        with pytest.raises(DBOfflineError, match=f"configure raised LookupError: {words}"):
+            async with pool.block():
+                pass
+        lines = [line for line in caplog.messages if line.startswith("group 'default': configure raised LookupError")]
+        assert len(lines) == 1
+        assert "in looked_up" in lines[0]
+        assert words not in lines[0]
+
+    way(story, config(pg_node, configure=configure))
 
 
 def test_a_check_that_raises_is_told_as_what_it_is(way, pg_node):
@@ -304,7 +324,9 @@ def test_a_check_that_raises_is_told_as_what_it_is(way, pg_node):
 
 def test_a_failure_of_sqlprepare_is_told_as_what_it_is(way, pg_node):
     async def story(pool):
-        with pytest.raises(Exception, match='sqlprepare raised InvalidSchemaName: schema "SQLPrepare" does not exist'):
+        with pytest.raises(
+            DBOfflineError, match='sqlprepare raised InvalidSchemaName: schema "SQLPrepare" does not exist'
+        ):
             async with pool.block():
                 pass
 

@@ -187,6 +187,8 @@ class Sessions:
             if lost:
                 self.topology.lost_in_setup(order, words_of(error, self.driver, lost=True), monotonic())
             else:
+                if not isinstance(error, (self.driver.Error, DriverTimeout, TimeoutError, LeftOpen)):
+                    log_raised(f"group {group.name!r}: {doing}", error)  # which says where
                 self.topology.setup_failed(order, words_raised(doing, error, self.driver), monotonic())
             return
         finally:
