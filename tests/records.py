@@ -12,6 +12,7 @@ def endpoint(label: str = "db1:5432", **more: Any) -> EndpointStats:
     usual: dict[str, Any] = {
         "endpoint": label,
         "role": "primary",
+        "last_role": "primary",
         "read_only": False,
         "demoted": False,
         "fenced": None,
@@ -53,6 +54,7 @@ def group(name: str = "read", requests: int = 0, lanes: tuple[LaneStats, ...] | 
     usual: dict[str, Any] = {
         "group": name,
         "limit": 10,
+        "configured_limit": 10,
         "least": 1,
         "open": 2,
         "idle": 1,

@@ -623,7 +623,7 @@ def test_statistics_are_exact(pg_node, open_pool):
     wait_for(lambda: stats(pool).idle == 2)
     counted = stats(pool).counters
     assert counted.requests == 14
-    assert counted.waits == 1
+    assert counted.waits == 2, "one was served, and one went away with nothing"
     assert counted.wait_time > 0
     assert counted.use_time > 0
     assert counted.timeouts == 1

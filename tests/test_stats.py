@@ -11,7 +11,7 @@ from support import hold, put, start, stats
 
 from pgdbpool import PoolTimeout
 from pgdbpool.core import times
-from pgdbpool.core.stats import Counters, to_json
+from pgdbpool.core.stats import Counters
 
 MODELS = ["threaded", "non-threaded"]
 
@@ -158,11 +158,12 @@ def test_json_tells_everything_and_no_secret(pg_node, open_pool, model):
     put(pool, *hold(pool, 1))
     with pytest.raises(psycopg.Error), pool.connection() as conn:
         conn.execute("not sql")
-    text = to_json(pool.stats())
+    text = pool.stats().to_json()
     assert "hunter2" not in text
     read = json.loads(text)
     assert read["name"] == pool.name
     assert read["groups"]["default"]["counters"]["requests"] == 2
+    assert read["groups"]["default"]["counters"]["use_p99"] > 0
     assert read["endpoints"][0]["health"] == "up"
     assert read["at"] > 1e9
 

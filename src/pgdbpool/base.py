@@ -243,14 +243,14 @@ class Base(ABC):
 
     async def _warm(self, timeout: float) -> None:
         """Hold `min_count` connections of each group at the same time."""
-        deadline = monotonic() + timeout
+        began = monotonic()
         for group in self._topology.groups:
-            began = monotonic()
             leases: list[Slot] = []
             try:
                 for _ in range(max(1, min(group.min_count, group.limit))):
-                    slot = await self._find(group, group.take(monotonic()), began, deadline - monotonic(), lease=False)
+                    slot = await self._find(group, group.take(monotonic()), began, timeout, lease=False)
                     leases.append(slot)  # one by one, so that an error leaves none behind
+                    slot.rested = float("-inf")  # no caller has it, so none is named as its holder
             finally:
                 for slot in leases:
                     group.give(slot, monotonic())

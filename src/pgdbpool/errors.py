@@ -33,11 +33,12 @@ __all__ = [
     "WrongModelError",
 ]
 
-TimeoutReason = Literal["exhausted", "unreachable", "paused"]
+TimeoutReason = Literal["exhausted", "connecting", "unreachable", "paused"]
 
 # How a sentence goes on after "no connection of group 'read' after 5.0 s: ".
 _REASONS = {
     "exhausted": "all connections are in use",
+    "connecting": "no further connection could be opened in time",
     "unreachable": "no endpoint could be reached",
     "paused": "the pool is paused",
 }
@@ -101,6 +102,7 @@ class PoolTimeout(Error, TimeoutError):
     `group` is the group asked for, `waited` the seconds spent waiting, and `reason` one of
 
     - `"exhausted"`: all connections are in use; the message says who holds them and since when,
+    - `"connecting"`: a connection could have been opened, and that took too long or failed; the message says where,
     - `"unreachable"`: no endpoint could be reached; the message has the last error of each,
     - `"paused"`: the pool is paused.
     """

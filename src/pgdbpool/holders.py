@@ -114,7 +114,7 @@ def holders(
     leased = []
     for lane in group.lanes:
         idle = set(snapshot(lane.idle))
-        leased += [slot for slot in snapshot(lane.slots) if slot not in idle]
+        leased += [slot for slot in snapshot(lane.slots) if slot not in idle and not slot.own]
     return sorted(find(leased, driver, stacks, most=most), key=lambda holder: -holder.since)
 
 

@@ -220,7 +220,7 @@ class Threaded:
                     raise waiter.error
             if monotonic() >= deadline:
                 self._look(group)
-                group.timeouts += 1
+                group.timed_out(monotonic() - began)
                 raise self._timed_out(group, began)
             first = True
 
@@ -535,7 +535,7 @@ class Inline:
             if not orders and not group.may_grow() and not group.paused:
                 if self.reclaim(group):
                     continue
-                group.timeouts += 1
+                group.timed_out(monotonic() - began)
                 raise PoolExhausted(
                     f"group {group.name!r}: all {group.total} connections are in use, and nobody else could return "
                     f"one: {self._holders(group)}",
@@ -543,7 +543,7 @@ class Inline:
                 )
             now = monotonic()
             if now >= deadline or group.paused:
-                group.timeouts += 1
+                group.timed_out(now - began)
                 raise self._timed_out(group, began)
             if not orders:
                 due = self._topology.due(now, group)

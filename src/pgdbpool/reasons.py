@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from .clock import monotonic
 from .core.group import Group
+from .core.lane import Lane
+from .core.snapshot import snapshot
 from .core.topology import Topology
 from .errors import PoolTimeout
 from .holders import Holder
@@ -30,15 +32,24 @@ class Reasons:
         self._said: dict[str, tuple[float, str]] = {}  # until when they will do, and the words
 
     def __call__(self, group: Group, began: float) -> PoolTimeout:
-        waited = monotonic() - began
+        now = monotonic()
+        waited = now - began
         head = f"group {group.name!r}: no connection after {waited:.1f} s: "
         if group.paused:
             return PoolTimeout(head + "the pool is paused", group=group.name, waited=waited, reason="paused")
         if not group.route or not any(lane.open for lane in group.lanes):
             words = "no endpoint can be used: " + self._topology.unreachable(group)
             return PoolTimeout(head + words, group=group.name, waited=waited, reason="unreachable")
-        used = sum(lane.leased for lane in group.lanes)
-        words = f"{used} connections in use, {len(group.waiters)} others waiting; held by {self.holders(group)}"
+        # Those that the pool itself has taken are not used by a caller: `wait` asks for several, one after the other.
+        own = sum(slot.own for lane in group.lanes for slot in snapshot(lane.slots))
+        used = sum(lane.leased for lane in group.lanes) - own
+        crowd = f"{len(group.waiters)} others waiting"
+        slow = group.slow_to_open(began, now)
+        if slow:
+            words = f"no further connection could be opened in time: {'; '.join(_slow(lane, now) for lane in slow)}; "
+            words += f"{used} of {group.capacity} connections in use, {crowd}"
+            return PoolTimeout(head + words, group=group.name, waited=waited, reason="connecting")
+        words = f"{used} connections in use, {crowd}; held by {self.holders(group)}"
         return PoolTimeout(head + words, group=group.name, waited=waited, reason="exhausted")
 
     def holders(self, group: Group) -> str:
@@ -60,6 +71,19 @@ class Reasons:
         shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
         more = len(found) - _SHOWN_HOLDERS
         return (shown or "nobody any more") + (f"; and {more} more" if more > 0 else "")
+
+
+def _slow(lane: Lane, now: float) -> str:
+    """Why there is no further connection on this lane."""
+    parts = []
+    since = min((place.since for place in snapshot(lane.places)), default=None)
+    if since is not None:
+        parts.append(f"connecting for {now - since:.1f} s")
+    if lane.setup_error is not None:
+        parts.append(lane.setup_error)
+    elif lane.endpoint.fault is not None and lane.endpoint.last_error:
+        parts.append(lane.endpoint.last_error)
+    return f"{lane.endpoint.label}: {', '.join(parts) or 'not tried again yet'}"
 
 
 def closed_words(group: str) -> str:

@@ -346,7 +346,7 @@ class Tasks:
         if not self._look(group):
             self._owed.add(group)  # it will find what was lost for the next one
             self._look_later(group)
-        group.timeouts += 1
+        group.timed_out(monotonic() - began)
         raise self._timed_out(group, began)
 
     def _over(self, group: Group, waiter: Pending) -> None:

@@ -250,8 +250,12 @@ class Pool(RuleBasedStateMachine):
         for group, queue in self.queue.items():
             for caller in [caller for caller in queue if caller.deadline <= self.now]:
                 self.leave(caller)
-                group.timeouts += 1
+                waited = self.now - caller.since
+                group.timed_out(waited)
                 self.counts[group]["timeouts"] += 1
+                self.counts[group]["waits"] += 1
+                self.counts[group]["wait_time"] += waited
+                times.count(self.counted[group, "wait_times"], waited)
 
     def end_of_use(self, pick: int) -> Slot:
         slot = self.hands.pop(pick % len(self.hands))

@@ -171,15 +171,17 @@ def test_counting_anew_forgets_nothing_that_comes_later() -> None:
     one = books(world)
     world.grow()
     use(world, 2.0)
-    world.group.timeouts += 1
+    world.group.timed_out(0.5)
     world.group.rejections += 2
     first = one.pop(world.now).groups["g"].counters
     assert (first.requests, first.timeouts, first.rejections, first.connects) == (1, 1, 2, 1)
     use(world, 1.0)
-    world.group.timeouts += 1
+    world.group.timed_out(0.5)
     for _ in range(2):
         second = one.read(world.now).groups["g"].counters
-        assert second == counters(requests=1, prompt=1, use_time=1.0, use_times=[1.0], timeouts=1)
+        assert second == counters(
+            requests=1, prompt=1, use_time=1.0, use_times=[1.0], timeouts=1, waits=1, wait_time=0.5, wait_times=[0.5]
+        )
 
 
 def test_all_time_does_not_heed_what_was_popped() -> None:
@@ -207,7 +209,8 @@ def test_a_moment_of_a_pool() -> None:
     world.groups[1].waiters[Caller(world.now - 4)] = None
     moment = read(world)
     one, two = moment.groups["one"], moment.groups["two"]
-    assert (one.limit, one.open, one.idle, one.leased, one.opening, one.closing) == (6, 2, 1, 1, 1, 0)
+    assert (one.limit, one.configured_limit, one.open) == (3, 6, 2), "b is down"
+    assert (one.idle, one.leased, one.opening, one.closing) == (1, 1, 1, 0)
     assert (one.waiting, one.longest_wait, one.paused) == (0, 0.0, False)
     assert (two.waiting, two.longest_wait, two.paused) == (1, 4.0, True)
     on_a, on_b = one.endpoints
@@ -223,6 +226,40 @@ def test_a_moment_of_a_pool() -> None:
 def test_the_limit_of_a_group_is_at_most_total_count() -> None:
     world = World(places("a", "b"), [Rules(connection_count=3, total_count=4)])
     assert group(world).limit == 4
+
+
+def test_the_limit_counts_the_endpoints_that_callers_are_sent_to() -> None:
+    rules = [
+        Rules("any"),
+        Rules("read", target_session_attrs="standby"),
+        Rules("write", target_session_attrs="primary"),
+        Rules("prefer", target_session_attrs="prefer-standby"),
+        Rules("spill", target_session_attrs="prefer-standby", spill=True),
+        Rules("few", target_session_attrs="standby", total_count=3),
+    ]
+    world = World(places("a", "b", "c"), rules)
+
+    def limits() -> dict[str, int]:
+        return {name: each.limit for name, each in read(world).groups.items()}
+
+    assert set(limits().values()) == {6, 3}, "nothing is known yet: each endpoint may be tried"
+    for which, report in enumerate([PRIMARY, STANDBY, STANDBY]):
+        probed(world, which, report, 1)
+    assert limits() == {"any": 6, "read": 4, "write": 2, "prefer": 4, "spill": 6, "few": 3}
+    world.failed(world.order(world.groups[0].lanes[1]), Fault.REFUSED)
+    assert limits() == {"any": 4, "read": 2, "write": 2, "prefer": 2, "spill": 4, "few": 2}
+    assert {each.configured_limit for each in read(world).groups.values()} == {6, 3}
+
+
+def test_a_pause_or_the_end_changes_no_limit() -> None:
+    world = World(places("a", "b"), [Rules(target_session_attrs="standby")])
+    probed(world, 0, PRIMARY, 1)
+    probed(world, 1, STANDBY, 1)
+    world.group.paused = True
+    world.topology.reroute(world.now)
+    assert (group(world).limit, [lane.live for lane in group(world).endpoints]) == (2, [False, False])
+    world.topology.close()
+    assert group(world).limit == 2
 
 
 def test_the_longest_use_is_that_of_the_oldest_lease() -> None:
@@ -252,6 +289,60 @@ def test_a_connection_being_closed_is_counted_as_such() -> None:
     assert (group(world).open, group(world).closing) == (0, 1)
     world.bury()
     assert group(world).closing == 0
+
+
+def test_a_connection_that_the_pool_itself_has_taken_is_held_by_no_caller() -> None:
+    world = World()
+    world.grow()
+    slot = world.lease()
+    assert not slot.own
+    slot.rested = float("-inf")
+    assert slot.own
+    world.give(slot)
+    assert not slot.own
+
+
+def test_callers_who_got_nothing_are_among_the_waits_of_the_group_and_of_no_endpoint() -> None:
+    world = World()
+    world.grow()
+    use(world, 1.0)
+    world.group.timed_out(0.3)
+    counted = group(world).counters
+    assert (counted.requests, counted.prompt, counted.waits, counted.timeouts) == (1, 1, 1, 1)
+    assert (counted.wait_time, spread(counted.wait_times)) == (0.3, {0.5: 1})
+    assert group(world).endpoints[0].counters.waits == 0
+
+
+# -- what is slow --
+
+
+def test_a_connect_that_has_lasted_for_most_of_the_wait_is_to_blame() -> None:
+    world = World([Place("a"), Place("b")], [Rules(connection_count=1)])
+    world.grow(world.lane)
+    world.lease()
+    world.order(world.group.lanes[1])
+    began, world.now = world.now, world.now + 3.0
+    assert [lane.endpoint.label for lane in world.group.slow_to_open(began, world.now)] == ["b"]
+
+
+def test_a_connect_that_has_just_begun_is_not_to_blame() -> None:
+    world = World([Place("a"), Place("b")], [Rules(connection_count=1)])
+    world.grow(world.lane)
+    world.lease()
+    began, world.now = world.now, world.now + 3.0
+    world.order(world.group.lanes[1])
+    assert world.group.slow_to_open(began, world.now) == []
+
+
+def test_connects_that_fail_are_to_blame_where_there_is_room() -> None:
+    world = World([Place("a"), Place("b")], [Rules(connection_count=2)])
+    world.grow(world.lane)
+    world.grow(world.group.lanes[1])
+    world.lease()
+    world.failed(world.order(world.lane), Fault.FULL, "too many clients")
+    assert [lane.endpoint.label for lane in world.group.slow_to_open(world.now - 3.0, world.now)] == ["a"]
+    world.group.limit = 1
+    assert world.group.slow_to_open(world.now - 3.0, world.now) == []
 
 
 # -- endpoints --
@@ -318,6 +409,20 @@ def test_an_endpoint_that_came_back_has_part_of_its_share() -> None:
     assert endpoint(world, "a").share == 1.0
 
 
+def test_an_endpoint_that_is_down_has_no_share_and_says_what_it_was() -> None:
+    world = World(places("a", "b"))
+    probed(world, 0, PRIMARY, 1)
+    a = endpoint(world, "a")
+    assert (a.role, a.last_role, a.share) == ("primary", "primary", 1.0)
+    for _ in range(2):
+        world.failed(world.order(world.lane), Fault.REFUSED)
+        a = endpoint(world, "a")
+        assert (a.role, a.last_role, a.share) == ("unknown", "primary", 0.0)
+    probed(world, 0, STANDBY, 1)
+    a = endpoint(world, "a")
+    assert (a.role, a.last_role) == ("standby", "standby")
+
+
 def test_what_is_noted_by_others_is_counted_and_delivered_too() -> None:
     world = World()
     event = Event(kind=EventKind.LEAK_SUSPECTED, endpoint="db1:5432", message="too long", group="g")
@@ -347,9 +452,92 @@ def test_json_has_every_field_and_can_be_read_back() -> None:
     use(world, 2.0)
     world.failed(world.order(world.groups[0].lanes[1]), Fault.REFUSED, "refused")
     moment = books(world).read(world.now, at=1e9)
-    text = stats.to_json(moment)
+    text = moment.to_json()
     assert json.loads(text)["groups"]["g"]["counters"]["requests"] == 1
     assert msgspec.json.decode(text, type=PoolStats) == moment
+
+
+# -- as it is shown --
+
+
+def busy_world() -> World:
+    world = World(places("a", "b", "c"), [Rules(target_session_attrs="standby")])
+    for which, report in enumerate([PRIMARY, STANDBY, STANDBY]):
+        probed(world, which, report, 1)
+    world.grow(world.group.lanes[1], 2, STANDBY)
+    use(world, 0.3)
+    world.lease()
+    world.failed(world.order(world.lane), Fault.REFUSED, "connection refused: <b>no</b>")
+    return world
+
+
+def test_a_moment_is_a_few_lines_to_read() -> None:
+    text = repr(books(busy_world()).read(100.0, at=1e9))
+    lines = text.splitlines()
+    assert len(lines) == 7
+    assert lines[0] == "<PoolStats of pool at 2001-09-09 01:46:40 UTC, 0 failovers>"
+    assert lines[1].split()[:2] == ["group", "in"]
+    assert lines[2].split()[:7] == ["g", "1", "of", "4", "1", "0", "1"]
+    assert "500 ms" in lines[2]
+    assert lines[4].split()[:4] == ["a", "was", "primary", "down"]
+    assert lines[5].split()[:5] == ["b", "standby", "up", "2", "1"]
+    assert max(map(len, lines)) < 100
+
+
+def test_its_parts_are_one_line_each() -> None:
+    moment = read(busy_world())
+    one = moment.groups["g"]
+    assert repr(one) == "<GroupStats g: 1 of 4 in use, 1 idle, 0 waiting, 1 leases, 0 timeouts>"
+    assert repr(one.endpoints[1]) == "<LaneStats b: 1 of 2 in use, 1 idle>"
+    assert repr(one.endpoints[0]) == "<LaneStats a: 0 of 2 in use, 0 idle, not used now>"
+    assert repr(moment.endpoints[1]) == "<EndpointStats b: standby, up, 1 of 2 open in use>"
+    assert repr(counters(requests=2, use_time=1.5, use_times=[0.25, 1.5], closed={"idle": 1})) == (
+        "Counters(requests=2, use_time=1.5, use_times={0.5: 1, 2.0: 1}, closed={'idle': 1})"
+    )
+
+
+def test_a_notebook_is_given_tables_in_which_nothing_is_markup() -> None:
+    world = busy_world()
+    name = "<script>alert(1)</script>"
+    world.group.name = name
+    html = books(world).read(world.now)._repr_html_()
+    assert html.count("<table>") == html.count("</table>") == 2
+    assert html.count("<tr>") == 1 + 1 + 1 + 3
+    assert name not in html
+    assert "&lt;script&gt;" in html
+    assert "connection refused: &lt;b&gt;no&lt;/b&gt;" in html
+
+
+def test_nothing_in_it_reaches_the_terminal_as_an_order() -> None:
+    world = busy_world()
+    world.group.name = "g\x1b[2J\n"
+    assert "\x1b" not in repr(read(world))
+    assert len(repr(read(world)).splitlines()) == 7
+
+
+def test_a_quantile_is_the_time_within_which_a_share_was_done() -> None:
+    counted = counters(use_times=[0.001] * 98 + [0.3] * 2, prompt=95, wait_times=[0.001] * 4 + [0.3])
+    assert [counted.quantile("use", share) for share in (0.5, 0.98, 0.99, 1.0)] == [2**-9, 2**-9, 0.5, 0.5]
+    assert [counted.quantile("wait", share) for share in (0.5, 0.95, 0.99, 1.0)] == [0.0, 0.0, 2**-9, 0.5]
+    assert counted.quantile("connect", 0.5) is None
+    with pytest.raises(ValueError, match="expected 'wait', 'use' or 'connect', got 'idle'"):
+        counted.quantile("idle", 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="between 0 and 1, got 99"):
+        counted.quantile("use", 99)
+
+
+def test_json_has_the_median_and_the_99th_percentile_of_each_histogram() -> None:
+    world = busy_world()
+    world.group.name = "use_times"  # a group may be called as a field is
+    moment = read(world)
+    found = json.loads(moment.to_json())["groups"]["use_times"]
+    for counted in (found["counters"], found["endpoints"][1]["counters"]):
+        assert (counted["use_p50"], counted["use_p99"]) == (0.5, 0.5)
+        assert (counted["wait_p50"], counted["wait_p99"]) == (0.0, 0.0)
+        assert counted["connect_p99"] is not None
+    assert json.loads(Counters().to_json())["use_p99"] is None
+    for part in (moment.groups["use_times"], moment.endpoints[0], moment.groups["use_times"].endpoints[0]):
+        assert json.loads(part.to_json())
 
 
 # -- without the lock --

@@ -118,12 +118,14 @@ def test_histograms_are_cumulative_and_exact(pg_node, open_pool):
     counted = stats(pool).counters
     assert value(scraped, "pgdbpool_use_time_seconds_count") == counted.requests == 22
     assert value(scraped, "pgdbpool_use_time_seconds_sum") == pytest.approx(counted.use_time)
-    assert value(scraped, "pgdbpool_wait_time_seconds_count") == 22
-    assert value(scraped, "pgdbpool_wait_time_seconds_bucket", le="0.25") == 21
+    where = f"127.0.0.1:{pg_node.port}"
+    assert value(scraped, "pgdbpool_wait_time_seconds_count", endpoint=where) == 22
+    assert value(scraped, "pgdbpool_wait_time_seconds_count", endpoint="") == 0
+    assert value(scraped, "pgdbpool_wait_time_seconds_bucket", le="0.25", endpoint=where) == 21
     buckets = [
         (float(dict(its)["le"]), number)
         for (name, its), number in scraped.items()
-        if name == "pgdbpool_wait_time_seconds_bucket"
+        if name == "pgdbpool_wait_time_seconds_bucket" and ("endpoint", where) in its
     ]
     counts = [number for _, number in sorted(buckets)]
     assert counts == sorted(counts)

@@ -36,6 +36,7 @@ def test_what_the_groups_of_all_pools_have_and_count_is_added():
     read = summary.groups["read"]
     assert (summary.workers, summary.pools) == (2, 3)
     assert sorted(summary.groups) == ["batch", "read", "write"]
+    assert read.configured_limit == 30
     assert (read.limit, read.least, read.open, read.idle, read.leased, read.waiting) == (30, 3, 6, 3, 3, 3)
     assert read.longest_wait == 2.5
     assert read.counters.requests == 12
@@ -76,6 +77,15 @@ def test_an_endpoint_is_what_most_processes_believe():
     assert found.stats.health == "down"
     assert found.views == {"primary, down": 2, "primary, up": 1}
     assert found.stats.open == 6, "what is open is added, whatever is believed"
+
+
+def test_what_a_server_was_before_it_went_down_is_known_if_any_process_knows_it():
+    new = endpoint(health="down", role="unknown", last_role="unknown", answered=None, down_for=1.0)
+    old = endpoint(health="down", role="unknown", last_role="primary", down_for=9.0)
+    for order in ([new, old], [old, new]):
+        workers = [worker(pool(endpoints=(each,)), pid=pid) for pid, each in enumerate(order)]
+        [found] = merged(workers).endpoints
+        assert (found.stats.role, found.stats.last_role) == ("unknown", "primary")
 
 
 def test_a_belief_that_was_not_renewed_does_not_count_if_there_are_newer_ones():
@@ -137,7 +147,7 @@ def test_holders_are_told_with_the_name_of_their_pool():
 
 def test_samples_of_the_same_time_are_added():
     def sample(at: float, requests: int, where: str) -> Sample:
-        counted = GroupSample(requests, 1, 0, 0.5, 0.25, ((3, 1),), ((3, 1), (4, requests)))
+        counted = GroupSample(requests, 1, 0, 0.5, 0.25, ((3, 1),), ((3, 1), (4, requests)), requests)
         return Sample(at, {"read": counted}, {where: requests})
 
     one = worker(pool(samples=(sample(0.0, 1, "db1:5432"), sample(2.0, 2, "db1:5432"))))
@@ -145,5 +155,5 @@ def test_samples_of_the_same_time_are_added():
     samples = merged([one, two]).samples
     assert [each.at for each in samples] == [0.0, 2.0, 4.0]
     assert samples[1].endpoints == {"db1:5432": 2, "db2:5432": 3}
-    assert samples[1].groups["read"] == GroupSample(5, 2, 0, 1.0, 0.5, ((3, 2),), ((3, 2), (4, 5)))
+    assert samples[1].groups["read"] == GroupSample(5, 2, 0, 1.0, 0.5, ((3, 2),), ((3, 2), (4, 5)), 5)
     assert [each.at for each in merged([one, two], samples_since=2.0).samples] == [2.0, 4.0]

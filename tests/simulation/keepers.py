@@ -189,7 +189,7 @@ class Threaded:
                 return waiter.slot
             if waiter.error is not None:
                 raise waiter.error
-        group.timeouts += 1
+        group.timed_out(clock.now - began)
         raise PoolTimeout(group=group.name, waited=clock.now - began)
 
     @property
@@ -299,7 +299,7 @@ class Inline:
                 raise PoolExhausted(group=group.name)
             now = clock.now
             if now >= deadline or group.paused:
-                group.timeouts += 1
+                group.timed_out(now - began)
                 raise PoolTimeout(group=group.name, waited=now - began)
             if not orders:
                 await sleep(max(SHORTEST_SLEEP, min(topology.due(now, group), deadline) - now))

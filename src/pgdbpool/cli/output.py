@@ -20,6 +20,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from pgdbpool.core.stats import to_builtins
 from pgdbpool.printable import UNPRINTABLE, printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of tables.")]
@@ -79,8 +80,8 @@ _INSTEAD = "\N{REPLACEMENT CHARACTER}"
 
 
 def json_of(value: Any, indent: int = 0) -> str:
-    """As JSON, with the names of the fields."""
-    encoded = msgspec.json.encode(value)
+    """As JSON, with the names of the fields, and with the quantiles of histograms: see `Stats.to_json`."""
+    encoded = msgspec.json.encode(to_builtins(value))
     text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
     # JSON itself escapes the lower half of what a terminal acts on.
     return text if text.isprintable() else UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

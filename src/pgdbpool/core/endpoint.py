@@ -94,6 +94,7 @@ class Endpoint:
         self.others: list[Server] = []  # those where older sessions still are, or that were reached not long ago
         self.several = False  # its name leads to several of them: it has come back to one that was there before
         self.repeats = 0  # connections in a row that have reached the same one
+        self.role_before = Role.UNKNOWN  # while it is down: what it was
         self.since = float("-inf")  # when the connection was made that the belief comes from
         self.newest: dict[str, int] = {}  # system -> the highest timeline on which its name has led to a primary
         self.systems = Systems()  # whose data its name leads to
@@ -257,6 +258,7 @@ class Endpoint:
         """Not to be used until it answers."""
         if self.health is not Health.DOWN:
             self.down_since = now
+            self.role_before = self.role
         self.health = Health.DOWN
         for server in self.servers:
             server.report = Report(Role.UNKNOWN)  # it may come back as something else; its timeline stays known

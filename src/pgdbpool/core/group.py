@@ -34,6 +34,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 from ..errors import DBOfflineError, PoolClosed, TooManyWaiting
+from . import times
 from .balance import Policy
 from .lane import Lane, Slot
 from .snapshot import snapshot
@@ -195,7 +196,9 @@ class Group:
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.closing: deque[tuple[Slot, str]] = deque()  # for the shell to close
         self.refusal: str | None = None  # why waiting would not help, in the servers' words
-        self.timeouts = 0
+        # How long callers waited whose deadline passed, or who got PoolExhausted.
+        self.vain_time = 0.0
+        self.vain_times = times.no_times()
         self.rejections = 0
 
     def lead(self, route: Route) -> None:
@@ -350,6 +353,17 @@ class Group:
             self._stand_in_front(waiter)
             self.match()
 
+    def timed_out(self, seconds: float) -> None:
+        """A caller has waited for so long, and goes away with nothing."""
+        with self.lock:
+            self.vain_time += seconds
+            times.count(self.vain_times, seconds)
+
+    @property
+    def timeouts(self) -> int:
+        """How many callers went away with nothing."""
+        return sum(self.vain_times)
+
     def fail_waiters(self, error: Callable[[], Exception]) -> None:
         """End every wait with an error of its own."""
         while True:
@@ -369,6 +383,34 @@ class Group:
     @property
     def opening(self) -> int:
         return sum(lane.opening for lane in self.lanes)
+
+    @property
+    def capacity(self) -> int:
+        """The most connections that callers can have now: on the endpoints that they are sent to."""
+        return self._most(sum(lane.eligible for lane in self.lanes))
+
+    @property
+    def configured_limit(self) -> int:
+        """The most connections there could be if callers were sent to every endpoint."""
+        return self._most(len(self.lanes))
+
+    def _most(self, lanes: int) -> int:
+        most = lanes * self.limit
+        return most if self.total_limit is None else min(most, self.total_limit)
+
+    def slow_to_open(self, since: float, now: float) -> list[Lane]:
+        """Where a connection was to be opened and was not, in the time in which a caller has waited in vain.
+
+        A connect that began in the second half of that time is not to blame: where connections are opened and closed
+        all the time, there is always one.
+        """
+        late = (since + now) / 2
+        return [
+            lane
+            for tier in self.route
+            for lane in tier.lanes
+            if any(place.since <= late for place in lane.places) or (lane.hindered(now) and self.room_on(lane, now))
+        ]
 
     def may_grow(self) -> bool:
         """Whether a waiter may hope for a new connection, and not only for one that comes back."""

@@ -127,6 +127,11 @@ class Slot(Tally):
         """Whether it is in a user's hands, and not only in the pool's own on the way to one."""
         return self.taken > self.rested > float("-inf")
 
+    @property
+    def own(self) -> bool:
+        """Whether the pool itself has taken it, to ask it or to see whether there are enough: no caller holds it."""
+        return self.rested == float("-inf")
+
     def fresh(self, now: float) -> bool:
         """Whether it may be handed out without a look. Written out on the fast path."""
         return now < self.fresh_until and now < self.expires and self.generation == self.lane.generation
@@ -214,6 +219,7 @@ class Lane:
         "closing",
         "connect_time",
         "connect_times",
+        "eligible",
         "endpoint",
         "failures",
         "generation",
@@ -262,6 +268,7 @@ class Lane:
         self.closing = 0
         self.generation = 0  # of this lane: a slot of another number must not be used again
         self.live = False  # on the route now
+        self.eligible = True  # on the route now, or it would be if the group were not paused or closed
         self.wished = False  # the balancer wanted a connection here and there was none
         self.searches = 0  # connects made only to ask for the role, since the group last had a route
         # When a connect last found, at all addresses of the name, none as good as `found`.
@@ -339,6 +346,11 @@ class Lane:
         if endpoint.health is Health.DOWN:
             return False
         return self.open > 0 or (endpoint.fault is None and self.setup_error is None)
+
+    def hindered(self, now: float) -> bool:
+        """Whether the last attempt to open a connection here has failed, or the next one has to wait."""
+        endpoint = self.endpoint
+        return endpoint.fault is not None or self.setup_error is not None or now < max(endpoint.next_try, self.next_try)
 
     @property
     def refused(self) -> bool:

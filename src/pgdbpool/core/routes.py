@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
-from operator import attrgetter
 
 from .endpoint import Endpoint
 from .evidence import Role
@@ -108,7 +107,8 @@ def unreachable(group: Group) -> str:
     """Why a group can use no endpoint: a few words for each."""
     target = group.settings.target_session_attrs
     parts = []
-    for endpoint in map(attrgetter("endpoint"), group.lanes):
+    for lane in group.lanes:
+        endpoint = lane.endpoint
         past = endpoint.fenced_by or next(
             (server.fenced_by for server in endpoint.others if _last(server, endpoint)), None
         )
@@ -119,6 +119,6 @@ def unreachable(group: Group) -> str:
             if endpoint.role is Role.PRIMARY and endpoint.report.read_only:
                 words = f"takes no writes, not {target}"
         else:
-            words = endpoint.last_error or "not tried yet"
+            words = endpoint.last_error or ("no answer yet" if lane.opening else "not tried yet")
         parts.append(f"{endpoint.label}: {words}")
     return "; ".join(parts)

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import add, sub
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from . import times
+from . import shown, times
 from .endpoint import Endpoint
-from .evidence import Role
+from .evidence import Health, Role
 from .group import Group, Lock
 from .lane import Lane
 from .snapshot import snapshot
@@ -31,11 +31,29 @@ Times = tuple[int, ...]
 NO_TIMES: Times = times.in_order(times.no_times())
 
 
-class Counters(msgspec.Struct, frozen=True, kw_only=True):
+Histogram = Literal["wait", "use", "connect"]
+"""Whose durations: waits for a connection, leases, connects."""
+_HISTOGRAMS: tuple[Histogram, ...] = ("wait", "use", "connect")
+_QUANTILES = {"p50": 0.5, "p99": 0.99}
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """The base of all statistics."""
+
+    def to_json(self) -> str:
+        """As JSON, with the names of the fields.
+
+        Beside each histogram are its median and 99th percentile: ``wait_p50``, ``wait_p99``, ``use_p50``, ``use_p99``,
+        ``connect_p50`` and ``connect_p99``, as `Counters.quantile` gives them; null for more than 17 minutes, too.
+        """
+        return msgspec.json.encode(to_builtins(self)).decode()
+
+
+class Counters(Stats, frozen=True, kw_only=True):
     """What has been counted since the start or the last `pop_stats`. Times are seconds.
 
     What ends in ``_times`` is a histogram: a count for each of ``pgdbpool.core.times.BOUNDS``, which are the powers of
-    two from about a microsecond to 17 minutes, and one for what took longer.
+    two from about a microsecond to 17 minutes, and one for what took longer. See `quantile`.
     """
 
     requests: int = 0
@@ -43,7 +61,10 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int = 0
     """Those of them that had not been waited for."""
     waits: int = 0
-    """Leases that had to be waited for. They are counted when they begin."""
+    """Callers that had to wait: those that got a connection, counted when their lease begins, and the `timeouts`.
+
+    ``prompt + waits`` are all callers but those that wait now, were turned away, or gave up by themselves.
+    """
     wait_time: float = 0.0
     """How long these waits lasted, in sum."""
     wait_times: Times = NO_TIMES
@@ -53,7 +74,10 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     use_times: Times = NO_TIMES
     """How many of them lasted how long."""
     timeouts: int = 0
-    """Callers whose deadline passed, or who got ``PoolExhausted``. Of groups only: a caller in vain has no endpoint."""
+    """Callers whose deadline passed, or who got ``PoolExhausted``. Of groups only: a caller in vain has no endpoint.
+
+    They are among the `waits` of the group, and their time is in its `wait_time` and `wait_times`.
+    """
     rejections: int = 0
     """Callers turned away by ``max_waiting``. Of groups only."""
     connects: int = 0
@@ -86,6 +110,27 @@ class Counters(msgspec.Struct, frozen=True, kw_only=True):
     def __add__(self, other: Counters) -> Counters:
         return _fieldwise(self, other, add)
 
+    def quantile(self, of: Histogram, share: float) -> float | None:
+        """The seconds within which this share of the waits, uses or connects was done; None if nothing was counted.
+
+        `of` is ``"wait"``, ``"use"`` or ``"connect"``, `share` between 0 and 1: ``quantile("use", 0.99)``. It is the
+        upper limit of a place in the histogram, so at most twice the exact value; ``inf`` above 17 minutes. Callers who
+        did not have to wait count among the waits, as waits of nothing. Raises ValueError for another name or share.
+        """
+        if of not in _HISTOGRAMS:
+            raise ValueError(f"quantile: expected 'wait', 'use' or 'connect', got {of!r}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"quantile: expected a share between 0 and 1, got {share!r}")
+        counts: Times = getattr(self, f"{of}_times")
+        if of == "wait" and self.prompt:
+            if self.prompt >= share * (self.prompt + sum(counts)):
+                return 0.0
+            counts = (counts[0] + self.prompt, *counts[1:])
+        return times.quantile(counts, share)
+
+    def __repr__(self) -> str:
+        return shown.counters(self)
+
 
 def _fieldwise(one: Counters, two: Counters, operator: Any) -> Counters:
     values: dict[str, Any] = {}
@@ -100,7 +145,7 @@ def _fieldwise(one: Counters, two: Counters, operator: Any) -> Counters:
     return Counters(**values)
 
 
-class LaneStats(msgspec.Struct, frozen=True, kw_only=True):
+class LaneStats(Stats, frozen=True, kw_only=True):
     """One group's connections to one endpoint."""
 
     endpoint: str
@@ -122,14 +167,25 @@ class LaneStats(msgspec.Struct, frozen=True, kw_only=True):
     counters: Counters
     """What has been counted on these connections."""
 
+    def __repr__(self) -> str:
+        return shown.lane(self)
 
-class GroupStats(msgspec.Struct, frozen=True, kw_only=True):
+
+class GroupStats(Stats, frozen=True, kw_only=True):
     """One group, over all its endpoints. Times are seconds."""
 
     group: str
     """Its name."""
     limit: int
-    """The most connections it may have, over all endpoints."""
+    """The most connections that callers can have now: ``connection_count`` for each endpoint that they are sent to.
+
+    These are the endpoints that are ``live``, and while the group is paused those that would be. So a group that wants
+    a standby does not count the primary, none counts a server that is down, and one without ``spill`` counts only the
+    endpoints it prefers.
+    At most ``total_count``. Where leases last on an endpoint that callers are no longer sent to, `leased` may be more.
+    """
+    configured_limit: int
+    """The same over all endpoints of the group, whatever is believed of them."""
     least: int
     """Its ``min_count``: connections that are kept open on each endpoint."""
     open: int
@@ -155,14 +211,19 @@ class GroupStats(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[LaneStats, ...]
     """Each endpoint that it may use."""
 
+    def __repr__(self) -> str:
+        return shown.group(self)
 
-class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
+
+class EndpointStats(Stats, frozen=True, kw_only=True):
     """What is believed of one endpoint, and what is open there. Times are seconds."""
 
     endpoint: str
     """``host:port``."""
     role: str
     """``primary``, ``standby`` or ``unknown``, as last reported; ``unknown`` while it is down."""
+    last_role: str
+    """The same, but while it is down what it was before."""
     read_only: bool
     """Whether ``default_transaction_read_only`` is on there."""
     demoted: bool
@@ -186,7 +247,7 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
     weight: float
     """As configured."""
     share: float
-    """The part of its weight that it gets now: less than 1 for ``slow_start`` seconds after it came back."""
+    """The part of its weight that it gets now: 0 while it is down, then less than 1 for ``slow_start`` seconds."""
     open: int
     """Connections of this pool, over all groups."""
     leased: int
@@ -204,8 +265,11 @@ class EndpointStats(msgspec.Struct, frozen=True, kw_only=True):
     last_error_age: float | None
     """How long ago that was."""
 
+    def __repr__(self) -> str:
+        return shown.endpoint(self)
 
-class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
+
+class PoolStats(Stats, frozen=True, kw_only=True):
     """One moment of a pool."""
 
     name: str
@@ -221,10 +285,30 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[EndpointStats, ...]
     """Each endpoint, in the order of the configuration."""
 
+    def __repr__(self) -> str:
+        return shown.pool(self)
 
-def to_json(value: PoolStats | GroupStats | LaneStats | EndpointStats | Counters | Sequence[EndpointStats]) -> str:
-    """As JSON, with the names of the fields."""
-    return msgspec.json.encode(value).decode()
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return shown.pool_as_html(self)
+
+
+def to_builtins(value: Any) -> Any:
+    """What JSON is made of: the fields, and beside each histogram its median and 99th percentile."""
+    return _with_quantiles(msgspec.to_builtins(value))
+
+
+def _with_quantiles(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_with_quantiles(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: _with_quantiles(each) for key, each in value.items()}
+    if isinstance(value.get("use_times"), list | tuple) and "prompt" in value:  # that is what `Counters` look like
+        counters = msgspec.convert(value, Counters)
+        for of in _HISTOGRAMS:
+            made |= {f"{of}_{name}": counters.quantile(of, share) for name, share in _QUANTILES.items()}
+    return made
 
 
 Marks = Mapping[object, Any]  # lane or group -> Counters, topology -> Counter of events
@@ -276,15 +360,22 @@ class Books:
 
 def _group_stats(group: Group, now: float, marks: Marks, reached: dict[object, Any]) -> GroupStats:
     lanes = [_lane_stats(lane, marks, reached) for lane in group.lanes]
-    own = reached[group] = Counters(timeouts=group.timeouts, rejections=group.rejections)
+    vain = times.in_order(group.vain_times)
+    own = reached[group] = Counters(
+        waits=sum(vain),
+        wait_time=group.vain_time,
+        wait_times=vain,
+        timeouts=sum(vain),
+        rejections=group.rejections,
+    )
     counters = own.since(marks.get(group, _ZERO))
     for lane in lanes:
         counters = counters + lane.counters
-    limit = sum(lane.limit for lane in lanes)
     held = [slot.taken for lane in group.lanes for slot in lane.ledger.live if slot.held]
     return GroupStats(
         group=group.name,
-        limit=limit if group.total_limit is None else min(limit, group.total_limit),
+        limit=group.capacity,
+        configured_limit=group.configured_limit,
         least=group.min_count,
         open=_sum(lanes, "open"),
         idle=_sum(lanes, "idle"),
@@ -358,6 +449,7 @@ def endpoints(topology: Topology, now: float) -> tuple[EndpointStats, ...]:
         EndpointStats(
             endpoint=endpoint.label,
             role=endpoint.role.value,
+            last_role=_last_role(endpoint).value,
             read_only=endpoint.report.read_only,
             demoted=endpoint.demoted,
             fenced=endpoint.fenced_by,
@@ -367,7 +459,7 @@ def endpoints(topology: Topology, now: float) -> tuple[EndpointStats, ...]:
             answered=_age(endpoint.answered_at, now),
             priority=endpoint.priority,
             weight=endpoint.weight,
-            share=min((lane.share for lane in topology.lanes(endpoint)), default=1.0),
+            share=_share(endpoint, topology),
             open=endpoint.open,
             leased=sum(max(0, lane.leased) for lane in topology.lanes(endpoint)),
             opening=endpoint.connecting,
@@ -379,6 +471,16 @@ def endpoints(topology: Topology, now: float) -> tuple[EndpointStats, ...]:
         )
         for endpoint in topology.endpoints
     )
+
+
+def _last_role(endpoint: Endpoint) -> Role:
+    return endpoint.role_before if endpoint.health is Health.DOWN else endpoint.role
+
+
+def _share(endpoint: Endpoint, topology: Topology) -> float:
+    if endpoint.health is Health.DOWN:
+        return 0.0
+    return min((lane.share for lane in topology.lanes(endpoint)), default=1.0)
 
 
 def _age(since: float | None, now: float) -> float | None:

@@ -635,9 +635,13 @@ class Topology:
     def _reroute(self, now: float | None = None) -> None:
         self._routed = {}
         for group in self.groups:
-            tiers = [] if group.closed or group.paused else routes.tiers(group)
+            tiers = routes.tiers(group)
             if not group.settings.spill:
                 tiers = tiers[:1]
+            for lane in group.lanes:
+                lane.eligible = any(lane in tier for tier in tiers)
+            if group.closed or group.paused:
+                tiers = []
             weighted = False
             for lane in group.lanes:
                 lane.live = any(lane in tier for tier in tiers)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from operator import sub
 from typing import NamedTuple
 
 from ..core.evidence import Health, Role
@@ -87,6 +88,17 @@ def _waits(counters: Counters) -> Histogram:
     """How long all leases had to wait: those that had not are among the shortest."""
     waits = histogram(counters.wait_times, counters.wait_time)
     return waits._replace(counts=(waits.counts[0] + counters.prompt, *waits.counts[1:]))
+
+
+def _wait_times(stats: PoolStats) -> Iterator[Sample]:
+    """For each group and endpoint; and with an empty endpoint, of those callers that got no connection anywhere."""
+    for name, group in stats.groups.items():
+        vain, total = group.counters.wait_times, group.counters.wait_time
+        for lane in group.endpoints:
+            yield Sample({"group": name, "endpoint": lane.endpoint}, _waits(lane.counters))
+            vain = tuple(map(sub, vain, lane.counters.wait_times))
+            total -= lane.counters.wait_time
+        yield Sample({"group": name, "endpoint": ""}, histogram(vain, max(0.0, total) if any(vain) else 0.0))
 
 
 def never_less(before: Value | None, now: Value) -> Value:
@@ -200,8 +212,16 @@ METRICS = (
         "pgdbpool_connections_max",
         Kind.SUM,
         "{connection}",
-        "The most connections that may be open.",
+        "The most connections that callers can have now, on the endpoints that suit the group.",
         _groups("limit"),
+    ),
+    Metric(
+        "pgdbpool.connection.configured_max",
+        "pgdbpool_connections_configured_max",
+        Kind.SUM,
+        "{connection}",
+        "The most connections by the configuration, over all endpoints.",
+        _groups("configured_limit"),
     ),
     Metric(
         "db.client.connection.idle.max",
@@ -248,8 +268,8 @@ METRICS = (
         "pgdbpool_wait_time_seconds",
         Kind.HISTOGRAM,
         "s",
-        "How long callers waited for their connection, those included that did not have to wait.",
-        _lanes(lambda lane: _waits(lane.counters)),
+        "How long callers waited, those included that did not have to; without an endpoint if they got no connection.",
+        _wait_times,
     ),
     Metric(
         "db.client.connection.use_time",
@@ -368,7 +388,7 @@ METRICS = (
         "pgdbpool_endpoint_share",
         Kind.LEAST,
         "1",
-        "The part of its weight that an endpoint gets.",
+        "The part of its weight that an endpoint gets, 0 while it is down.",
         _endpoints("share"),
     ),
     Metric(

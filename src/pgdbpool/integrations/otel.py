@@ -79,6 +79,8 @@ def attributes(pool: str, labels: Labels) -> Attributes:
     found: Attributes = {"db.client.connection.pool.name": pool}
     for label, value in labels.items():
         if label == "endpoint":
+            if not value:  # of callers that got no connection
+                continue
             host, _, port = value.rpartition(":")
             found["server.address"] = host.removeprefix("[").removesuffix("]")
             found["server.port"] = int(port)

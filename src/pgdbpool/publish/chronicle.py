@@ -119,6 +119,7 @@ def _group(before: Counters, after: Counters) -> GroupSample:
         after.use_time - before.use_time,
         _counts(before.wait_times, after.wait_times),
         _counts(before.use_times, after.use_times),
+        max(0, after.prompt - before.prompt),  # one that is read in the middle of a checkout may be one too small
     )
 
 

@@ -36,11 +36,14 @@ class GroupSample(msgspec.Struct, frozen=True, array_like=True):
     requests: int = 0
     """Leases that ended."""
     waits: int = 0
+    """Callers that had to wait, `timeouts` included; those that had not are the `prompt` ones."""
     timeouts: int = 0
     wait_time: float = 0.0
     use_time: float = 0.0
     wait_times: Counts = ()
     use_times: Counts = ()
+    prompt: int = 0
+    """Leases that ended and had not been waited for."""
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ..core.events import Event, EventKind
+from ..core.evidence import Role
 from ..core.stats import Counters, EndpointStats, GroupStats, LaneStats
 from ..holders import Holder
 from .record import Counts, GroupSample, PoolRecord, Sample, Worker
@@ -91,6 +92,7 @@ def _groups(pools: Iterable[PoolRecord]) -> dict[str, GroupStats]:
 
 
 _GAUGES = ("limit", "open", "idle", "leased", "opening", "closing")
+_OF_GROUPS = ("configured_limit", "least", "waiting")
 
 
 def _group(groups: list[GroupStats]) -> GroupStats:
@@ -103,7 +105,7 @@ def _group(groups: list[GroupStats]) -> GroupStats:
         return first
     return msgspec.structs.replace(
         first,
-        **{field: sum(getattr(group, field) for group in groups) for field in (*_GAUGES, "least", "waiting")},
+        **{field: sum(getattr(group, field) for group in groups) for field in (*_GAUGES, *_OF_GROUPS)},
         longest_wait=max(group.longest_wait for group in groups),
         longest_use=max(group.longest_use for group in groups),
         paused=all(group.paused for group in groups),
@@ -151,8 +153,23 @@ def _endpoint(beliefs: list[tuple[bool, EndpointStats]]) -> EndpointSummary:
     errors = [stats for stats in every if stats.last_error_age is not None]
     latest = min(errors, key=lambda stats: stats.last_error_age or 0.0, default=chosen)
     sums = {field: sum(getattr(stats, field) for stats in every) for field in ("open", "leased", "opening")}
-    stats = msgspec.structs.replace(chosen, **sums, last_error=latest.last_error, last_error_age=latest.last_error_age)
+    stats = msgspec.structs.replace(
+        chosen,
+        **sums,
+        last_role=_last_role(chosen, fresh),
+        last_error=latest.last_error,
+        last_error_age=latest.last_error_age,
+    )
     return EndpointSummary(stats=stats, views=dict(views))
+
+
+def _last_role(chosen: EndpointStats, fresh: list[EndpointStats]) -> str:
+    """A process that has begun since the server went down does not know what it was; others may."""
+    if chosen.last_role != Role.UNKNOWN:
+        return chosen.last_role
+    known = Counter(stats.last_role for stats in fresh if stats.health == chosen.health)
+    del known[Role.UNKNOWN]
+    return known.most_common(1)[0][0] if known else chosen.last_role
 
 
 def _view(stats: EndpointStats) -> str:
@@ -230,6 +247,7 @@ def _group_sample(several: list[GroupSample]) -> GroupSample:
         sum(each.use_time for each in several),
         _add([each.wait_times for each in several]),
         _add([each.use_times for each in several]),
+        sum(each.prompt for each in several),
     )
 
 
