@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from conftest import config, python, wait_for
+from records import endpoint, group, pool, worker
 from rich.console import Console
 
 from pgdbpool import Event, EventKind, Holder, Pool
 from pgdbpool.cli.top import figures
 from pgdbpool.cli.top.screen import picture
-from pgdbpool.publish import STEP, EndpointSummary, GroupSample, Happening, Held, Sample, Summary
+from pgdbpool.publish import STEP, EndpointSummary, GroupSample, Happening, Held, Sample, Summary, merged
 from pgdbpool.testing import Cluster, Node
 
 from .command import LIMIT, Terminal, run
@@ -173,6 +175,29 @@ def test_it_fits_the_screen_however_much_there_is(width: int, height: int) -> No
     assert any("batch /srv/shop/a.py:9" in line for line in lines)
 
 
+def lines_of(summary: Summary, now: float) -> list[str]:
+    screen = Console(width=120, height=40, file=io.StringIO())
+    screen.print(picture("shop", summary, now, 120, 40))
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue().splitlines()
+
+
+def test_a_server_that_is_down_shows_what_it_was_and_neither_rate_nor_share() -> None:
+    samples = tuple(Sample(2.0 * number, {}, {"db1:5432": 600, "db2:5432": 200}) for number in range(50))
+    gone = endpoint("db1:5432", health="down", role="unknown", last_role="primary", down_for=3.0, share=0.0)
+    there = endpoint("db2:5432", role="standby", last_role="standby")
+    summary = msgspec.structs.replace(merged([worker(pool(endpoints=(gone, there)))]), samples=samples)
+    first, second = (line for line in lines_of(summary, 101.6) if "db1:5432" in line or "db2:5432" in line)
+    assert first.split() == ["db1:5432", "was", "primary", "down", "3", "s", "2", "1"]
+    assert second.split()[-3:] == ["100", "██████", "100%"], "the others do all that is done"
+
+
+def test_a_group_bound_to_one_role_shows_the_limit_of_what_it_can_use() -> None:
+    summary = merged([worker(pool(group("read", limit=4, configured_limit=6, leased=4, idle=0, waiting=22)))])
+    [line] = [line for line in lines_of(summary, 101.6) if "read" in line]
+    assert "██████ 4/4" in line
+
+
 # The figures, without servers
 
 
@@ -194,10 +219,25 @@ def test_rates_are_about_the_last_ten_seconds() -> None:
     assert figures.of_endpoints(lately) == {"db1": 10.0}
 
 
+def test_rates_of_an_application_that_began_a_moment_ago_are_about_its_life() -> None:
+    samples = [sample(100.0, 20), sample(104.0, 20)]
+    now = 106.0 + 1.5
+    lately = figures.lately(samples, now)
+    assert figures.span(samples, now) == 6.0
+    assert figures.of_group(lately, "g", 6.0).rate == pytest.approx(40 / 6)
+    assert figures.of_endpoints(lately, 6.0) == {"db1": pytest.approx(40 / 6)}
+    assert figures.span(samples, 300.0) == figures.LATELY
+
+
+def test_callers_who_got_nothing_count_among_those_that_waited() -> None:
+    found = figures.of_group([sample(100.0, 10, prompt=10, waits=10, timeouts=10, wait_times=((25, 10),))], "g")
+    assert found.wait_p99 == 2.0**5
+
+
 def test_leases_that_did_not_wait_count_as_waits_of_nothing() -> None:
-    half = [sample(100.0, 100, waits=40, wait_times=((10, 40),))]
+    half = [sample(100.0, 100, prompt=60, waits=40, wait_times=((10, 40),))]
     assert figures.of_group(half, "g").wait_p99 == 2.0**-10
-    few = [sample(100.0, 1000, waits=4, wait_times=((10, 4),))]
+    few = [sample(100.0, 1000, prompt=996, waits=4, wait_times=((10, 4),))]
     assert figures.of_group(few, "g").wait_p99 == 0.0
 
 

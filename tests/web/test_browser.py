@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import config, wait_for
-from records import group, pool, worker
+from records import endpoint, group, pool, worker
 
 from pgdbpool.publish import STEP, GroupSample, Sample, alive, names, place, read
 from pgdbpool.publish.record import encoded
@@ -167,12 +167,65 @@ def test_it_shows_all_processes_servers_and_groups_of_an_application_at_work(sho
         says(card(page, standby), "standby")
         says(card(page, standby), "lag")
     assert page.locator("#groups h3").all_inner_texts() == list(GROUPS)
-    says(page.locator("#groups > li", has_text="read").first, f"of {2 * 3 * 6}")
+    says(page.locator("#groups > li", has_text="read").first, f"of {2 * 2 * 6}")
     until(page, "[...document.querySelectorAll('#endpoints .rate')].every((each) => parseFloat(each.textContent) > 0)")
     shares = [int(each.get_attribute("aria-valuenow")) for each in page.get_by_role("meter").all()]
     assert 95 <= sum(shares) <= 105
     says(page.locator("#verdict"), "All is well")
     says(page.locator("#holders"), "batch customer")
+
+
+def publish(folder: Path, *groups: Any, **more: Any) -> None:
+    """What a process of the shop would write now."""
+    record = worker(pool(*groups, **more), at=time.time(), identity=alive.myself())
+    with place.opened(folder) as here:
+        here.replace(place.file_name("shop", os.getpid(), "00000000"), encoded(record))
+
+
+def test_a_server_that_is_down_shows_what_it_was_and_neither_rate_nor_share(visit, page, folder):
+    now = time.time() // STEP * STEP
+    did = {"db1:5432": 60, "db2:5432": 20}
+    samples = tuple(
+        Sample(now - number * STEP, {"read": GroupSample(requests=80)}, did) for number in range(30, -1, -1)
+    )
+    gone = endpoint("db1:5432", health="down", role="unknown", last_role="primary", down_for=3.0, share=0.0)
+    there = endpoint("db2:5432", role="standby", last_role="standby")
+    publish(
+        folder, group("read", limit=4, configured_limit=8, leased=4, idle=0), endpoints=(gone, there), samples=samples
+    )
+    shown = visit(url=page(), ready=False)
+    one, two = (shown.locator("#endpoints > li", has_text=label) for label in did)
+    says(one.locator(".role"), "was primary")
+    says(one.locator(".health"), "down for 3 s")
+    for part in (".work", ".share", ".percent"):
+        playwright.expect(one.locator(part)).to_be_hidden(timeout=LIMIT)
+    assert "answers in" not in one.inner_text()
+    says(two.locator(".work"), "10 leases per second")
+    says(two.locator(".percent"), "100 % of the work")
+    playwright.expect(shown.locator("#groups .numbers")).to_have_text("4 of 4", timeout=LIMIT)
+    shown.locator("#groups summary").click()
+    says(shown.locator("#groups .lanes"), "8 by the configuration")
+
+
+def test_the_charts_join_no_gaps_and_show_what_stands_alone(visit, page, folder):
+    now = time.time() // STEP * STEP
+    used = GroupSample(requests=5, prompt=5, use_times=((10, 5),))
+    busy = {60, 59, 58, 40, 20, 19}  # samples ago
+    samples = tuple(
+        Sample(now - number * STEP, {"read": used} if number in busy else {}, {}) for number in range(100, -1, -1)
+    )
+    publish(folder, group("read"), samples=samples)
+    shown = visit(url=page(), ready=False)
+    until(shown, "charts.use.plot !== null && charts.use.drawn[1].filter((value) => value !== null).length === 6")
+    drawn = """() => {
+        const { plot } = charts.use;
+        const path = plot.series[1]._paths;
+        return { gaps: path.gaps.length, spans: plot.series[1].spanGaps, alone: charts.use.alone(1).length };
+    }"""
+    found = shown.evaluate(drawn)
+    assert found["spans"] is False
+    assert found["gaps"] >= 2, "from one stretch to the next there is no line"
+    assert found["alone"] == 1
 
 
 def test_groups_may_have_the_names_of_what_every_object_has(visit, page, folder):
@@ -181,11 +234,7 @@ def test_groups_may_have_the_names_of_what_every_object_has(visit, page, folder)
     busy = {name: GroupSample(requests=5) for name in names[:3]}
     samples = [Sample(now - number * STEP, busy, {"db1:5432": 5}) for number in range(9, 0, -1)]
     samples.append(Sample(now, {}, {}))
-    record = worker(
-        pool(*(group(name, 45) for name in names), samples=tuple(samples)), at=time.time(), identity=alive.myself()
-    )
-    with place.opened(folder) as here:
-        here.replace(place.file_name("shop", os.getpid(), "00000000"), encoded(record))
+    publish(folder, *(group(name, 45) for name in names), samples=tuple(samples))
     shown = visit(url=page(), ready=False)
     says(shown.locator("#verdict"), "All is well")
     playwright.expect(shown.locator("#groups h3")).to_have_text(names, timeout=LIMIT)
@@ -239,7 +288,7 @@ def test_a_screen_reader_finds_its_parts_by_name(shop, visit):
         assert page.get_by_role("region", name=name).count() == 1
     assert page.get_by_role("status").inner_text()
     says(page.get_by_role("region", name="Servers"), f"{shop.cluster.primary.host}:{shop.cluster.primary.port}")
-    assert page.get_by_role("img", name=re.compile(r"\d+ in use, \d+ idle, \d+ opening, of 36")).count() >= 1
+    assert page.get_by_role("img", name=re.compile(r"\d+ in use, \d+ idle, \d+ opening, of 24")).count() >= 1
     assert page.get_by_role("img", name=re.compile("Leases per second by server, now: ")).count() == 1
     assert page.get_by_role("meter").count() == 3
 

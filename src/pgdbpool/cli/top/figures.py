@@ -22,8 +22,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     rate: float = 0.0
     """Leases that ended, in a second."""
-    waits: float = 0.0
-    """Of these, the part that had to be waited for."""
     timeouts: int = 0
     wait_p99: float | None = None
     use_p50: float | None = None
@@ -42,16 +40,22 @@ def lately(samples: Sequence[Sample], now: float) -> list[Sample]:
     return [sample for sample in done if sample.at > last - LATELY]
 
 
-def of_group(samples: Sequence[Sample], group: str) -> Figures:
-    """The figures of one group in these samples."""
+def span(samples: Sequence[Sample], now: float) -> float:
+    """Seconds that the figures of `lately` are about: fewer where the application began a moment ago."""
+    if not samples:
+        return LATELY
+    end = (now - LATE) // STEP * STEP
+    return min(LATELY, max(STEP, end - min(sample.at for sample in samples)))
+
+
+def of_group(samples: Sequence[Sample], group: str, seconds: float = LATELY) -> Figures:
+    """The figures of one group in these samples, which are about so many seconds."""
     found = [sample.groups[group] for sample in samples if group in sample.groups]
     if not found:
         return Figures()
-    requests = sum(each.requests for each in found)
-    prompt = requests - sum(each.waits for each in found)
+    prompt = sum(each.prompt for each in found)
     return Figures(
-        rate=requests / LATELY,
-        waits=sum(each.waits for each in found) / requests if requests else 0.0,
+        rate=sum(each.requests for each in found) / seconds,
         timeouts=sum(each.timeouts for each in found),
         wait_p99=_quantile((each.wait_times for each in found), 0.99, prompt),
         use_p50=_quantile((each.use_times for each in found), 0.5),
@@ -59,12 +63,12 @@ def of_group(samples: Sequence[Sample], group: str) -> Figures:
     )
 
 
-def of_endpoints(samples: Sequence[Sample]) -> dict[str, float]:
+def of_endpoints(samples: Sequence[Sample], seconds: float = LATELY) -> dict[str, float]:
     """Leases that ended on each endpoint, in a second."""
     total: Counter[str] = Counter()
     for sample in samples:
         total.update(sample.endpoints)
-    return {endpoint: count / LATELY for endpoint, count in total.items()}
+    return {endpoint: count / seconds for endpoint, count in total.items()}
 
 
 def history(samples: Sequence[Sample], group: str, now: float, width: int) -> list[int]:

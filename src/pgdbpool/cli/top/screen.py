@@ -13,6 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pgdbpool.cli.output import event_mark, milliseconds, size, table, word
+from pgdbpool.core.evidence import Health
+from pgdbpool.core.shown import role_of
 from pgdbpool.core.stats import EndpointStats, GroupStats
 from pgdbpool.printable import one_line
 from pgdbpool.publish import STEP, Held, Summary
@@ -67,22 +69,29 @@ def _endpoints(summary: Summary, now: float, width: int) -> Table:
     shown.columns[6].justify = "right"
     shown.expand = True
     cells = GAUGE if width >= 100 else 4
-    rates = figures.of_endpoints(figures.lately(summary.samples, now))
-    total = sum(rates.values())
+    rates = figures.of_endpoints(figures.lately(summary.samples, now), figures.span(summary.samples, now))
+    # One that is down does nothing, whatever it did some seconds ago: what the others do is all that is done.
+    up = {each.stats.endpoint for each in summary.endpoints if each.stats.health != Health.DOWN}
+    total = sum(rate for endpoint, rate in rates.items() if endpoint in up)
     for each in summary.endpoints:
         stats = each.stats
         rate = rates.get(stats.endpoint, 0.0)
+        does = stats.endpoint in up
         shown.add_row(
             stats.endpoint,
-            word(stats.role),
+            word(stats.role) if stats.role == stats.last_role else Text(role_of(stats), "dim"),
             _state(stats, each.views),
             size(stats.lag),
             str(stats.open),
             str(stats.leased),
-            f"{rate:,.0f}",
-            Text("█" * round(cells * rate / total), "blue").append(f" {rate / total:.0%}", "default") if total else "",
+            f"{rate:,.0f}" if does else "",
+            _share(rate / total, cells) if does and total else "",
         )
     return shown
+
+
+def _share(share: float, cells: int) -> Text:
+    return Text("█" * round(cells * share), "blue").append(f" {share:.0%}", "default")
 
 
 def _state(stats: EndpointStats, views: dict[str, int]) -> Text:
@@ -98,7 +107,8 @@ def _state(stats: EndpointStats, views: dict[str, int]) -> Text:
 
 def _groups(summary: Summary, now: float, width: int) -> Table:
     samples = figures.lately(summary.samples, now)
-    lately = {name: figures.of_group(samples, name) for name in summary.groups}
+    seconds = figures.span(summary.samples, now)
+    lately = {name: figures.of_group(samples, name, seconds) for name in summary.groups}
     timeouts = any(each.timeouts for each in lately.values())
     names = ("waiting", *(["timed out"] if timeouts else []), "done/s", "wait p99", "use p50", "use p99")
     heads = [Text(head) for head in ("group", "in use", *names)]

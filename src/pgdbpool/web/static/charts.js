@@ -47,6 +47,14 @@ class Chart {
     return this.from ? Math.asinh(value / this.from) : value;
   }
 
+  // The places of a series whose neighbours are gaps: no line leads there. Null if there are none.
+  alone(series) {
+    const line = this.drawn[series];
+    const gap = (i) => line[i] === null || line[i] === undefined;
+    const found = [...line.keys()].filter((i) => !gap(i) && gap(i - 1) && gap(i + 1));
+    return found.length ? found : null;
+  }
+
   // Which heights have a line, and what is written there.
   ladder() {
     if (!this.from) return { values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : this.value(tick))) };
@@ -79,8 +87,9 @@ class Chart {
             label: name,
             stroke: colour(`series-${(this.first + i) % PALETTE}`),
             width: 2,
-            points: { show: false },
-            spanGaps: true,
+            // Where nothing was counted there is no line; a moment between two gaps is a point.
+            points: { show: false, size: 4, filter: (_, i) => this.alone(i) },
+            spanGaps: false,
           })),
         ],
         hooks: { draw: [(plot) => this.marks(plot)], setCursor: [(plot) => this.tell(plot.cursor.idx)] },

@@ -63,16 +63,24 @@ function lately(answer, seconds) {
     .filter(Boolean);
 }
 
-// requests, waits, timeouts, wait_time, use_time, wait_times, use_times: see pgdbpool.publish.GroupSample
-const QUIET = [0, 0, 0, 0, 0, [], []];
+// For how many of the last seconds something is known: fewer where the application began a moment ago. All rates are
+// about these.
+function span(answer, seconds) {
+  const first = Math.min(...samples.keys());
+  const known = times(answer).slice(-seconds / answer.step).filter((at) => at >= first);
+  return Math.max(1, known.length) * answer.step;
+}
+
+// requests, waits, timeouts, wait_time, use_time, wait_times, use_times, prompt: see pgdbpool.publish.GroupSample
+const QUIET = [0, 0, 0, 0, 0, [], [], 0];
 
 function added(several, name) {
-  const total = { requests: 0, waits: 0, timeouts: 0, waited: new Map(), used: new Map() };
+  const total = { requests: 0, timeouts: 0, prompt: 0, waited: new Map(), used: new Map() };
   for (const sample of several) {
-    const [requests, waits, timeouts, , , waited, used] = own(sample.groups, name) || QUIET;
+    const [requests, , timeouts, , , waited, used, prompt] = own(sample.groups, name) || QUIET;
     total.requests += requests;
-    total.waits += waits;
     total.timeouts += timeouts;
+    total.prompt += prompt;
     for (const [place, count] of waited) total.waited.set(place, (total.waited.get(place) || 0) + count);
     for (const [place, count] of used) total.used.set(place, (total.used.get(place) || 0) + count);
   }
@@ -90,7 +98,7 @@ function draw(answer) {
   const series = (value) => known.map((sample) => sample && value(sample));
   const rate = (label) => series((sample) => (own(sample.endpoints, label) || 0) / answer.step);
   const group = (value) => (name) => series((sample) => value(own(sample.groups, name) || QUIET));
-  const waited = group(([requests, waits, , , , counts]) => quantile(counts, 0.99, Math.max(0, requests - waits)));
+  const waited = group(([, , , , , counts, , prompt]) => quantile(counts, 0.99, prompt));
   const used = group(([, , , , , , counts]) => quantile(counts, 0.99, 0));
   charts.rate.show(labels, [at, ...labels.map(rate)], events);
   charts.wait.show(names, [at, ...names.map(waited)], events);
@@ -174,31 +182,37 @@ function judge(answer) {
 
 function showEndpoints(answer) {
   const recent = lately(answer, RECENT);
-  const seconds = Math.max(1, recent.length) * answer.step;
-  const count = (label) => recent.reduce((sum, sample) => sum + (own(sample.endpoints, label) || 0), 0);
+  const seconds = span(answer, RECENT);
+  // One that is down does nothing, whatever it did some seconds ago: what the others do is all that is done.
+  const down = new Set(answer.summary.endpoints.filter(({ stats }) => stats.health === "down").map(({ stats }) => stats.endpoint));
+  const count = (label) => (down.has(label) ? 0 : recent.reduce((sum, sample) => sum + (own(sample.endpoints, label) || 0), 0));
   const total = answer.summary.endpoints.reduce((sum, each) => sum + count(each.stats.endpoint), 0);
   keep(element("endpoints"), answer.summary.endpoints, (each) => each.stats.endpoint, makeEndpoint, (card, each) => {
     const { stats, views } = each;
     const requests = count(stats.endpoint);
     const state = stats.fenced !== null ? "fenced" : stats.health;
     const part = (name) => card.querySelector(`.${name}`);
+    const works = stats.health !== "down";
     mark(card, "class", `card endpoint ${state}`);
-    say(part("role"), stats.role === "unknown" ? "role unknown" : stats.role);
+    const before = stats.last_role === "unknown" ? "role unknown" : `was ${stats.last_role}`;
+    say(part("role"), stats.role === "unknown" ? before : stats.role);
     mark(part("role"), "class", `role badge ${stats.role}`);
     const heard = stats.answered === null ? "never heard of" : `heard of ${format.time(stats.answered)} ago`;
-    const down = state === "down" && stats.down_for !== null ? ` for ${format.time(stats.down_for)}` : "";
-    say(part("health"), `${state}${down} · ${heard}`);
+    const lasts = state === "down" && stats.down_for !== null ? ` for ${format.time(stats.down_for)}` : "";
+    say(part("health"), `${state}${lasts} · ${heard}`);
+    for (const name of ["work", "share", "percent"]) part(name).hidden = !works;
     say(part("rate"), format.rate(requests / seconds));
     const share = total ? Math.round((100 * requests) / total) : 0;
     mark(part("share"), "aria-valuenow", String(share));
     part("share").firstChild.style.width = `${share}%`;
     say(part("percent"), `${share} % of the work`);
     const facts = [
-      ["in use", `${stats.leased} of ${stats.open}${stats.opening ? `, ${stats.opening} opening` : ""}`],
-      ["answers in", format.time(stats.probe_time)],
+      ["in use", String(stats.leased)],
+      ["open", `${stats.open}${stats.opening ? `, ${stats.opening} opening` : ""}`],
     ];
+    if (works) facts.push(["answers in", format.time(stats.probe_time)]);
     if (stats.role === "standby") facts.push(["lag", stats.lag === null ? "unknown" : format.bytes(stats.lag)]);
-    if (stats.share < 1) facts.push(["slow start", `${Math.round(stats.share * 100)} %`]);
+    if (works && stats.share < 1) facts.push(["slow start", `${Math.round(stats.share * 100)} %`]);
     if (stats.weight !== 1) facts.push(["weight", String(stats.weight)]);
     if (stats.priority !== 0) facts.push(["priority", String(stats.priority)]);
     pairs(part("facts"), facts);
@@ -240,7 +254,7 @@ const PARTS = ["leased", "idle", "opening"];
 function showGroups(answer) {
   const recent = lately(answer, LATELY);
   const near = lately(answer, RECENT);
-  const seconds = Math.max(1, near.length) * answer.step;
+  const seconds = span(answer, RECENT);
   keep(element("groups"), Object.values(answer.summary.groups), (group) => group.group, makeGroup, (row, group) => {
     const lately = added(recent, group.group);
     const part = (name) => row.querySelector(`.${name}`);
@@ -254,10 +268,9 @@ function showGroups(answer) {
     const waiting = part("waiting");
     say(waiting, group.waiting ? `${format.count(group.waiting)} waiting` : "nobody waits");
     mark(waiting, "class", `waiting badge ${group.longest_wait >= 1 ? "bad" : group.waiting ? "warn" : "calm"}`);
-    const prompt = Math.max(0, lately.requests - lately.waits);
     pairs(part("facts"), [
       ["leases/s", format.rate(added(near, group.group).requests / seconds)],
-      ["wait, 99 %", format.time(quantile(lately.waited, 0.99, prompt))],
+      ["wait, 99 %", format.time(quantile(lately.waited, 0.99, lately.prompt))],
       ["use, median", format.time(quantile(lately.used, 0.5, 0))],
       ["use, 99 %", format.time(quantile(lately.used, 0.99, 0))],
       ["time-outs", format.count(group.counters.timeouts)],
@@ -274,8 +287,9 @@ function showGroups(answer) {
       ["longest lease now", format.time(group.longest_use)],
       ...Object.entries(counters.closed).map(([why, many]) => [`closed: ${why}`, many.toLocaleString("en")]),
     ]);
-    const lanes = group.endpoints.map((lane) => `${lane.endpoint}: ${lane.leased} of ${lane.open} in use${lane.live ? "" : ", not used now"}`);
-    say(part("lanes"), lanes.join(" · "));
+    const lanes = group.endpoints.map((lane) => `${lane.endpoint}: ${lane.leased} of ${lane.limit} in use${lane.live ? "" : ", not used now"}`);
+    const most = group.configured_limit > group.limit ? [`${group.configured_limit} by the configuration`] : [];
+    say(part("lanes"), [...lanes, ...most].join(" · "));
   });
 }
 
