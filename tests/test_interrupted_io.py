@@ -107,8 +107,8 @@ class Driver:
         await self._step("reset")
         return True
 
-    async def keep_prepared(self, conn: Conn, deadline: float) -> None:
-        await self._step("keep_prepared")
+    async def note_prepared(self, conn: Conn, deadline: float) -> None:
+        await self._step("note_prepared")
 
     async def commit(self, conn: Conn) -> None:
         await self._step("commit")

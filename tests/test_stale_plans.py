@@ -4,6 +4,7 @@ import psycopg
 import pytest
 from conftest import LIMIT, config
 from support import tidy as tidy
+from test_handler import PREPARE
 from ways import way as way
 
 
@@ -102,3 +103,61 @@ def test_another_feature_that_is_not_supported_takes_nothing_away(ddl, pg_node, 
             assert await ask(conn, "select count(*) from pg_prepared_statements") == 1
 
     way(story, config(pg_node, connection_count=1))
+
+
+# -- what was prepared by SQL -----------------------------------------------------------------------------------------
+
+
+async def fails(pool, sql, times):
+    """How many runs failed, and in how many sessions."""
+    failed, sessions = 0, set()
+    for _ in range(times):
+        try:
+            async with pool.block() as conn:
+                sessions.add(getattr(conn, "inner", conn).info.backend_pid)
+                await conn.execute(sql)
+        except psycopg.errors.FeatureNotSupported:
+            failed += 1
+    return failed, len(sessions)
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("by", ["execute star", "select execute_star()"])
+def test_what_sqlprepare_has_prepared_costs_its_connection_one_failure(by, autocommit, ddl, pg_node, way):
+    pg_node.execute(PREPARE)
+    pg_node.execute(
+        'create or replace function "SQLPrepare"."PrepareQueries"() returns int language plpgsql as '
+        "$$begin prepare star as select * from plans_t; return 1; end$$"
+    )
+    pg_node.execute(
+        "create or replace function execute_star() returns int language plpgsql as "
+        "$$begin execute 'execute star'; return 1; end$$"
+    )
+
+    async def story(pool):
+        assert await fails(pool, by, 10) == (0, 1)
+        ddl()
+        assert await fails(pool, by, 10) == (1, 2)
+
+    how = {"connection_count": 1, "acquire_timeout": LIMIT, "sqlprepare": True}
+    way(story, config(pg_node, autocommit=autocommit, **how))
+
+
+def test_what_sqlprepare_has_prepared_outlives_a_rollback(pg_node, way):
+    """psycopg takes away all prepared statements at a rollback, if it has prepared one itself."""
+    pg_node.execute(PREPARE)
+
+    async def story(pool):
+        for _ in range(3):
+            async with pool.block() as conn:
+                assert await ask(conn, 'select "SQLPrepare"."ExecuteQuery"(\'add_up\', 1, 2)') == 3
+                for _ in range(7):
+                    await conn.execute("select 1 as often")
+                assert await ask(conn, "select count(*) from pg_prepared_statements where not from_sql") >= 1
+                await conn.rollback()
+                assert await ask(conn, "select count(*) from pg_prepared_statements where not from_sql") == 0
+                with pytest.raises(psycopg.errors.DivisionByZero):
+                    async with conn.transaction():
+                        await conn.execute("select 1 / 0")
+
+    way(story, config(pg_node, connection_count=1, autocommit=False, sqlprepare=True))

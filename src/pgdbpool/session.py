@@ -166,8 +166,9 @@ class Sessions:
             if how.sqlprepare:
                 doing = "sqlprepare"
                 await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
+                self.driver.keep_prepared(conn)
                 if how.reset == "state":
-                    await self.driver.keep_prepared(conn, deadline)
+                    await self.driver.note_prepared(conn, deadline)
             if how.configure is not None:
                 doing = "configure"
                 await self._configure(conn, how.configure, how.autocommit, deadline)
@@ -543,6 +544,9 @@ class Sessions:
             return
         if status is not Status.IDLE:
             await self._close(slot, status, error)
+            return
+        if driver.worn(conn):
+            group.retire(slot, "lifetime")
             return
         if how.reset != "none" and not await self._reset(slot, error):
             return

@@ -205,8 +205,14 @@ class SimulatedDriver:
     def keep(self, session: Session, statements: Sequence[str]) -> None:
         raise AssertionError("nothing is SET after a connect here")
 
-    async def keep_prepared(self, session: Session, deadline: float) -> None:
-        await self.ask(session, deadline)
+    def keep_prepared(self, session: Session) -> None:
+        raise AssertionError("nothing is prepared here")
+
+    async def note_prepared(self, session: Session, deadline: float) -> None:
+        raise AssertionError("nothing is prepared here")
+
+    def worn(self, session: Session) -> bool:
+        return False
 
     def through_pooler(self, session: Session, begin_with: Sequence[bytes], *, own_server: bool) -> None:
         raise AssertionError("there are no poolers here")

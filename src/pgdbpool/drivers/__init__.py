@@ -247,8 +247,14 @@ class Driver(Protocol):
     def keep(self, conn: Any, statements: Sequence[str]) -> None:
         """These SETs have made the session what it is: they are part of each `reset`."""
 
-    async def keep_prepared(self, conn: Any, deadline: float) -> None:
-        """What has been prepared by now, by SQL, is left alone by each `reset`."""
+    def keep_prepared(self, conn: Any) -> None:
+        """What has been prepared by now, by SQL, is for its whole life: the driver may not take it away."""
+
+    async def note_prepared(self, conn: Any, deadline: float) -> None:
+        """The same for each `reset`, which has to know what it is."""
+
+    def worn(self, conn: Any) -> bool:
+        """Whether something that was prepared by SQL would fail on it for ever."""
 
     async def commit(self, conn: Any) -> None:
         """Commit what is open. A transaction that has failed is rolled back, and that is an error of the driver's."""

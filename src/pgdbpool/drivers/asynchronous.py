@@ -27,7 +27,7 @@ from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, P
 from .blocking import cancel_now
 from .cancel import IN_PLACE, LIMIT, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
 from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
-from .private import beginning, put_back_handlers
+from .private import beginning, deallocating, put_back_handlers
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -62,7 +62,7 @@ from .psycopg3 import (
 )
 from .race import R, Race, Rank
 from .sealed import Params, Sealed
-from .state import keep, keeping_prepared, resetting
+from .state import keep, keep_prepared, keeping_prepared, resetting, worn
 
 __all__ = [
     "Allowance",
@@ -91,6 +91,7 @@ __all__ = [
     "keep_prepared",
     "last_words",
     "listen_to_the_end",
+    "note_prepared",
     "password",
     "ping",
     "quiet",
@@ -109,6 +110,7 @@ __all__ = [
     "watch",
     "within",
     "words",
+    "worn",
     "write_refused",
 ]
 
@@ -386,7 +388,9 @@ class Pooled(psycopg.AsyncConnection[Any]):
     opened: Adopted  # as it was before `configure`
     own_server = True  # for its whole life
     said: tuple[str, ...] = ()  # SETs that have made the session what it is
-    kept: frozenset[bytes] = frozenset()  # names of prepared statements that are not a borrower's
+    keeps = False  # statements that are prepared for its whole life
+    kept: frozenset[bytes] = frozenset()  # their names, where they have to be known
+    worn = False  # a statement that is not psycopg's own would fail on it for ever
 
     add_notice_handler = state.add_notice_handler
     remove_notice_handler = state.remove_notice_handler
@@ -435,6 +439,9 @@ class Pooled(psycopg.AsyncConnection[Any]):
     async def tpc_begin(self, xid: psycopg.Xid | str) -> None:
         self.altered |= HALF_DONE
         await super().tpc_begin(xid)
+
+    def _deallocate(self, name: bytes | None) -> Any:
+        return deallocating(self, name, super()._deallocate)
 
     def notifies(self, **more: Any) -> Any:
         self.altered |= HALF_DONE
@@ -694,7 +701,7 @@ async def reset(conn: Pooled, deadline: float) -> bool:
     return True
 
 
-async def keep_prepared(conn: Pooled, deadline: float) -> None:
+async def note_prepared(conn: Pooled, deadline: float) -> None:
     await drive(keeping_prepared(conn), deadline)
 
 

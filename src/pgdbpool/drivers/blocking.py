@@ -24,7 +24,7 @@ from ..core.evidence import Report, Sighting
 from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, state, steps
 from .cancel import IN_PLACE, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
 from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
-from .private import beginning, put_back_handlers
+from .private import beginning, deallocating, put_back_handlers
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
@@ -59,7 +59,7 @@ from .psycopg3 import (
 )
 from .race import R, Race, Rank
 from .sealed import Params, Sealed
-from .state import keep, keeping_prepared, resetting
+from .state import keep, keep_prepared, keeping_prepared, resetting, worn
 
 __all__ = [
     "Error",
@@ -87,6 +87,7 @@ __all__ = [
     "keep_to",
     "last_words",
     "listen_to_the_end",
+    "note_prepared",
     "password",
     "password_by_thread",
     "ping",
@@ -107,6 +108,7 @@ __all__ = [
     "watch",
     "within",
     "words",
+    "worn",
     "write_refused",
 ]
 
@@ -265,7 +267,9 @@ class Pooled(psycopg.Connection[Any]):
     opened: Adopted  # as it was before `configure`
     own_server = True  # for its whole life
     said: tuple[str, ...] = ()  # SETs that have made the session what it is
-    kept: frozenset[bytes] = frozenset()  # names of prepared statements that are not a borrower's
+    keeps = False  # statements that are prepared for its whole life
+    kept: frozenset[bytes] = frozenset()  # their names, where they have to be known
+    worn = False  # a statement that is not psycopg's own would fail on it for ever
 
     add_notice_handler = state.add_notice_handler
     remove_notice_handler = state.remove_notice_handler
@@ -310,6 +314,9 @@ class Pooled(psycopg.Connection[Any]):
     def tpc_begin(self, xid: psycopg.Xid | str) -> None:
         self.altered |= HALF_DONE
         super().tpc_begin(xid)
+
+    def _deallocate(self, name: bytes | None) -> Any:
+        return deallocating(self, name, super()._deallocate)
 
     def notifies(self, **more: Any) -> Any:
         self.altered |= HALF_DONE
@@ -569,7 +576,7 @@ async def reset(conn: Pooled, deadline: float) -> bool:
     return True
 
 
-async def keep_prepared(conn: Pooled, deadline: float) -> None:
+async def note_prepared(conn: Pooled, deadline: float) -> None:
     drive(keeping_prepared(conn), deadline)
 
 

@@ -92,8 +92,30 @@ def drop_notifications(conn: Any) -> None:
         waiting.clear()
 
 
-def forget_prepared(conn: Any) -> None:
-    """Have psycopg forget what it has prepared: the next statement that succeeds takes it away on the server, too."""
+def forget_prepared(conn: Any) -> bool:
+    """Have psycopg forget what it has prepared: the next statement that succeeds takes it away on the server, too.
+
+    False: it had prepared nothing.
+    """
     clear = getattr(getattr(conn, "_prepared", None), "clear", None)
-    if clear is not None:
-        clear()
+    return clear is not None and bool(clear())
+
+
+# What psycopg has prepared, and nothing else.
+_DEALLOCATE = b"""DO $$DECLARE own text; BEGIN
+FOR own IN SELECT name FROM pg_catalog.pg_prepared_statement()
+WHERE pg_catalog.left(name, 5) OPERATOR(pg_catalog.=) '_pg3_'
+LOOP EXECUTE 'DEALLOCATE ' OPERATOR(pg_catalog.||) own; END LOOP; END$$"""
+
+
+def deallocating(
+    conn: Any, name: bytes | None, deallocate: Callable[[bytes | None], Generator[Any, Any, None]]
+) -> Generator[Any, Any, None]:
+    """psycopg's conversation that takes away one prepared statement, or all: it does the latter after each rollback.
+
+    Where others than psycopg have prepared some for the life of the connection, these stay.
+    """
+    if name is None and conn.keeps:
+        yield from conn._exec_command(_DEALLOCATE)
+    else:
+        yield from deallocate(name)

@@ -302,8 +302,10 @@ def heard_in(conn: Any, error: BaseException) -> None:
     if isinstance(error, psycopg.Error):
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             conn.refused = conn.altered = True
-        if is_stale_plan(error):
-            forget_prepared(conn)
+        # Not of psycopg's own statements if there are none. A context: it comes from inside a function, which executes
+        # what was prepared by SQL.
+        if is_stale_plan(error) and (not forget_prepared(conn) or conn.keeps or error.diag.context):
+            conn.worn = conn.altered = True
         if conn.aborted:
             error.add_note(f"{ENDED}: {conn.aborted}")
         elif isinstance(error, psycopg.errors.QueryCanceled):

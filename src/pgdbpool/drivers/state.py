@@ -52,8 +52,18 @@ def resetting(conn: Any) -> steps.Steps[None]:
 
 
 def keeping_prepared(conn: Any) -> steps.Steps[None]:
-    """What is prepared now stays prepared."""
+    """What is prepared now is no borrower's."""
     conn.kept = yield from _prepared(conn.pgconn, _PREPARED)
+
+
+def keep_prepared(conn: Any) -> None:
+    """There are prepared statements that are not psycopg's."""
+    conn.keeps = True
+
+
+def worn(conn: Any) -> bool:
+    """Whether a statement that is not psycopg's own would fail on it for ever."""
+    return bool(conn.worn)
 
 
 def _prepared(pgconn: pq.abc.PGconn, question: str) -> steps.Steps[frozenset[bytes]]:
