@@ -186,3 +186,28 @@ def test_what_somebody_holds_is_not_taken_away(pg_node: Any, run: Stage, holder:
         assert "lost" not in pool.stats().groups["default"].counters.closed
 
     run(story)
+
+
+def test_what_was_forgotten_in_a_transaction_lets_go_of_its_locks_though_no_caller_waits(
+    pg_node: Any, run: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def locks() -> int:
+        [(count,)] = pg_node.execute("select count(*) from pg_locks where locktype = 'advisory' and granted")
+        return int(count)
+
+    async def story(open_pool: OpenPool) -> None:
+        pool = open_pool(config(pg_node, connection_count=5))
+
+        async def forgets_it() -> None:
+            conn = await pool.getconn(timeout=LIMIT)
+            await conn.execute("begin")
+            await conn.execute("select pg_advisory_xact_lock(4711)")
+
+        with caplog.at_level(logging.WARNING, "pgdbpool"):
+            await start(forgets_it(), name="forgetful")
+            assert locks() == 1
+            await until(lambda: locks() == 0)
+        assert "forgets_it) in task forgetful, and thrown away" in caplog.text
+        assert pool.stats().groups["default"].counters.closed == {"lost": 1}
+
+    run(story)

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -502,3 +503,95 @@ def test_a_lease_that_is_thrown_away_ends_no_statement_on_its_connection(pg_node
     with pool.connection(timeout=LIMIT) as conn:  # once nobody has the first one any more
         assert conn.execute("select 1").fetchone() == (1,)
     assert keeping.result(LIMIT) == 42
+
+
+# -- while no caller waits ---------------------------------------------------------------------------------------------
+
+
+def forget_a_lock(conn: Any) -> None:
+    conn.execute("begin")
+    conn.execute("select pg_advisory_xact_lock(4711)")
+
+
+def test_what_was_forgotten_in_a_transaction_lets_go_of_its_locks_though_no_caller_waits(
+    pg_node: Any, open_pool: Any, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = open_pool(config(pg_node, type=model, connection_count=5))
+    pool.wait(LIMIT)
+    with caplog.at_level(logging.WARNING, "pgdbpool"):
+        forget_a_lock(pool.getconn(timeout=LIMIT))
+        assert locks(pg_node) == 1
+
+        def let_go() -> bool:
+            if model == "non-threaded":  # it looks when a connection comes back
+                query(pool)
+            return locks(pg_node) == 0
+
+        wait_for(let_go)
+    assert "test_what_was_forgotten_in_a_transaction" in caplog.text
+    assert "and thrown away" in caplog.text
+    assert stats(pool).counters.closed["lost"] == 1
+
+
+def locks(node: Any) -> int:
+    [(count,)] = node.execute("select count(*) from pg_locks where locktype = 'advisory' and granted")
+    return int(count)
+
+
+def test_what_a_cycle_keeps_alive_goes_once_the_garbage_collector_has_found_it(
+    pg_node: Any, open_pool: Any, model: str
+) -> None:
+    pool = open_pool(config(pg_node, type=model, connection_count=5))
+    gc.disable()
+    try:
+        cycle: list[Any] = [pool.getconn(timeout=LIMIT)]
+        forget_a_lock(cycle[0])
+        cycle.append(cycle)
+        del cycle
+        looks = count_looks(pool)
+
+        def look() -> None:
+            seen = looks()
+            if model == "non-threaded":
+                wait_for(lambda: query(pool) or looks() > seen + 1)
+            else:
+                wait_for(lambda: looks() > seen + 1)
+
+        look()
+        assert locks(pg_node) == 1
+        gc.collect()
+        wait_for(lambda: (model == "threaded" or query(pool) is None) and locks(pg_node) == 0)
+    finally:
+        gc.enable()
+
+
+def count_looks(pool: Pool) -> Callable[[], int]:
+    keeper: Any = pool._keeper
+    look = keeper.look_for_forgotten
+    looks: list[float] = []
+
+    def counted(now: float) -> float:
+        due: float = look(now)
+        if due > now:  # else it was too soon
+            looks.append(due)
+        return due
+
+    keeper.look_for_forgotten = counted
+    return lambda: len(set(looks))
+
+
+def test_what_is_held_for_long_is_left_alone_though_it_is_looked_at_again_and_again(
+    pg_node: Any, open_pool: Any, model: str
+) -> None:
+    pool = open_pool(config(pg_node, type=model, connection_count=5))
+    conn = pool.getconn(timeout=LIMIT)
+    cursor = pool.getconn(timeout=LIMIT).cursor()
+    with pool.connection(timeout=LIMIT) as in_block:
+        forgotten = pool._keeper.look_for_forgotten
+        for later in range(1, 20):
+            forgotten(time.monotonic() + 2 * later)
+        assert conn.execute("select 1").fetchone() == (1,)
+        assert cursor.execute("select 1").fetchone() == (1,)
+        assert in_block.execute("select 1").fetchone() == (1,)
+    put(pool, conn, cursor.connection)
+    assert "lost" not in stats(pool).counters.closed

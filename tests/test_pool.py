@@ -239,7 +239,7 @@ def test_a_timeout_says_who_holds_the_connections(pg_node, open_pool):
     with pool.connection() as conn, pytest.raises(PoolTimeout) as caught:
         pool.getconn(timeout=0.01)
     message = str(caught.value)
-    assert "1 connections in use" in message
+    assert "1 connection in use, " in message
     assert "test_a_timeout_says_who_holds_the_connections" in message
     assert f"backend {pid(conn)}" in message
     assert "MainThread" in message

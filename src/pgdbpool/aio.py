@@ -30,6 +30,7 @@ from weakref import WeakMethod, finalize
 
 import psycopg
 
+from . import lifecycle
 from .background import nobodys
 from .base import Base
 from .clock import monotonic
@@ -39,6 +40,7 @@ from .core.lane import Slot
 from .core.times import PER_SECOND
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError, WrongModelError
+from .forgotten import Forgotten
 from .holders import Holder, Leased, find, holders, task_name, task_places
 from .leaks import Leaks, note
 from .limits import not_entered, seconds_of
@@ -173,8 +175,9 @@ class AsyncPool(Base):
         keeper = Tasks(self._name, self._topology, self._sessions, reasons, self._herald, self._settings.monitor, end)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
-        keeper.reclaim = Lost(self._out, keeper.references, driver)
-        keeper.look_for_leaks = Leaks(self._topology, find_now, keeper.reclaim).look
+        keeper.reclaim = lost = Lost(self._out, keeper.references, driver)
+        keeper.look_for_leaks = Leaks(self._topology, find_now, lost).look
+        keeper.look_for_forgotten = Forgotten(self._topology.groups, lost).look
         self._topology.born = keeper.opened
         self._sessions.closing, self._sessions.end_first = keeper.closing, keeper.end
         return keeper
@@ -219,7 +222,8 @@ class AsyncPool(Base):
                 self._home = _home(loop)
         if begins:
             self._keeper.start(loop)
-            self._appear()
+            if not lifecycle.ending():
+                self._appear()
         elif self._loop is not loop:
             raise Error(
                 "this AsyncPool belongs to another event loop: make one for each loop, or close it there before it is "
@@ -313,10 +317,10 @@ class AsyncPool(Base):
             self._unlock()
 
     def _at_exit(self) -> None:
+        """Another loop may still use it: see `pgdbpool.ending`."""
         if self._closed or self._loop is None or self._loop.is_running():  # in a daemon thread, at this moment
             return
         self._loop_ended()
-        self._closed = True
 
     # -- checkout -----------------------------------------------------------------------------------------------
 

@@ -72,6 +72,11 @@ class Worker:
         """Raises RuntimeError or MemoryError if there is no thread to be had."""
         self._thread.start()
 
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended, or is over because it never begins."""
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
     def _run(self) -> None:
         if self._take_turn():
             self._work(*self._args)

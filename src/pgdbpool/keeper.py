@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
+from . import ending
 from .background import Errands, Worker, say
 from .clock import monotonic
 from .config import MonitorSettings
@@ -64,6 +65,8 @@ class Keeper(Protocol):
     reclaim: Callable[[Group], bool]
     # Likewise: reports leases held for too long, and returns when to look again; see `leaks`.
     look_for_leaks: Callable[[float], float]
+    # Likewise: retires what nobody refers to any more; see `forgotten`.
+    look_for_forgotten: Callable[[float], float]
 
     @property
     def references(self) -> Callable[[Slot], int]:
@@ -75,6 +78,9 @@ class Keeper(Protocol):
 
     def abandon(self) -> None:
         """Nobody knows the pool any more: close everything. Called by the garbage collector, so anywhere."""
+
+    def at_exit(self) -> None:
+        """The process ends: go on without threads, and keep no connection open. See `ending`."""
 
     def opened(self, slot: Slot) -> None:
         """A connection was opened, and is about to be put to use."""
@@ -134,12 +140,14 @@ class Threaded:
         self.references = self._listener.references
         self.reclaim: Callable[[Group], bool] = _nothing
         self.look_for_leaks: Callable[[float], float] = _never
+        self.look_for_forgotten: Callable[[float], float] = _never
         self._subscriptions: list[Subscription] = []
         self._look_again: dict[Group, float] = {}  # when, so that many waiters do not all look
         self._keeper: Worker | None = None
         self._errands = Errands()
         self._stopped = False  # for good: a caller that waits may come to `start` after `stop`
         self._abandoned = False
+        self._ending = False  # the process is
         self._telling = False  # some thread tells what has happened; written by the keeper and by that one
         self._short_of_threads = False
         self._starting = threading.RLock()  # as that of the pool, see `Pool._new_lock`
@@ -169,7 +177,18 @@ class Threaded:
         self._abandoned = self._stopped = True
         self._listener.wake()
 
+    def at_exit(self) -> None:
+        self._ending = True
+        self.stop()
+        worker = self._keeper
+        if worker is not None:
+            worker.join(ending.LAST_WORDS)
+        self._topology.unwatched()  # which ends attempts to connect; what is leased is closed when it comes back
+        ending.begin(self._topology, self._sessions)
+
     def wish(self, group: Group) -> None:
+        if self._ending:
+            self._sessions.bury(group)
         self._listener.wake()
 
     def wake(self) -> None:
@@ -185,6 +204,9 @@ class Threaded:
     def end(self, slot: Slot) -> None:
         """Close what was left in the middle of a statement, by a thread of its own: a frozen server may hold it up."""
         end_now = partial(self._sessions.end_now, slot)
+        if self._ending:
+            end_now()
+            return
         try:
             self._errands.start(f"{self._name} canceller", partial(self._end, slot), end_now)
         except (RuntimeError, MemoryError):  # no more threads to be had
@@ -193,7 +215,10 @@ class Threaded:
     def _end(self, slot: Slot) -> None:
         run(self._sessions.end(slot, LIMIT))
 
-    def tend(self, now: float) -> None: ...
+    def tend(self, now: float) -> None:
+        """A caller has returned a connection, and the process ends: else nobody is asked to."""
+        ending.close_idle(self._topology, self._sessions)
+        self._herald.deliver(self._topology.events)
 
     async def wait(self, group: Group, began: float, deadline: float, first: bool) -> Slot:
         return self.stand_in_line(group, began, deadline, first)
@@ -231,8 +256,11 @@ class Threaded:
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, Error):  # threads are no threads here
                 raise
-            for order in self._topology.plan(monotonic(), only=group, demand=1):
-                run(self._sessions.open(order, deadline))
+        else:
+            if not self._ending:
+                return
+        for order in self._topology.plan(monotonic(), only=group, demand=1):
+            run(self._sessions.open(order, deadline))
 
     def _sleep(self, group: Group, waiter: Parked, deadline: float) -> bool:
         """Wait to be woken; False at the deadline.
@@ -346,7 +374,8 @@ class Threaded:
 
     def _round(self) -> float:
         self._sessions.abort()
-        next_look = self.look_for_leaks(monotonic())
+        now = monotonic()
+        next_look = min(self.look_for_leaks(now), self.look_for_forgotten(now))
         self._tell()
         if self._subscriptions and not may_monitor(self._name):
             self._unsubscribe()
@@ -469,10 +498,12 @@ class Inline:
         self._timed_out = timed_out
         self._holders = holders
         self._door = door  # which only the thread that owns the pool can pass
+        self._ending = False  # the process is
         self._depth = 0  # above 1 a callable of the user's, or a signal handler, uses the pool in the middle of it
         self.references = _none
         self.reclaim: Callable[[Group], bool] = _nothing
         self.look_for_leaks: Callable[[float], float] = _never
+        self.look_for_forgotten: Callable[[float], float] = _never
 
     def start(self) -> None:
         for group in self._topology.groups:
@@ -493,6 +524,10 @@ class Inline:
     def abandon(self) -> None:
         self._topology.close()
         self.stop()
+
+    def at_exit(self) -> None:
+        self._ending = True
+        ending.begin(self._topology, self._sessions)
 
     def wish(self, group: Group) -> None:
         self._depth += 1
@@ -516,6 +551,7 @@ class Inline:
             self._set_right()
             now = monotonic()
             self.look_for_leaks(now)
+            self.look_for_forgotten(now)
             if self._topology.events:
                 self._herald.deliver(self._topology.events)
             orders = []
@@ -536,9 +572,9 @@ class Inline:
                 if self.reclaim(group):
                     continue
                 group.timed_out(monotonic() - began)
+                used = "its 1 connection is" if group.total == 1 else f"all {group.total} connections are"
                 raise PoolExhausted(
-                    f"group {group.name!r}: all {group.total} connections are in use, and nobody else could return "
-                    f"one: {self._holders(group)}",
+                    f"group {group.name!r}: {used} in use, and nobody else could return one: {self._holders(group)}",
                     group=group.name,
                 )
             now = monotonic()
@@ -561,7 +597,11 @@ class Inline:
             return
         self._depth += 1
         try:
-            self._tend(now)
+            if self._ending:
+                ending.close_idle(self._topology, self._sessions)
+                self._herald.deliver(self._topology.events)
+            else:
+                self._tend(now)
         finally:
             self._depth -= 1
 
@@ -576,6 +616,7 @@ class Inline:
         run(self._sessions.look_at([lane for group in self._topology.groups for lane in group.lanes]))
         run(self._sessions.tell_outages())
         self.look_for_leaks(now)
+        self.look_for_forgotten(now)
         self._herald.deliver(self._topology.events)
         pass_by()
         orders = self._topology.plan(now)

@@ -32,6 +32,7 @@ class Living(Protocol):
 
 
 _pools: WeakSet[Living] = WeakSet()
+_ending = False  # whether the process is, as far as we have been told
 
 
 def register(pool: Living) -> None:
@@ -48,6 +49,11 @@ def pools() -> list[Living]:
             continue
 
 
+def ending() -> bool:
+    """Whether the pools were told that the process ends; see `pgdbpool.ending`."""
+    return _ending
+
+
 def is_ending(error: Exception) -> bool:
     """Whether a thread could not be started because the main thread has ended, which is no news (Python 3.12)."""
     return "interpreter shutdown" in str(error)
@@ -59,6 +65,8 @@ def _after_fork_in_child() -> None:
 
 
 def _at_exit() -> None:
+    global _ending
+    _ending = True
     for pool in list(_pools):
         pool._at_exit()
 

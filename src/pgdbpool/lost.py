@@ -63,6 +63,18 @@ class Lost:
         # Not with the lock held: these may run anybody's finalizers.
         frames.empty_dead()
         frames.remove_copies()
+        return self.retire(group)
+
+    def finds(self, slots: list[Slot]) -> bool:
+        """Whether one of these seems to be in nobody's hands; `slots` is emptied, since it would hold them."""
+        if not (RELIABLE and gil()):
+            return False
+        each = tuple(slots)
+        slots.clear()
+        return bool(self.among(each))
+
+    def retire(self, group: Group) -> bool:
+        """Retire what is lost, as far as no exception that is being handled keeps it."""
         words: list[str] = []
 
         def find(slots: Collection[Slot]) -> list[Slot]:

@@ -531,12 +531,15 @@ class Monitor:
 
 _lock = threading.RLock()  # as that of the pools
 _monitor: Monitor | None = None
+_ending = False  # the process is
 
 
 def subscribe(where: EndpointSettings, how: MonitorSettings, subscriber: Subscriber) -> Subscription:
     """Have an endpoint probed from now on. May be called from any thread."""
     global _monitor
     with _lock:
+        if _ending:
+            raise RuntimeError("no monitor at interpreter shutdown")
         if _monitor is not None and _monitor.gone:
             _monitor.let_go()
             _monitor = None
@@ -550,7 +553,9 @@ def subscribe(where: EndpointSettings, how: MonitorSettings, subscriber: Subscri
 
 
 def _at_exit() -> None:
+    global _ending
     with _lock:
+        _ending = True
         monitor = _monitor
     if monitor is not None:
         monitor.end()

@@ -15,6 +15,7 @@ from .core.snapshot import snapshot
 from .core.topology import Topology
 from .errors import PoolTimeout
 from .holders import Holder
+from .wording import connections
 
 logger = logging.getLogger("pgdbpool")
 
@@ -49,7 +50,7 @@ class Reasons:
             words = f"no further connection could be opened in time: {'; '.join(_slow(lane, now) for lane in slow)}; "
             words += f"{used} of {group.capacity} connections in use, {crowd}"
             return PoolTimeout(head + words, group=group.name, waited=waited, reason="connecting")
-        words = f"{used} connections in use, {crowd}; held by {self.holders(group)}"
+        words = f"{connections(used)} in use, {crowd}; held by {self.holders(group)}"
         return PoolTimeout(head + words, group=group.name, waited=waited, reason="exhausted")
 
     def holders(self, group: Group) -> str:

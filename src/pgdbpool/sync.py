@@ -19,16 +19,17 @@ from weakref import finalize
 
 import psycopg
 
-from . import forks
+from . import forks, lifecycle
 from .base import Base
 from .clock import monotonic
 from .config import ConfigDict, GroupSettings, MonitorSettings, Settings, judged
 from .core.group import Group
 from .core.lane import Slot
 from .core.times import PER_SECOND
-from .drivers import Status, blocking
+from .drivers import blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
+from .forgotten import Forgotten
 from .habitat import Door, is_to_fork, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
@@ -190,8 +191,9 @@ class Pool(Base):
         self._sessions.check = partial(death_of, self._topology, how=how, password=password)
         for group in self._topology.groups:
             group.wish = partial(keeper.wish, group)
-        keeper.reclaim = Lost(self._out, keeper.references, self._driver)
-        keeper.look_for_leaks = Leaks(self._topology, partial(find, driver=self._driver), keeper.reclaim).look
+        keeper.reclaim = lost = Lost(self._out, keeper.references, self._driver)
+        keeper.look_for_leaks = Leaks(self._topology, partial(find, driver=self._driver), lost).look
+        keeper.look_for_forgotten = Forgotten(self._topology.groups, lost).look
         self._topology.born = keeper.opened
         self._sessions.closing, self._sessions.end_first = keeper.closing, keeper.end
         return keeper
@@ -220,8 +222,12 @@ class Pool(Base):
                 raise
             if self._threaded and is_to_fork():
                 return  # its threads are started in the workers, as in any child: with the first use
-            self._appear()  # first, or the first events would be missing
             keeper = self._keeper
+            if lifecycle.ending():
+                self._seen = True
+                keeper.at_exit()
+                return
+            self._appear()  # first, or the first events would be missing
             keeper.start()
             for group in self._topology.groups:
                 keeper.wish(group)
@@ -311,11 +317,10 @@ class Pool(Base):
             self._topology.open()
 
     def _at_exit(self) -> None:
-        if not self._closed:
-            self.close(timeout=0.0)
-        for slot in [slot for group in self._topology.groups for slot in group.every_slot()]:
-            if self._driver.status(slot.conn) is not Status.BUSY:  # else a daemon thread is still in it
-                self._driver.close(slot.conn)
+        with self._life:
+            if not self._closed:
+                self._seen = True  # nothing is published any more
+                self._keeper.at_exit()
 
     # -- checkout -----------------------------------------------------------------------------------------------
 

@@ -153,6 +153,7 @@ class Tasks:
         self.references = self._listener.references  # says how many there are to a slot in our books
         self.reclaim: Callable[[Group], bool] = _nothing  # set by the pool: retires what is in nobody's hands
         self.look_for_leaks: Callable[[float], float] = _never  # likewise: reports leases held for too long
+        self.look_for_forgotten: Callable[[float], float] = _never  # likewise: retires what nobody refers to
         self._look_at: dict[Group, float] = {}  # not before
         self._lookers: dict[Group, asyncio.TimerHandle] = {}
         self._owed: set[Group] = set()  # a look that came too early, to be made up for
@@ -408,7 +409,8 @@ class Tasks:
 
     def _look_after(self) -> float:
         self._sessions.abort()
-        next_look = self.look_for_leaks(monotonic())
+        now = monotonic()
+        next_look = min(self.look_for_leaks(now), self.look_for_forgotten(now))
         self._herald.deliver(self._topology.events)
         self._bury()
         for opener, order in tuple(self._openers.items()):

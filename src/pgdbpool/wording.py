@@ -13,7 +13,7 @@ from .drivers import ConnectFailed, Driver, DriverTimeout, Unanswered
 from .errors import Error
 from .seldom import places, say_seldom
 
-__all__ = ["LeftOpen", "chain", "log_raised", "words_of", "words_raised"]
+__all__ = ["LeftOpen", "chain", "connections", "log_raised", "words_of", "words_raised"]
 
 _OURS = (ConnectFailed, DriverTimeout, Unanswered, Error)
 _LOOKED_THROUGH = 20  # exceptions of a chain or group
@@ -74,3 +74,8 @@ def log_raised(who: str, error: BaseException) -> None:
     """
     raised = f"{who} raised {type(error).__name__}"
     say_seldom(logging.ERROR, f"{raised}\n{places(error)}", of=raised)
+
+
+def connections(count: int) -> str:
+    """``1 connection``, ``4 connections``."""
+    return "1 connection" if count == 1 else f"{count} connections"

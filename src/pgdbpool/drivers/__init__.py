@@ -154,6 +154,9 @@ class Driver(Protocol):
     def disown(self, conn: Any) -> None:
         """In a forked child: let go of the parent's connection without a word to its server."""
 
+    def leave(self, conn: Any) -> None:
+        """Its process ends, and its holder may keep it until then: that is no mistake to complain of."""
+
     def abort(self, conn: Any, words: str = "") -> None:
         """From another thread: shut its socket down, so that whoever waits on it gets an error at once."""
 

@@ -117,6 +117,14 @@ def disown(conn: Connection) -> None:
         conn.pgconn.finish()
 
 
+def leave(conn: Any) -> None:
+    if getattr(conn, "_pool", None) is None:  # psycopg says nothing of a connection that ends with its pool
+        conn._pool = _ENDING
+
+
+_ENDING = object()
+
+
 def abort(conn: Connection, words: str = "") -> None:
     conn.aborted = words  # type: ignore[union-attr]  # before: whoever is in a call reads it as soon as that ends
     duplicate = _duplicate(conn)

@@ -42,6 +42,7 @@ _SHARE = 100  # writing takes at most one part in so many of the time
 _ON_THE_WAY = 1.0  # s: the shortest interval in the non-threaded model
 _AFTER_FAILURE = 10.0  # s
 _SWEEP_EVERY = 60.0  # s
+_LAST_WORDS = 1.0  # s that the end of the process waits for the thread
 _FIRST_SWEEP = 10.0  # s after the first file: by then whoever is to be told of what is removed has been told of `heirs`
 
 
@@ -107,6 +108,10 @@ class Publisher:
         if self._path is not None and self._identity is not None and self._identity.pid == os.getpid():
             heirs.tell(self._worker(self._identity, time(), *self._pools), self._path.parent)
             self._remove()
+        at_work = self._thread
+        if at_work is not None:
+            self._wake.set()
+            at_work.join(_LAST_WORDS)
 
     # -- the thread -------------------------------------------------------------------------------------------
 
