@@ -7,6 +7,7 @@ def test_something(pg_node, open_pool):
 """
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,6 +22,10 @@ from pgdbpool import Pool
 # What libpq reads from there is meant for other servers than those of the tests.
 for _name in [name for name in os.environ if name.startswith("PG") and not name.startswith("PGDBPOOL")]:
     del os.environ[_name]
+
+# A background job of a script has Ctrl-C ignored, and so would its children. Tests send it to themselves and to these.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 LIMIT = 30.0  # s: generous, since it is only ever reached when something is wrong
@@ -53,19 +58,18 @@ def backends(node: Any, group: str = "default") -> set[int]:
     return {row["pid"] for row in node.backends(f"pgdbpool:{group}")}
 
 
-# Tests that run in the background have Ctrl-C ignored, and a child would inherit that.
-_HEAD = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+def python(code: str, *args: Any, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
+    """Run a little program in a process of its own, all warnings being errors; stdout and stderr are piped.
 
-
-def python(code: str, *args: Any) -> "subprocess.Popen[str]":
-    """Run a little program in a process of its own, all warnings being errors; stdout and stderr are piped."""
+    `env` is added to its environment.
+    """
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-X", "faulthandler", "-c", _HEAD + textwrap.dedent(code), *map(str, args)],
+        [sys.executable, "-W", "error", "-X", "faulthandler", "-c", textwrap.dedent(code), *map(str, args)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
     )
 
 

@@ -1,10 +1,11 @@
 """The process-wide API: Connection, Handler, Query, Row."""
 
+import json
 import pickle
 
 import psycopg
 import pytest
-from conftest import LIMIT, backends, config, wait_for
+from conftest import LIMIT, backends, config, output, python, wait_for
 from support import Wire, start
 from support import tidy as tidy
 
@@ -151,7 +152,7 @@ def test_query_gives_rows(db):
     with dbpool.Handler("read") as handler:
         rows = handler.query("select * from handler_t order by id")
         assert isinstance(rows, dbpool.Query)
-        assert list(rows) == rows.fetchall() == [(1, "one"), (2, "two")]
+        assert list(rows) == rows.rows == [(1, "one"), (2, "two")]
         assert (len(rows), rows.rowcount, rows.columns) == (2, 2, ["id", "name"])
         assert rows[1] == (2, "two")
 
@@ -173,6 +174,35 @@ def test_query_takes_parameters_by_position_and_by_name(sql, params, db):
 def test_a_per_cent_sign_is_no_parameter_where_there_are_none(db):
     with dbpool.Handler("read") as handler:
         assert handler.query("select name from handler_t where name like 't%'").fetchall() == [("two",)]
+
+
+def test_a_query_is_an_iterator_that_goes_on_where_the_last_look_stopped(db):
+    with dbpool.Handler("read") as handler:
+        rows = handler.query(statement="select * from generate_series(1, 6)", params=None)
+        assert next(rows) == (1,)
+        assert rows.fetchone() == (2,)
+        for row in rows:
+            assert row == (3,)
+            break
+        assert iter(rows) is rows
+        assert next(rows) == (4,)
+        assert rows.fetchall() == [(5,), (6,)]
+        assert next(rows, None) is None
+        assert list(rows) == rows.fetchall() == []
+        assert (rows.fetchone(), len(rows), rows[0], len(rows.rows)) == (None, 6, (1,), 6)
+
+
+def test_without_a_port_the_environment_says_which_as_it_always_did(node):
+    program = """
+import json, sys
+from pgdbpool import pool as dbpool
+dbpool.Connection.init(json.loads(sys.argv[1]))
+with dbpool.Handler("read", timeout=20) as handler:
+    print(handler.query("select current_setting('port')").fetchone()[0], flush=True)
+"""
+    settings = config(node, groups={"read": {}}, monitor=False)
+    del settings["db"][0]["port"]
+    assert output(python(program, json.dumps(settings), env={"PGPORT": str(node.port)})) == f"{node.port}\n"
 
 
 def test_query_of_a_statement_without_rows_says_what_it_did(db):
@@ -399,7 +429,21 @@ def test_a_row_is_a_tuple(row):
     assert row[:2] == (1, "one")
     assert len(row) == 3
     assert hash(row) == hash((1, "one", None))
-    assert "one" in row
+    assert row != (1, "two", None)
+
+
+def test_a_row_equals_a_list_of_its_values(row):
+    assert row == [1, "one", None] == row
+    assert row != [1, "two", None]
+    assert row != [1, "one"]
+    assert row != {"id": 1}
+
+
+def test_what_is_in_a_row_are_its_columns_by_name_and_its_values_that_are_no_text(row):
+    assert "name" in row
+    assert "one" not in row
+    assert 1 in row
+    assert 2 not in row
 
 
 def test_a_row_knows_its_columns(row):

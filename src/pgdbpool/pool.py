@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
@@ -121,7 +121,11 @@ forks.in_child(_after_fork)
 
 
 class Row(tuple[Any, ...]):
-    """One row: by position, by column name, or unpacked like any tuple. Where names repeat, the first one counts."""
+    """One row: by position, by column name, or unpacked like any tuple. Where names repeat, the first one counts.
+
+    ``"name" in row`` asks for a column of that name; what is no string is looked for among the values. A row equals a
+    tuple, and a list, of the same values.
+    """
 
     _names: tuple[str, ...] = ()
     _index: dict[str, int] = {}
@@ -134,6 +138,17 @@ class Row(tuple[Any, ...]):
             except KeyError:
                 raise KeyError(f"no column {key!r}; the columns are {', '.join(self._index)}") from None
         return tuple.__getitem__(self, key)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._index if isinstance(key, str) else tuple.__contains__(self, key)
+
+    def __eq__(self, other: object) -> bool:
+        return tuple.__eq__(self, tuple(other) if isinstance(other, list) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return tuple.__ne__(self, tuple(other) if isinstance(other, list) else other)
+
+    __hash__ = tuple.__hash__
 
     def get(self, name: str, default: Any = None) -> Any:
         """The column of that name, or `default`."""
@@ -170,7 +185,11 @@ def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
 
 
 class Query:
-    """The outcome of one statement: its rows, if it has any, and how many it touched."""
+    """The outcome of one statement: its rows, if it has any, and how many it touched.
+
+    An iterator, as a cursor is: ``next``, a loop, `fetchone` and `fetchall` each go on where the last of them stopped.
+    All rows again and again are in `rows`, and ``query[0]`` and ``len(query)`` are of those.
+    """
 
     __slots__ = ("_next", "columns", "rowcount", "rows", "status")
 
@@ -182,8 +201,14 @@ class Query:
         self._next = 0
         cursor.close()
 
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Row:
+        row = self.fetchone()
+        if row is None:
+            raise StopIteration
+        return row
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -192,14 +217,14 @@ class Query:
         return self.rows[position]
 
     def fetchone(self) -> Row | None:
-        """The next row, or None after the last."""
+        """The next row; None after the last."""
         if self._next >= len(self.rows):
             return None
         self._next += 1
         return self.rows[self._next - 1]
 
     def fetchall(self) -> list[Row]:
-        """All rows that `fetchone` has not returned."""
+        """The rows that are left."""
         rest = self.rows[self._next :]
         self._next = len(self.rows)
         return rest
@@ -249,8 +274,8 @@ class Handler(Leased):
         """The driver's connection, while the block lasts."""
         return self._leased().conn  # type: ignore[no-any-return]
 
-    def query(self, sql: str, params: Params = None) -> Query:
-        """Run one statement, with parameters in psycopg's style (``%s``, ``%(name)s``).
+    def query(self, statement: str, params: Params = None) -> Query:
+        """Run one `statement`, with parameters in psycopg's style (``%s``, ``%(name)s``).
 
         Raises:
             DBQueryError: it failed; with the server's words, `sqlstate`, and the driver's exception as cause.
@@ -259,7 +284,7 @@ class Handler(Leased):
         slot = self._leased()
         try:
             cursor = slot.conn.cursor(row_factory=_row_factory)
-            return Query(cursor.execute(sql, params))
+            return Query(cursor.execute(statement, params))
         except psycopg.Error as error:
             raise _query_error(error) from error
 
