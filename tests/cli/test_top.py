@@ -74,6 +74,14 @@ def test_where_nobody_publishes_it_says_how_to(tmp_path: Path) -> None:
     assert "no process of application 'shop' publishes" in done.err
 
 
+def test_status_as_json_ends_as_top_does_where_nobody_publishes(tmp_path: Path) -> None:
+    for name in ((), ("shop",)):
+        top = run("top", *name, "--directory", tmp_path, "--json")
+        status = run("status", *(("--name", *name) if name else ()), "--directory", tmp_path, "--json")
+        assert (status.code, status.json) == (top.code, top.json) == (1, {})
+        assert status.err.replace("status:", "top:") == top.err
+
+
 @pytest.mark.parametrize("command", ["top", "events", "status"])
 def test_a_directory_that_others_may_write_to_is_not_believed(tmp_path: Path, command: str) -> None:
     tmp_path.chmod(0o777)

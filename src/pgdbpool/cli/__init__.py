@@ -7,10 +7,10 @@ the command runs: without it the command says in one line what to install.
 import signal
 import sys
 
-MISSING = "pgdbpool: {} is not installed; the command needs: pip install pgdbpool[{}]"
+MISSING = "pgdbpool: {} is not installed; the command needs: pip install 'pgdbpool[{}]'"
 
 
-NO_LIBPQ = "pgdbpool: psycopg finds no libpq; install the system's, or: pip install pgdbpool[binary]"
+NO_LIBPQ = "pgdbpool: psycopg finds no libpq; install the system's, or: pip install 'pgdbpool[binary]'"
 
 
 def _end(signum: int, frame: object) -> None:

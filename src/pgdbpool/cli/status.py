@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from ..publish import merged, names, read
 from ..web import serve
 from ..web.guard import is_loopback
+from .application import nobody
 from .output import complain, print_json
 from .source import WRONG
 
@@ -25,8 +27,7 @@ def run(
     try:
         there = names(directory)
         if as_json:
-            print_json({each: merged(read(each, directory)) for each in ([name] if name else there)})
-            return 0
+            return _once([name] if name else there, name, directory)
     except PermissionError as error:  # others may write there
         complain(error, "status")
         return WRONG
@@ -51,6 +52,15 @@ def run(
         except KeyboardInterrupt:
             return 130
     return 0
+
+
+def _once(names: Sequence[str], name: str | None, directory: str | None) -> int:
+    """What the page would show, as JSON. As `pgdbpool top --json`, also where no application is found."""
+    found = {each: workers for each in names if (workers := read(each, directory))}
+    print_json({each: merged(workers) for each, workers in sorted(found.items())})
+    if not found:
+        complain(nobody(name), "status")
+    return 0 if found else 1
 
 
 def _token(file: Path | None, host: str) -> tuple[str | None, bool]:

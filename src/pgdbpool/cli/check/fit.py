@@ -7,6 +7,7 @@ from typing import Any
 from pgdbpool import sizing
 from pgdbpool.cli.output import size
 from pgdbpool.config import Settings
+from pgdbpool.wording import connections
 
 from .look import Facts, Look
 from .report import Instead, ServerSize, Sizing, ThreadsReport
@@ -68,7 +69,7 @@ def _server(need: sizing.Need, facts: Facts | None, memory: int | None) -> Serve
 def _too_few(need: sizing.Need, facts: Facts) -> str | None:
     if need.connections <= facts.admits - facts.others:
         return None
-    words = f"{need.server}: {count_processes(need.processes)} may open {need.connections} connections, it admits "
+    words = f"{need.server}: {count_processes(need.processes)} may open {connections(need.connections)}, it admits "
     if facts.others:
         return f"{words}{facts.admits} and others have {facts.others} of them"
     return f"{words}{facts.admits}"

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pgdbpool.cli.output import mark, milliseconds, size, table, word
+from pgdbpool.wording import connections
 
 from .fit import count_processes
 from .report import CheckReport, EndpointReport, GroupReport, Instead, Sizing
@@ -87,7 +88,7 @@ def _sizing(sizing: Sizing, console: Console) -> None:
     ways: dict[str, list[str]] = {}
     for server in sizing.servers:
         parts = [f"{name} {count}" for name, count in (*server.groups.items(), ("monitor", server.probes))]
-        ways.setdefault(f"{server.per_process} connections: {' + '.join(parts)}", []).append(server.server)
+        ways.setdefault(f"{connections(server.per_process)}: {' + '.join(parts)}", []).append(server.server)
     for way, servers in ways.items():
         where = "each server" if len(ways) == 1 else ", ".join(servers)
         console.print(Text(f"A process opens to {where} at most {way}"))

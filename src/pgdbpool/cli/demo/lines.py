@@ -58,7 +58,8 @@ class Lines:
         for endpoint in self._pool.endpoints():
             port = int(endpoint.endpoint.rpartition(":")[2])
             rate = pace[port].rate if port in pace else 0.0
-            endpoints.append(f"{self._names[port]} {endpoint.role} {endpoint.health} {rate:.0f}/s")
+            words = f"{self._names[port]} {endpoint.role} {endpoint.health}"
+            endpoints.append(words if endpoint.health == "down" else f"{words} {rate:.0f}/s")
         stats = self._pool.stats().groups
         groups = [f"{name} {self._done(name):.0f}/s {stats[name].waiting} waiting" for name in GROUPS]
         return " | ".join(endpoints) + " || " + " | ".join(groups)

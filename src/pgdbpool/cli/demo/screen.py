@@ -22,8 +22,19 @@ from .measure import STEP, Measure, Outcome, Pace, Tally
 from .scenario import Scenario
 
 BARS = " ▁▂▃▄▅▆▇█"
-SHARE_BARS = 10
+SHARE_BARS = 6
 ROLE_STYLES = {"primary": "bold magenta", "standby": "cyan"}
+# Cells of each column: as many as the widest that can come, so that nothing moves when numbers grow.
+ENDPOINT_COLUMNS = {
+    "role": len("primary"),
+    "state": len("suspect"),
+    "conn": 4,
+    "queries/s": len("queries/s"),
+    "share": SHARE_BARS + len(" 100%"),
+    "p50 ms": 6,
+    "p99 ms": 6,
+}
+LEFT = ("role", "state", "share")
 HEALTH_STYLES = {"up": "green", "suspect": "yellow", "down": "bold red"}
 
 
@@ -69,29 +80,32 @@ class Screen:
         return {group: self._measure.groups[group] for group in GROUPS}
 
     def _endpoints(self) -> Table:
-        table = _table("endpoint", "role", "state")
-        for name in ("conn", "queries/s", "share", "p50 ms", "p99 ms"):
-            table.add_column(name, justify="left" if name == "share" else "right", no_wrap=True)
+        table = _table()
+        table.add_column("endpoint", width=max(map(len, self._names.values())) + len(" :65535"), no_wrap=True)
+        for name, width in ENDPOINT_COLUMNS.items():
+            table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True, width=width)
         pace = self._measure.pace()
         for endpoint in self._pool.endpoints():
             port = int(endpoint.endpoint.rpartition(":")[2])
-            now = pace.get(port, Pace())
+            down = endpoint.health == "down"  # what it did in the last seconds is no pace of now
+            now = Pace() if down else pace.get(port, Pace())
             table.add_row(
                 Text(f"{self._names[port]} ").append(f":{port}", "dim"),
                 Text(endpoint.role, ROLE_STYLES.get(endpoint.role, "dim")),
                 Text(endpoint.health, HEALTH_STYLES.get(endpoint.health, "")),
                 str(endpoint.open),
-                f"{now.rate:.0f}",
-                Text("█" * round(now.share * SHARE_BARS), "blue").append(f" {now.share:.0%}", "default"),
-                f"{now.p50 * 1000:.1f}" if now.rate else "",
-                f"{now.p99 * 1000:.1f}" if now.rate else "",
+                "" if down else f"{now.rate:.0f}",
+                Text() if down else _share(now.share),
+                _milliseconds(now.p50) if now.rate else "",
+                _milliseconds(now.p99) if now.rate else "",
             )
         return table
 
     def _groups(self) -> Table:
-        table = _table("group")
+        table = _table()
+        table.add_column("group", width=max(map(len, GROUPS)), no_wrap=True)
         for name in ("in use", "idle", "waiting", "done/s", "failed"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=True, width=max(6, len(name)))
         width = max(20, min(60, self._console.width - 58))
         table.add_column(f"done, last {width * STEP:.0f} s", no_wrap=True, min_width=width)
         stats = self._pool.stats().groups
@@ -126,8 +140,13 @@ class Screen:
         return text
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    return table
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.{1 if seconds < 1 else 0}f}"
+
+
+def _share(share: float) -> Text:
+    return Text("█" * round(share * SHARE_BARS), "blue").append(f" {share:.0%}", "default")
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")

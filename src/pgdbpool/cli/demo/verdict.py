@@ -18,6 +18,13 @@ from .load import GROUPS, PARTS
 from .measure import Measure, Outcome
 from .scenario import Scenario
 
+NEXT = """
+Next: see what a pool would make of your own servers; this writes nothing there:
+
+    pgdbpool check postgresql://USER@HOST,HOST/DATABASE"""
+NOT_OK = """
+Next: pgdbpool demo --json says the same in full; please report it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -133,3 +140,4 @@ def show(console: Console, summary: Summary) -> None:
     console.print(table, highlight=False)
     words = "[bold green]nothing acknowledged was lost[/]" if summary.ok else "[bold red]not as it should be[/]"
     console.print(words, highlight=False)
+    console.print(NEXT if summary.ok else NOT_OK, highlight=False, markup=False, soft_wrap=True)
