@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Twice as fast: PYTEST_ARGS="--numprocesses 2 --dist loadfile"
-PYTEST_ARGS ?=
+# On both processors, where there are two; in one process: PYTEST_ARGS=
+CPUS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+PYTEST_ARGS ?= $(if $(filter-out 1,$(CPUS)),--numprocesses 2 --dist loadfile --max-worker-restart 1)
 
 PORT ?= 8000
 

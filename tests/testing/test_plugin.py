@@ -58,6 +58,54 @@ def test_a_user_needs_no_conftest_and_shares_one_healed_cluster(tmp_path: Path) 
     assert "2 passed" in result.stdout, result.stdout + result.stderr
 
 
+def test_tests_of_a_module_and_of_a_session_share_a_pool_on_the_same_servers(tmp_path: Path) -> None:
+    result = run_pytest(
+        tmp_path,
+        """
+import psycopg, pytest
+from pgdbpool import Pool
+
+@pytest.fixture(scope="module")
+def pool(pg_cluster_module):
+    assert pg_cluster_module.primary.is_running
+    with Pool({"db": pg_cluster_module.endpoints(), "groups": {"default": {}}}) as pool:
+        pool.wait()
+        yield pool
+
+@pytest.fixture(scope="module")
+def node_pool(pg_node_module):
+    with Pool({"db": pg_node_module.endpoint(), "groups": {"default": {}}}) as pool:
+        yield pool
+
+@pytest.fixture(scope="session")
+def conninfo(pg_node_session, pg_cluster_session):
+    assert len(pg_cluster_session.nodes) == 3
+    return pg_node_session.dsn
+
+pools = set()
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_shared(pool, node_pool, number):
+    pools.update((id(pool), id(node_pool)))
+    assert len(pools) == 2
+    for each in (pool, node_pool):
+        with each.connection(timeout=20) as conn:
+            conn.execute("select 1")
+
+def test_healed(pool, pg_cluster, pg_cluster_module, conninfo):
+    assert pg_cluster is pg_cluster_module
+    pg_cluster.primary.kill()
+    psycopg.connect(conninfo).close()
+
+def test_healed_again(pool, pg_cluster):
+    assert pg_cluster.primary.is_running
+    with pool.connection(timeout=20) as conn:
+        conn.execute("select 1")
+""",
+    )
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
+
+
 def test_the_folder_of_the_programs_is_an_option_and_an_ini_setting(tmp_path: Path) -> None:
     tests = "def test_it(pg_node):\n    pass\n"
     result = run_pytest(tmp_path, tests, "--pg-bin=/no/such/folder")
@@ -77,7 +125,7 @@ def test_without_postgresql_only_the_tests_that_use_a_fixture_fail_and_name_the_
     tests = "def test_uses(pg_cluster):\n    pass\ndef test_does_not():\n    pass\n"
     result = run_pytest(tmp_path, tests, **environment)
     assert "1 passed, 1 error" in result.stdout, result.stdout
-    assert "pip install pgdbpool[testing]" in result.stdout
+    assert "pip install 'pgdbpool[testing]'" in result.stdout
 
 
 def test_the_fixtures_are_listed_with_their_documentation(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures `pg_cluster` and `pg_node`.
+"""The pytest plugin: the fixtures `pg_cluster` and `pg_node`, and their twins for a module or a session.
 
 Every pytest of an environment that has pgdbpool installed loads this file, so it imports next to nothing, and
 looks for PostgreSQL only when a fixture is used.
@@ -48,6 +48,23 @@ def pg_cluster(_pg_cluster_of_the_session: "Cluster") -> "Cluster":
     return _pg_cluster_of_the_session
 
 
+@pytest.fixture(scope="module")
+def pg_cluster_module(_pg_cluster_of_the_session: "Cluster") -> "Cluster":
+    """The same cluster as `pg_cluster`, for fixtures of module scope, such as a pool that a module's tests share.
+
+    Healed before the first test of each module that uses it, and by each test that uses `pg_cluster`.
+    """
+    _pg_cluster_of_the_session.heal()
+    return _pg_cluster_of_the_session
+
+
+@pytest.fixture(scope="session")
+def pg_cluster_session(_pg_cluster_of_the_session: "Cluster") -> "Cluster":
+    """The same cluster as `pg_cluster`, for fixtures of session scope. Healed when it is first asked for."""
+    _pg_cluster_of_the_session.heal()
+    return _pg_cluster_of_the_session
+
+
 @pytest.fixture(scope="session")
 def _pg_node_of_the_session(pytestconfig: pytest.Config) -> "Iterator[Cluster]":
     cluster = _start(pytestconfig, standbys=0)
@@ -58,5 +75,19 @@ def _pg_node_of_the_session(pytestconfig: pytest.Config) -> "Iterator[Cluster]":
 @pytest.fixture
 def pg_node(_pg_node_of_the_session: "Cluster") -> "Node":
     """A single running server (`Node`), shared by all tests and healed before each one that uses it."""
+    _pg_node_of_the_session.heal()
+    return _pg_node_of_the_session.primary
+
+
+@pytest.fixture(scope="module")
+def pg_node_module(_pg_node_of_the_session: "Cluster") -> "Node":
+    """The same server as `pg_node`, for fixtures of module scope. Healed before the first test of each module."""
+    _pg_node_of_the_session.heal()
+    return _pg_node_of_the_session.primary
+
+
+@pytest.fixture(scope="session")
+def pg_node_session(_pg_node_of_the_session: "Cluster") -> "Node":
+    """The same server as `pg_node`, for fixtures of session scope. Healed when it is first asked for."""
     _pg_node_of_the_session.heal()
     return _pg_node_of_the_session.primary
