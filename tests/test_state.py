@@ -636,3 +636,22 @@ def test_a_configure_that_fails_after_a_reset_costs_the_session_and_is_logged(no
     way(story, config(node, groups={group: {"configure": configure, **STATE}}))
     assert len(set(met)) >= 3
     assert f"group {group!r}: reset failed, connection closed: configure raised ValueError: not twice" in caplog.text
+
+
+def test_a_server_that_freezes_holds_up_a_reset_for_as_long_as_it_takes_to_find_out(node, way, caplog):
+    group = f"state {next(_numbers)}"
+
+    async def story(pool):
+        async with pool.block(group) as conn:
+            first = await pid(conn)
+            node.freeze()
+        try:
+            assert f"group {group!r}: reset failed, connection closed: " in caplog.text
+            # Without a monitor it is the limit of the reset that ends it.
+            assert ("did not answer in time" in caplog.text) is (way.name == "non-threaded")
+        finally:
+            node.thaw()
+        async with pool.block(group) as conn:
+            assert await pid(conn) != first
+
+    way(story, config(node, groups={group: STATE}))
