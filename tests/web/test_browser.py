@@ -184,15 +184,14 @@ def publish(folder: Path, *groups: Any, **more: Any) -> None:
 
 def test_a_server_that_is_down_shows_what_it_was_and_neither_rate_nor_share(visit, page, folder):
     now = time.time() // STEP * STEP
-    did = {"db1:5432": 60, "db2:5432": 20}
+    did = {"db1:5432": 60, "db2:5432": 20}  # also in the minutes to come, however long the browser takes
     samples = tuple(
-        Sample(now - number * STEP, {"read": GroupSample(requests=80)}, did) for number in range(30, -1, -1)
+        Sample(now - number * STEP, {"read": GroupSample(requests=80)}, did) for number in range(30, -91, -1)
     )
     gone = endpoint("db1:5432", health="down", role="unknown", last_role="primary", down_for=3.0, share=0.0)
     there = endpoint("db2:5432", role="standby", last_role="standby")
-    publish(
-        folder, group("read", limit=4, configured_limit=8, leased=4, idle=0), endpoints=(gone, there), samples=samples
-    )
+    full = group("read", limit=4, configured_limit=8, leased=4, idle=2, open=6)  # two rest where callers are not sent
+    publish(folder, full, endpoints=(gone, there), samples=samples)
     shown = visit(url=page(), ready=False)
     one, two = (shown.locator("#endpoints > li", has_text=label) for label in did)
     says(one.locator(".role"), "was primary")
@@ -203,6 +202,8 @@ def test_a_server_that_is_down_shows_what_it_was_and_neither_rate_nor_share(visi
     says(two.locator(".work"), "10 leases per second")
     says(two.locator(".percent"), "100 % of the work")
     playwright.expect(shown.locator("#groups .numbers")).to_have_text("4 of 4", timeout=LIMIT)
+    parts = "[...document.querySelectorAll('#groups .bar i')].map((part) => parseFloat(part.style.flexGrow))"
+    assert shown.evaluate(parts) == [1000, 0, 0, 0], "it is full"
     shown.locator("#groups summary").click()
     says(shown.locator("#groups .lanes"), "8 by the configuration")
 

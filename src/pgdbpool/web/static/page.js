@@ -258,10 +258,16 @@ function showGroups(answer) {
   keep(element("groups"), Object.values(answer.summary.groups), (group) => group.group, makeGroup, (row, group) => {
     const lately = added(recent, group.group);
     const part = (name) => row.querySelector(`.${name}`);
-    const free = Math.max(0, group.limit - group.open - group.opening);
-    const whole = Math.max(group.limit, group.open + group.opening, 1);
-    for (const name of PARTS) row.querySelector(`.bar .${name}`).style.flexGrow = (group[name] / whole) * 1000;
-    row.querySelector(".bar .free").style.flexGrow = (free / whole) * 1000;
+    // The whole bar is the limit. What rests or is opened where callers are not sent now takes none of it: a group that is
+    // full has a full bar.
+    let left = Math.max(group.limit, group.leased, 1);
+    const whole = left;
+    for (const name of PARTS) {
+      const shown = Math.min(group[name], left);
+      left -= shown;
+      row.querySelector(`.bar .${name}`).style.flexGrow = (shown / whole) * 1000;
+    }
+    row.querySelector(".bar .free").style.flexGrow = (left / whole) * 1000;
     mark(part("bar"), "aria-label", `${group.leased} in use, ${group.idle} idle, ${group.opening} opening, of ${group.limit}`);
     say(part("numbers"), `${group.leased} of ${group.limit}`);
     part("paused").hidden = !group.paused;
