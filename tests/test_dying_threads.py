@@ -5,10 +5,11 @@ import json
 import selectors
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from aio_support import OpenPool, Stage, run_plain
+from aio_support import OpenPool, Stage, run_plain, until, until_seen
 from conftest import LIMIT, config, output, python, wait_for
 from support import one, stats, tidy
 
@@ -16,6 +17,8 @@ from pgdbpool import Pool, background, monitor, session
 from pgdbpool.core.plan import Planner
 from pgdbpool.drivers import names
 from pgdbpool.listener import EpollListener
+from pgdbpool.publish import merged, read
+from pgdbpool.publish.writer import Publisher
 from pgdbpool.session import Sessions
 from pgdbpool.testing import Node
 
@@ -99,6 +102,113 @@ def test_a_monitor_that_dies_is_replaced(
     pg_node.start()
     wait_for(lambda: pool.endpoints()[0].health == "up")
     assert pool._topology.monitored
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [(threading.Thread, "_set_ident"), (threading.Thread, "run"), (selectors.EpollSelector, "select")],
+    ids=["birth", "first line", "loop"],
+)
+def test_a_monitor_that_dies_is_replaced_for_an_asyncio_pool_too(
+    where: Any, name: str, pg_node: Node, run_plain: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(open_pool: OpenPool) -> None:
+        hit = once(where, name, "monitor", monkeypatch)
+        pool = open_pool(config(pg_node, min_count=1))
+        async with pool.connection(timeout=LIMIT) as conn:
+            await conn.execute("select 1")
+        first = monitor._monitor
+        assert first is not None
+        await until(lambda: hit)
+        if name != "select":  # that one goes on by itself
+            await until(lambda: monitor._monitor is not first)
+            assert (first.subscriptions, first._loop.is_closed()) == (0, True)
+        await asyncio.to_thread(pg_node.stop)
+        await until(lambda: pool.endpoints()[0].health == "down")
+        await asyncio.to_thread(pg_node.start)
+        await until(lambda: pool.endpoints()[0].health == "up")
+        assert pool._topology.monitored
+        await until_seen(lambda: len(pg_node.backends("pgdbpool:monitor")) == 1)
+
+    run_plain(story)
+
+
+# -- who publishes ----------------------------------------------------------------------------------------------------
+
+PUBLISHING = [
+    (threading.Thread, "start"),
+    (threading.Thread, "_set_ident"),
+    (threading.Thread, "run"),
+    (Publisher, "_write"),
+]
+
+
+def published(node: Node, folder: Path) -> dict[str, Any]:
+    folder.chmod(0o700)
+    return config(node) | {"status": {"name": "dying", "directory": str(folder), "interval": 0.1}}
+
+
+def requests(folder: Path) -> int:
+    """How many the file of this process tells of."""
+    groups = merged(read("dying", folder)).groups
+    return groups["default"].counters.requests if groups else 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("where", "name"), PUBLISHING, ids=lambda each: getattr(each, "__name__", each))
+def test_a_thread_that_publishes_and_dies_is_replaced(
+    where: Any, name: str, pg_node: Node, tmp_path: Path, open_pool: OpenSyncPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit = once(where, name, "publisher", monkeypatch)
+    pool = open_pool(published(pg_node, tmp_path))
+    serves(pool)
+    wait_for(lambda: requests(tmp_path) == 1)
+    serves(pool)
+    wait_for(lambda: requests(tmp_path) == 2)
+    assert hit
+    pool.close()
+    wait_for(lambda: list(tmp_path.iterdir()) == [])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("where", "name"), PUBLISHING, ids=lambda each: getattr(each, "__name__", each))
+def test_so_it_is_for_an_asyncio_pool(
+    where: Any, name: str, pg_node: Node, tmp_path: Path, run_plain: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(open_pool: OpenPool) -> None:
+        hit = once(where, name, "publisher", monkeypatch)
+        pool = open_pool(published(pg_node, tmp_path))
+        for number in (1, 2):
+            async with pool.connection(timeout=LIMIT) as conn:
+                await conn.execute("select 1")
+            await until(lambda number=number: requests(tmp_path) == number)
+        assert hit
+        await pool.close()
+        await until(lambda: list(tmp_path.iterdir()) == [])
+
+    run_plain(story)
+
+
+def test_where_no_thread_can_be_had_for_a_while_it_is_published_later(
+    pg_node: Node, tmp_path: Path, open_pool: OpenSyncPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+
+    def none_to_be_had(thread: threading.Thread) -> None:
+        if thread.name.endswith("publisher"):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_to_be_had)
+        pool = open_pool(published(pg_node, tmp_path))
+        serves(pool)
+        assert requests(tmp_path) == 0
+    wait_for(lambda: requests(tmp_path) == 1)
+
+
+# -- others -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_watch_of_the_monitor_that_dies_is_replaced(

@@ -1,6 +1,7 @@
 """What happens again and again is said in the log, and does not fill it."""
 
 import logging
+import traceback
 
 import pytest
 
@@ -52,6 +53,31 @@ def test_of_an_error_of_the_applications_type_and_place_are_told_and_not_its_wor
     assert "it failed: ValueError" in caplog.text
     assert __file__ in caplog.text
     assert "4111-1111" not in caplog.text.replace('match="4111-1111"', "").replace('ValueError("4111-1111")', "")
+
+
+@pytest.mark.parametrize("how", ["from", "in the course of"])
+def test_of_an_error_of_the_pools_own_the_one_that_led_to_it_is_not_told(clock, caplog, how):
+    rate = Rate(1, 60.0)
+    rate._allowance = {"key": 0}
+
+    def fail():
+        try:
+            raise ValueError("4111-1111")
+        except ValueError as error:
+            if how == "from":
+                try:
+                    rate.admits("key", 0.0)
+                except TypeError as own:
+                    raise own from error
+            rate.admits("key", 0.0)
+
+    with pytest.raises(TypeError) as caught:
+        fail()
+    assert "4111-1111" in "".join(traceback.format_exception(caught.value))
+    say_seldom(logging.ERROR, "it failed", error=caught.value)
+    assert "TypeError" in caplog.text
+    assert "4111-1111" not in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_few_at_once_and_then_one_in_a_while():

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 from conftest import LIMIT, config, wait_for
 
-from pgdbpool import AsyncPool, DBOfflineError, Pool, PoolTimeout, seldom
+from pgdbpool import AsyncPool, DBOfflineError, Pool, PoolExhausted, PoolTimeout, seldom, tasks
 from pgdbpool.drivers import Unanswered, blocking
 from pgdbpool.testing import Impostor, Node
 from pgdbpool.wording import words_of
@@ -196,6 +197,65 @@ def test_of_a_signal_handler_while_a_connection_is_opened(model: str, told: list
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def in_the_middle_of_an_error(work: Callable[[], Any]) -> None:
+    try:
+        own()
+    except ValueError:
+        work()
+
+
+def broken(*args: Any) -> Any:
+    raise RuntimeError("a mistake of ours")
+
+
+@pytest.mark.parametrize("model", ["threaded", "non-threaded"])
+@pytest.mark.parametrize("what", ["holders", "leaks"])
+def test_of_a_caller_that_comes_while_it_handles_an_error(
+    model: str, what: str, pg_node: Node, told: list[Any], caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    group = {"connection_count": 1, "acquire_timeout": 0.1, "leak_threshold": 0.01 if what == "leaks" else 0}
+    with Pool({**config(pg_node, monitor=False, **group), "type": model}) as pool:
+        keeper: Any = pool._keeper
+        if what == "leaks":
+            monkeypatch.setattr(keeper.look_for_leaks.__self__, "_find", broken)
+        else:
+            reasons = keeper._timed_out
+            monkeypatch.setattr(reasons, "_look", broken)
+
+        def wait_in_vain() -> None:
+            with pool.connection(timeout=LIMIT):
+                time.sleep(0.02)
+                with pytest.raises((PoolTimeout, PoolExhausted)):
+                    pool.getconn(timeout=0.2)
+
+        in_the_middle_of_an_error(wait_in_vain)
+        wait_for(lambda: "cannot find out who holds" in caplog.text)
+        assert CARD not in texts_of(pool, caplog, told)
+        assert not [record for record in caplog.records if record.exc_info]  # which leads to the whole chain
+
+
+def test_of_a_task_that_opens_a_pool_while_it_handles_an_error(
+    pg_node: Node, told: list[Any], caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "subscribe", broken)
+
+    async def story() -> None:
+        pool = AsyncPool(config(pg_node))
+        try:
+            try:
+                own()
+            except ValueError:
+                await pool.open()
+            assert "cannot start the monitor" in caplog.text
+            assert CARD not in texts_of(pool, caplog, told)
+            assert not [record for record in caplog.records if record.exc_info]
+        finally:
+            await pool.close()
+
+    asyncio.run(story())
 
 
 def test_words() -> None:

@@ -38,7 +38,8 @@ from .herald import Herald
 from .lifecycle import is_ending
 from .listener import listener
 from .monitor import Subscription, subscribe
-from .publish.writer import pass_by
+from .publish import writer as publisher
+from .seldom import traced
 from .session import Sessions
 from .told import Told
 from .wording import log_raised
@@ -324,7 +325,7 @@ class Threaded:
         except (RuntimeError, OSError, MemoryError) as error:  # no thread or descriptor to be had: as without a monitor
             self._cancel()
             if not is_ending(error):
-                logger.exception("%s: cannot start the monitor", self._name)
+                logger.error("%s: cannot start the monitor\n%s", self._name, traced(error))
             return
 
         def alarm() -> None:
@@ -385,6 +386,7 @@ class Threaded:
         self._bury()
         next_look = min(next_look, self._errands.sweep())
         now = monotonic()
+        publisher.tend(now)
         if not self._stopped:
             self._start_openers(self._topology.plan(now))
         due = min(group.tend(now) for group in self._topology.groups)
@@ -449,7 +451,8 @@ class Threaded:
             # though a frozen server may hold it up.
             if not is_ending(error) and not self._short_of_threads:
                 self._short_of_threads = True  # said once
-                logger.exception("%s: cannot start a thread to connect to %s", self._name, order.lane.endpoint.label)
+                words = f"cannot start a thread to connect to {order.lane.endpoint.label}"
+                logger.error("%s: %s\n%s", self._name, words, traced(error))
             self._open(opener)
 
     def _give_back(self, opener: list[Order]) -> None:
@@ -618,7 +621,7 @@ class Inline:
         self.look_for_leaks(now)
         self.look_for_forgotten(now)
         self._herald.deliver(self._topology.events)
-        pass_by()
+        publisher.pass_by()
         orders = self._topology.plan(now)
         while orders:
             order = orders.pop(0)

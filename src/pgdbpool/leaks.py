@@ -23,8 +23,7 @@ from .core.group import Group
 from .core.lane import Slot
 from .core.topology import Topology
 from .holders import Call, Holder, Noted, shown
-
-logger = logging.getLogger("pgdbpool")
+from .seldom import say_seldom
 
 Find = Callable[[Sequence[Slot]], list[Holder]]
 
@@ -101,8 +100,8 @@ class Leaks:
     def _holders(self, slots: list[Slot]) -> Sequence[Holder | None]:
         try:
             return self._find(slots)
-        except Exception:  # it may be somebody's return from a lease that we are in the middle of
-            logger.exception("cannot find out who holds connections")
+        except Exception as error:  # a caller may be in the middle of returning a connection
+            say_seldom(logging.ERROR, "cannot find out who holds connections", error=error)
             return [None] * len(slots)
 
     def _tell(self, slot: Slot, holder: Holder | None, limit: float, now: float) -> None:
@@ -113,16 +112,20 @@ class Leaks:
             words += f": {holder}"
             details += _stack("now at", holder.stack)
         self._note(slot, EventKind.LEAK_SUSPECTED, words, seconds, details)
-        slot.lane.leaks += 1
+        self._count(slot)
 
     def _tell_late(self, slot: Slot, seconds: float, limit: float) -> None:
         words = f"a lease has lasted for {seconds:.1f} s (leak_threshold {limit:g} s), and is over"
         self._note(slot, EventKind.LEAK_SUSPECTED, words, seconds, _stack("taken at", _checkout(slot)))
-        slot.lane.leaks += 1
+        self._count(slot)
 
     def _tell_end(self, slot: Slot, seconds: float) -> None:
         words = f"a lease that was reported as too long has ended, after at most {seconds:.1f} s"
         self._note(slot, EventKind.LEAK_ENDED, words, seconds, "")
+
+    def _count(self, slot: Slot) -> None:
+        with self._topology.lock:  # the keeper that a pool had before it was opened again may do the same
+            slot.lane.leaks += 1
 
     def _note(self, slot: Slot, kind: EventKind, words: str, seconds: float, details: str) -> None:
         group = slot.lane.group.name

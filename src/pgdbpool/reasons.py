@@ -15,9 +15,8 @@ from .core.snapshot import snapshot
 from .core.topology import Topology
 from .errors import PoolTimeout
 from .holders import Holder
+from .seldom import say_seldom
 from .wording import connections
-
-logger = logging.getLogger("pgdbpool")
 
 _SHOWN_HOLDERS = 10
 _SAY_AGAIN = 0.25  # s for which the same words will do
@@ -66,8 +65,9 @@ class Reasons:
     def look_for_holders(self, group: Group) -> str:
         try:
             found = self._look(group)
-        except Exception:  # whoever waited in vain is to be told that, and not why it cannot be said who has it
-            logger.exception("cannot find out who holds the connections of group %r", group.name)
+        except Exception as error:  # the caller is to be told that it waited in vain, and not what failed here
+            words = f"cannot find out who holds the connections of group {group.name!r}"
+            say_seldom(logging.ERROR, words, error=error)
             return "somebody who cannot be told"
         shown = "; ".join(str(holder) for holder in found[:_SHOWN_HOLDERS])
         more = len(found) - _SHOWN_HOLDERS

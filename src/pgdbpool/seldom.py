@@ -50,15 +50,25 @@ _rate = Rate(1, 60.0)
 def say_seldom(level: int, words: str, *, of: Hashable = None, error: BaseException | None = None) -> None:
     """Log it, with the traceback of an `error`; at most once a minute for the same words, or for the same `of`.
 
-    Of an error that was not raised here, but by a signal handler of the application's say, type and place are told.
+    Of an error that was not raised here, but by a signal handler of the application's say, type and place are told; of
+    none what it was raised in the course of.
     """
     number = _rate.admits(words if of is None else of, monotonic())
     if number is None:
         return
     if error is None or _raised_here(error):
-        logger.log(level, "%s%s", words, left_out(number), exc_info=error)
+        logger.log(level, "%s%s%s", words, left_out(number), "" if error is None else f"\n{traced(error)}")
     else:
         logger.log(level, "%s%s: %s\n%s", words, left_out(number), type(error).__name__, places(error))
+
+
+def traced(error: BaseException) -> str:
+    """Its traceback and words, and nothing of those that it was raised from or in the course of.
+
+    A caller may come to us while it handles an exception of its own, which may have anything in its words. So none of
+    our errors is logged by `exc_info`: formatters, and tools that listen to the log, follow the whole chain.
+    """
+    return "".join(traceback.format_exception(error, chain=False)).rstrip()
 
 
 def places(error: BaseException) -> str:

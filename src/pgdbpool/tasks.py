@@ -43,6 +43,8 @@ from .lifecycle import is_ending
 from .listener import DeafListener, EpollListener, listener
 from .loopend import LoopEnd
 from .monitor import Subscription, subscribe
+from .publish import writer as publisher
+from .seldom import traced
 from .session import Sessions
 from .told import Told as ToldHere
 
@@ -192,7 +194,7 @@ class Tasks:
         except (RuntimeError, OSError, MemoryError) as error:  # no thread or descriptor to be had: as without a monitor
             self._drop_subscriptions()
             if not is_ending(error):
-                logger.exception("%s: cannot start the monitor", self._name)
+                logger.error("%s: cannot start the monitor\n%s", self._name, traced(error))
             return
         topology.monitored = True
         topology.alarm = self._alarm
@@ -417,10 +419,13 @@ class Tasks:
             if not order.wanted:
                 opener.cancel()
         if self.loop is not None and any(each.gone for each in self._subscriptions):  # the monitor's thread has died
-            self._drop_subscriptions()
+            for each in self._subscriptions:
+                each.cancel()  # and not `drop`: no thread would do it
+            self._subscriptions = []
             self._topology.unwatched()
             self._subscribe(self.loop)
         now = monotonic()
+        publisher.tend(now)
         quiet = now < self._quiet_until
         self._start_openers([] if quiet else self._topology.plan(now))
         if self._topology.outages and (self._telling is None or self._telling.done()):

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
+from ..seldom import say_seldom
 from .record import Worker
-
-logger = logging.getLogger("pgdbpool")
 
 
 class Heir(Protocol):
@@ -36,5 +35,5 @@ def tell(worker: Worker, directory: Path) -> None:
     for heir in tuple(_heirs):
         try:
             heir.inherit(worker, directory)
-        except Exception:
-            logger.exception("the last numbers of process %d could not be kept", worker.pid)
+        except Exception as error:
+            say_seldom(logging.ERROR, f"the last numbers of process {worker.pid} could not be kept", error=error)

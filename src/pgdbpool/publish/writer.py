@@ -8,7 +8,8 @@ most one part in a hundred of the time.
 A pool joins when it is first used in a process, so a child that never uses the pool it inherited is not seen. Nothing
 here may disturb a pool: what goes wrong is logged once.
 
-No lock: joining and leaving is one operation on a dictionary, and a publisher that is at work already is left alone.
+No lock is waited for: joining and leaving is one operation on a dictionary, and a publisher that is at work already is
+left alone. A thread that has died is replaced by the pools' own maintenance, see `tend`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from time import thread_time, time
 from typing import Protocol
 from weakref import ref
 
-from .. import forks
-from ..background import thread
+from .. import background, forks
 from ..clock import monotonic
 from ..config import StatusSettings
 from ..core.events import Event
@@ -41,6 +41,7 @@ logger = logging.getLogger("pgdbpool")
 _SHARE = 100  # writing takes at most one part in so many of the time
 _ON_THE_WAY = 1.0  # s: the shortest interval in the non-threaded model
 _AFTER_FAILURE = 10.0  # s
+_RETRY = 1.0  # s after which a thread is asked for again where there was none to be had
 _SWEEP_EVERY = 60.0  # s
 _LAST_WORDS = 1.0  # s that the end of the process waits for the thread
 _FIRST_SWEEP = 10.0  # s after the first file: by then whoever is to be told of what is removed has been told of `heirs`
@@ -71,7 +72,10 @@ class Publisher:
         self._shown: set[ref[Publishable]] = set()  # those in the file
         self._path: Path | None = None
         self._identity: Identity | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: background.Worker | None = None
+        self._employing = threading.Lock()  # never waited for
+        self._retry_at = float("-inf")
+        self._threaded: set[ref[Publishable]] = set()  # those of the active that want a thread to do it
         self._wake = threading.Event()
         self._at_work = threading.Lock()  # never waited for
         self._next = float("-inf")
@@ -87,20 +91,27 @@ class Publisher:
         if kind == "non-threaded":
             self._write()
         else:
+            self._threaded.add(key)
             self._employ()
 
     def leave(self, pool: Publishable) -> None:
         """The pool was closed."""
         self._active.discard(ref(pool))
-        if self._thread is None:
-            self._write()
-        else:
+        self._threaded.discard(ref(pool))
+        if self._has_thread:
             self._wake.set()
+        else:
+            self._write()
 
     def pass_by(self) -> None:
         """Write if it is time: for those who have no thread to do it."""
-        if self._thread is None and monotonic() >= self._next:
+        if monotonic() >= self._next and not self._has_thread:
             self._write()
+
+    def tend(self, now: float) -> None:
+        """Replace a thread that has died. Called again and again, by any thread."""
+        if self._threaded and now >= self._retry_at and not self._has_thread:
+            self._employ()
 
     def end(self) -> None:
         """The process ends."""
@@ -115,14 +126,23 @@ class Publisher:
 
     # -- the thread -------------------------------------------------------------------------------------------
 
+    @property
+    def _has_thread(self) -> bool:
+        return self._thread is not None and not self._thread.gone
+
     def _employ(self) -> None:
-        if self._thread is None:
-            self._thread = thread(self._run, "pgdbpool publisher")
-            try:
+        if not self._employing.acquire(blocking=False):  # another thread is about to
+            return
+        try:
+            if not self._has_thread:
+                self._thread = background.Worker("pgdbpool publisher", self._run)
                 self._thread.start()
-            except RuntimeError:  # no more threads to be had
-                self._thread = None
-                self._say("cannot start a thread to publish what the pools do")
+        except (RuntimeError, MemoryError):  # no more threads to be had
+            self._thread = None
+            self._retry_at = monotonic() + _RETRY
+            self._say("cannot start a thread to publish what the pools do")
+        finally:
+            self._employing.release()
 
     def _run(self) -> None:
         while self._active:
@@ -145,7 +165,7 @@ class Publisher:
             try:
                 self._publish(began)
                 pause = self.settings.interval
-                if self._thread is None:
+                if not self._has_thread:
                     pause = max(pause, _ON_THE_WAY)
             except OSError as error:
                 self._say(f"cannot publish what the pools do: {error}")
@@ -159,7 +179,7 @@ class Publisher:
 
     def _clock(self) -> Callable[[], float]:
         """What is spent: of a thread the processor's time, of a caller all of it."""
-        return monotonic if self._thread is None else thread_time
+        return thread_time if self._has_thread else monotonic
 
     def _publish(self, began: float) -> None:
         now = time()
@@ -197,6 +217,7 @@ class Publisher:
             pool = key()
             if pool is None or pool.closed:
                 self._active.discard(key)
+                self._threaded.discard(key)
                 if pool is None:
                     del self._pools[key]
 
@@ -212,7 +233,7 @@ class Publisher:
             identity=identity,
             at=now,
             interval=self.settings.interval,
-            by_itself=self._thread is not None,
+            by_itself=self._has_thread,
             pools=tuple(records),
         )
 
@@ -272,6 +293,12 @@ def pass_by() -> None:
     """Somebody returns a connection of a non-threaded pool."""
     for publisher in list(_publishers.values()):
         publisher.pass_by()
+
+
+def tend(now: float) -> None:
+    """The maintenance of a pool that is not non-threaded: see to it that those who publish are still there."""
+    for publisher in list(_publishers.values()):
+        publisher.tend(now)
 
 
 def _after_fork() -> None:
