@@ -109,6 +109,47 @@ def test_nothing_is_taken_for_lost(free, pg_node, open_pool, monkeypatch):
         assert stats(pool).counters.closed == {"lost": 1}
 
 
+def test_callers_that_wait_in_vain_are_counted_with_the_lock_held(pg_node, open_pool):
+    pool = open_pool(config(pg_node, connection_count=1))
+    group = pool._group("default")
+    owned: list[bool] = []
+
+    class Watched(type(group)):
+        @property
+        def vain_time(self) -> float:
+            return self.__dict__["vain_time"]
+
+        @vain_time.setter
+        def vain_time(self, seconds: float) -> None:
+            owned.append(self.lock._is_owned())
+            self.__dict__["vain_time"] = seconds
+
+    group.__class__ = Watched
+    with pool.connection(timeout=LIMIT), pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.01)
+    assert owned == [True]
+    assert stats(pool).counters.timeouts == 1
+
+
+def test_calls_are_ended_while_another_thread_begins_or_ends_to_make_a_connection_ready(pg_node, open_pool):
+    class Changing(dict):
+        left = 3
+
+        def values(self):
+            return Values()
+
+    class Values:
+        def __iter__(self):
+            if Changing.left:
+                Changing.left -= 1
+                raise RuntimeError("dictionary changed size during iteration")
+            return iter(())
+
+    pool = open_pool(config(pg_node))
+    pool._sessions._unready = Changing()
+    pool._sessions.abort()
+
+
 def test_tasks_are_looked_at_in_their_own_loop_only(free, pg_node, run: Stage) -> None:
     async def story(open_pool: OpenPool) -> None:
         pool = open_pool(config(pg_node, connection_count=1))

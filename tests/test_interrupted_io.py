@@ -89,7 +89,7 @@ class Driver:
         await self._step("report")
         return self.says
 
-    async def sight(self, conn: Conn, deadline: float) -> Sighting:
+    async def sight(self, conn: Conn, deadline: float, *, pooled: bool = False) -> Sighting:
         await self._step("sight")
         return Sighting(self.sees, Identity("1", 1))
 

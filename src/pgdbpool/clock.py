@@ -5,9 +5,11 @@ that stands still has no deadline, and a checkout would wait for ever. So the po
 a second copy of the module `time`, the same function in C, as quick, and another object.
 """
 
+import time
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from time import monotonic as _shared
+from types import BuiltinFunctionType
 
 
 def _own() -> Callable[[], float]:
@@ -21,3 +23,8 @@ def _own() -> Callable[[], float]:
 
 
 monotonic = _own()
+
+
+def stands_still() -> bool:
+    """Whether a test has taken over the clock of all others, such as psycopg's: then none of their time-outs comes."""
+    return type(time.monotonic) is not BuiltinFunctionType

@@ -372,7 +372,7 @@ class Watch:
         session = yield from steps.connecting(conninfo)
         self._new.add(session)
         try:
-            return (yield from asking(session, pooled=self._pooled))
+            return (yield from asking(session, pooled=self._pooled or self._where.pooler is not None))
         except BaseException:
             session.finish()
             raise
@@ -401,6 +401,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self._loop = nobodys().run(asyncio.SelectorEventLoop)  # which has a callback from the beginning
+        self._loop.time = monotonic  # type: ignore[method-assign]  # which goes on when a test stands the time still
         self._search = Search(random.random)
         self._watches: dict[object, tuple[Watch, asyncio.Task[None]]] = {}  # written in the thread only
         self._stopping: set[asyncio.Task[None]] = set()

@@ -15,10 +15,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config import EndpointSettings, GroupSettings, session_settings
+from .core.endpoint import Endpoint
 from .drivers import Driver
 from .habitat import say_once
 
 _SAID = {"statement_timeout": "query_timeout", "temp_buffers": "session_tmp_buffer"}
+
+
+def is_pooled(endpoint: Endpoint) -> bool:
+    """Whether a pooler is in between, as far as is known: it is declared, or the last answer has shown it."""
+    where: EndpointSettings = endpoint.settings  # type: ignore[assignment]
+    return endpoint.pooled or where.pooler is not None
 
 
 async def make_fit(

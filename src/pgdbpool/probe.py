@@ -20,6 +20,7 @@ from .drivers.asynchronous import Allowance, resolved
 from .drivers.blocking import drive, reach, run
 from .drivers.blocking import resolved as resolved_here
 from .drivers.sealed import Sealed
+from .poolers import is_pooled
 
 Password = Callable[[Callable[[], Any], float], Coroutine[Any, Any, Secret | None]]  # as `Driver.password`
 
@@ -72,7 +73,7 @@ def asking(session: pq.abc.PGconn, since: float | None = None, *, pooled: bool =
     try:
         sighting = yield from steps.sighting(session, pooled=pooled)
     except Unanswered:
-        sighting = Sighting(Report(Role.UNKNOWN))
+        sighting = Sighting(Report(Role.UNKNOWN), pooled=pooled)
     return Asked(session, sighting, monotonic() - began, began if since is None else since)
 
 
@@ -136,7 +137,7 @@ def _look(
     places = resolved_here({**params, "hostaddr": address} if address else params)
     session = reach(places, steps.meeting, deadline, each=limit).session
     try:
-        asked = drive(asking(session, pooled=endpoint.pooled), deadline, each=limit)
+        asked = drive(asking(session, pooled=is_pooled(endpoint)), deadline, each=limit)
         topology.probed(endpoint, asked.sighting, asked.seconds, monotonic())
     except DriverTimeout as error:
         waiting = endpoint.pooled or isinstance(error, NoServer)

@@ -40,7 +40,7 @@ from .drivers.cancel import IN_PLACE
 from .ended import GRACE
 from .errors import DBConnectionError
 from .habitat import say_once
-from .poolers import make_fit
+from .poolers import is_pooled, make_fit
 from .seldom import say_seldom
 from .wording import LeftOpen, chain, log_raised, words_of, words_raised
 
@@ -119,7 +119,8 @@ class Sessions:
             self.topology.reached(order)
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
             # Through a pooler the answer may be long in coming, and another endpoint waits for its turn.
-            sighting = await self._ask(conn, how, min(deadline, since + PING_LIMIT) if endpoint.pooled else deadline)
+            latest = min(deadline, since + PING_LIMIT) if endpoint.pooled else deadline
+            sighting = await self._ask(conn, how, latest, pooled=is_pooled(endpoint))
             pooled = sighting.pooled or unsaid is None or where.pooler is not None
             if pooled or unsaid:
                 await make_fit(self.driver, conn, where, how, deadline, pooled=pooled, unsaid=unsaid is not False)
@@ -200,17 +201,17 @@ class Sessions:
         self.abort()
         self.bury(group)
 
-    async def _ask(self, conn: Any, how: GroupSettings, deadline: float) -> Sighting:
+    async def _ask(self, conn: Any, how: GroupSettings, deadline: float, *, pooled: bool) -> Sighting:
         """The role of its server, which one it is, and whether a pooler is in between.
 
         Raises Unanswered for a group that must not have a server whose role nobody knows.
         """
         try:
-            return await self.driver.sight(conn, deadline)
+            return await self.driver.sight(conn, deadline, pooled=pooled)
         except Unanswered:
             if how.target_session_attrs in PARTICULAR:
                 raise
-            return Sighting(Report(Role.UNKNOWN))
+            return Sighting(Report(Role.UNKNOWN), pooled=pooled)
 
     async def _ask_neighbour(self, order: Order, deadline: float) -> bool:
         """In a search for a role: ask a session of another group what its server is now, in place of a connect.
@@ -228,7 +229,8 @@ class Sessions:
                 continue
             began = monotonic()
             try:
-                sighting = await self.driver.sight(slot.conn, min(deadline, began + PING_LIMIT))
+                limit = min(deadline, began + PING_LIMIT)
+                sighting = await self.driver.sight(slot.conn, limit, pooled=is_pooled(endpoint))
             except Unanswered:
                 lane.group.give(slot, monotonic())
                 return False
@@ -275,7 +277,7 @@ class Sessions:
             conduct=self._conduct(order.lane, where, how),
             choice=self._choice(order.lane, where, how),
         )
-        if order.lane.endpoint.pooled or where.pooler is not None:
+        if is_pooled(order.lane.endpoint):
             return await connect(conninfo(where, how, password, startup_options=False)), True
         try:
             return await connect(conninfo(where, how, password)), False
@@ -401,7 +403,7 @@ class Sessions:
     async def _ask_again(self, slot: Slot, limit: float) -> None:
         began = monotonic()
         try:
-            sighting = await self.driver.sight(slot.conn, limit)
+            sighting = await self.driver.sight(slot.conn, limit, pooled=True)
         except Unanswered:
             return
         self.topology.probed(slot.lane.endpoint, sighting, monotonic() - began, monotonic())
@@ -420,7 +422,7 @@ class Sessions:
                 None,
             )
             if report.role is not slot.server.report.role:  # a promotion begins a new timeline
-                report, identity, *_ = await self.driver.sight(conn, limit)
+                report, identity, *_ = await self.driver.sight(conn, limit, pooled=pooled)
             if report.read_only and await self.driver.says_read_only_itself(conn, limit):
                 # Its user's own doing. The next one shall find a session like any other. Behind a pooler it may be
                 # that of another application, and the next statement may run elsewhere. A group that takes any server
@@ -709,7 +711,7 @@ class Sessions:
             if gone and slot in slot.lane.slots:
                 slot.expires = ABORTED
                 self.driver.abort(slot.conn, ended.by_pool(slot, self._monitor))
-        for order, conn in tuple(self._unready.values()):  # a callable of the user's may be waiting for the server
+        for order, conn in snapshot(self._unready.values()):  # a callable of the user's may be waiting for the server
             if not order.wanted:
                 self.driver.abort(conn)
 

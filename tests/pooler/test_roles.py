@@ -69,6 +69,59 @@ def test_a_server_that_is_read_only_by_its_settings_takes_no_writes_behind_a_poo
         assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
 
 
+# -- a server that does not let the pool ask --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reticent(cluster):
+    """Makes the servers answer the pool's questions by an error from now on."""
+    asks = "pg_catalog.pg_is_in_recovery()"
+
+    def make():
+        cluster.primary.execute(f"revoke execute on function {asks} from public")
+        cluster.wait_for_replication()
+
+    primary = cluster.primary
+    yield make
+    primary.execute(f"grant execute on function {asks} to public")
+
+
+def probed(pool, times):
+    for _ in range(times):
+        seen = wait_for(lambda: pool.endpoint().probe_time)
+        wait_for(lambda seen=seen: pool.endpoint().probe_time != seen)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_that_the_server_does_not_say_its_role_makes_no_report_true(cluster, front, reticent, declared):
+    with door_to(cluster.primary) as door:
+        place = door.pooler.endpoint(ssl="disable", **({"pooler": "transaction"} if declared else {}))
+        group = {"target_session_attrs": "primary", "acquire_timeout": 0.3}
+        pool = front(config(place, monitor={"interval": 0.05}, **group))
+        assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
+        reticent()
+        door.lead_to(cluster.standbys[0])
+        seen = [pool.outcome(INSERT) for _ in range(8)]
+        assert seen.count(READ_ONLY) <= 1
+        assert not [each for each in seen[-6:] if each in (READ_ONLY, "INSERT 0 1")]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("monitored", [True, False])
+def test_nor_does_it_make_the_pooler_forgotten(cluster, front, reticent, monitored, declared):
+    with door_to(cluster.primary, default_pool_size=1) as door:
+        how = {"query_timeout": 6000, **({"pooler": "transaction"} if declared else {})}
+        place = door.pooler.endpoint(ssl="disable", **how)
+        pool = front(config(place, monitor={"interval": 0.05} if monitored else False))
+        assert pool.ask("show statement_timeout") == "0"
+        reticent()
+        for _ in range(2):
+            if monitored and pool.model != "non-threaded":
+                probed(pool, 3)
+            pool.pool.drain()
+            assert pool.ask("show statement_timeout") == "0"
+
+
 def test_readers_leave_a_pooler_that_leads_to_a_primary_now(cluster, front):
     primary, standby = cluster.primary, cluster.standbys[0]
     with door_to(standby) as door:

@@ -174,7 +174,7 @@ class SimulatedDriver:
         self.others_run()
         return session.heard
 
-    async def sight(self, session: Session, deadline: float) -> Sighting:
+    async def sight(self, session: Session, deadline: float, *, pooled: bool = False) -> Sighting:
         await self.ask(session, deadline)
         return look(session)
 

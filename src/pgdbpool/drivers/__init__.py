@@ -211,8 +211,11 @@ class Driver(Protocol):
         With `ask`, and through a pooler, always asked for.
         """
 
-    async def sight(self, conn: Any, deadline: float) -> Sighting:
-        """The role of its server, whose data it has and how far it is, in one round trip. Raises Unanswered."""
+    async def sight(self, conn: Any, deadline: float, *, pooled: bool = False) -> Sighting:
+        """The role of its server, whose data it has and how far it is, in one round trip. Raises Unanswered.
+
+        Where a pooler is known to be in between (`pooled`), what the session reports is not believed.
+        """
 
     def through_pooler(self, conn: Any, begin_with: Sequence[bytes], *, own_server: bool) -> None:
         """A pooler is in between: from now on believe of the server only what it answers.

@@ -20,7 +20,7 @@ from psycopg import waiting
 
 from .. import background
 from ..background import nobodys
-from ..clock import monotonic
+from ..clock import monotonic, stands_still
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
 from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, Patience, names, passwords, state, steps
@@ -490,7 +490,7 @@ class Guarded(Pooled):
 
     async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         first = self.first
-        if first is None or timeout is not None:
+        if first is None or timeout is not None or stands_still():
             return await self._observed(gen, interval, timeout)
         try:
             return await _wait_on(self, gen, interval, first)
@@ -515,7 +515,7 @@ class Guarded(Pooled):
         if patience is None:
             return await _wait_on(self, gen, interval)
         began = monotonic()
-        if not TAKES_TIMEOUT:
+        if not TAKES_TIMEOUT or stands_still():
             return await _wait_on(self, guarded(gen, self.pgconn, patience, began, started=False), interval)
         try:
             return await _wait_on(self, gen, interval, seconds_of(patience))
@@ -662,8 +662,8 @@ async def report(conn: Pooled, deadline: float, *, ask: bool = False) -> Report:
     return await drive(steps.reporting(conn.pgconn, ask=ask or conn.pooled), deadline)
 
 
-async def sight(conn: Pooled, deadline: float) -> Sighting:
-    return await drive(steps.sighting(conn.pgconn, pooled=conn.pooled), deadline)
+async def sight(conn: Pooled, deadline: float, *, pooled: bool = False) -> Sighting:
+    return await drive(steps.sighting(conn.pgconn, pooled=pooled or conn.pooled), deadline)
 
 
 async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import waiting
 
-from ..clock import monotonic
+from ..clock import monotonic, stands_still
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
 from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, state, steps
@@ -365,7 +365,7 @@ class Guarded(Pooled):
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         first = self.first
-        if first is None or timeout is not None:
+        if first is None or timeout is not None or stands_still():
             return self._observed(gen, interval, timeout)
         try:
             return _wait_on(self, gen, interval, first)
@@ -390,7 +390,7 @@ class Guarded(Pooled):
         if patience is None:
             return _wait_on(self, gen, interval)
         began = monotonic()
-        if not TAKES_TIMEOUT:
+        if not TAKES_TIMEOUT or stands_still():
             return _wait_on(self, guarded(gen, self.pgconn, patience, began, started=False), interval)
         try:
             return _wait_on(self, gen, interval, seconds_of(patience))
@@ -537,8 +537,8 @@ async def report(conn: Pooled, deadline: float, *, ask: bool = False) -> Report:
     return drive(steps.reporting(conn.pgconn, ask=ask or conn.pooled), deadline)
 
 
-async def sight(conn: Pooled, deadline: float) -> Sighting:
-    return drive(steps.sighting(conn.pgconn, pooled=conn.pooled), deadline)
+async def sight(conn: Pooled, deadline: float, *, pooled: bool = False) -> Sighting:
+    return drive(steps.sighting(conn.pgconn, pooled=pooled or conn.pooled), deadline)
 
 
 async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:
