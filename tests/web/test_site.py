@@ -274,6 +274,14 @@ def test_cookies_of_other_applications_do_not_hide_ours(page, shop, others):
         assert ask(url, "/data", cookie=header)[0] == 200, header
 
 
+def test_each_cookie_may_come_in_a_header_of_its_own(folder):
+    app = asgi(directory=str(folder), token=TOKEN)
+    ours = f"pgdbpool-status={Guard(TOKEN).ticket}".encode()
+    for cookies in ([ours, b"other=1"], [b"other=1", ours], [b"a=1", ours, b"b=2"]):  # as over HTTP/2
+        headers = [(b"host", b"localhost"), *((b"cookie", each) for each in cookies)]
+        assert call_asgi(app, "/data", headers=headers, http_version="2")[0] == 200, cookies
+
+
 def test_a_cookie_of_any_size_is_no_ticket(page):
     guard = Guard(TOKEN)
     for header in (

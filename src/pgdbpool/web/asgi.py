@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from .site import Request, Site, as_root, longest_body, make_site
@@ -59,7 +59,7 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 async def _request(scope: Scope, receive: Receive) -> Request:
-    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+    headers = _headers(scope["headers"])
     root = scope.get("root_path", "").rstrip("/")
     path = scope["path"]
     if root and (path == root or path.startswith(root + "/")):  # whether it is part of it depends on the server
@@ -78,6 +78,15 @@ async def _request(scope: Scope, receive: Receive) -> Request:
         secure=scope.get("scheme") == "https",
         body=body,
     )
+
+
+def _headers(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """By lower-case names. HTTP/2 may send each cookie in a header of its own (RFC 9113, 8.2.3): they are joined."""
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}; {text}" if key == "cookie" and key in headers else text
+    return headers
 
 
 async def _body(receive: Receive, length: int) -> bytes:
