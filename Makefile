@@ -14,7 +14,7 @@ LOWEST_TESTS := tests/config tests/test_lowest.py tests/test_driver.py tests/tes
 	tests/test_nonthreaded.py tests/cli/test_command.py tests/integrations/test_otel.py tests/integrations/test_ledger.py \
 	tests/integrations/test_missing.py tests/publish/test_files.py
 
-.PHONY: help demo examples test test-lowest soak lint docs bench bench-failover clean
+.PHONY: help demo examples test test-lowest test-psycopg-pool soak lint docs bench bench-failover clean
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -47,6 +47,9 @@ $(LOWEST)/.stamp: pyproject.toml .ci/lowest.py
 
 test-lowest: $(LOWEST)/.stamp ## a part of the tests, with the lowest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -p no:cacheprovider --numprocesses 2 --dist loadfile $(LOWEST_TESTS)
+
+test-psycopg-pool: $(VENV)/.stamp-dev ## psycopg_pool's own tests through a shim; PSYCOPG=FOLDER where its source is, else git fetches it
+	$(BIN)/python -m tests.suites.run $(if $(PSYCOPG),--source $(PSYCOPG))
 
 soak: $(VENV)/.stamp-dev ## the simulation, on all processors, until stopped
 	$(BIN)/python -m tests.simulation --soak
