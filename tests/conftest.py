@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pgdbpool import Pool
 
@@ -26,6 +27,10 @@ for _name in [name for name in os.environ if name.startswith("PG") and not name.
 # A background job of a script has Ctrl-C ignored, and so would its children. Tests send it to themselves and to these.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 T = TypeVar("T")
 LIMIT = 30.0  # s: generous, since it is only ever reached when something is wrong
