@@ -120,7 +120,7 @@ class Sessions:
             hurried |= deadline < monotonic() + patience / 2  # what is left for the questions
             # Through a pooler the answer may be long in coming, and another endpoint waits for its turn.
             latest = min(deadline, since + PING_LIMIT) if endpoint.pooled else deadline
-            sighting = await self._ask(conn, how, latest, pooled=is_pooled(endpoint))
+            sighting = await self._ask(endpoint, conn, how, latest)
             pooled = sighting.pooled or unsaid is None or where.pooler is not None
             if pooled or unsaid:
                 await make_fit(self.driver, conn, where, how, deadline, pooled=pooled, unsaid=unsaid is not False)
@@ -201,17 +201,23 @@ class Sessions:
         self.abort()
         self.bury(group)
 
-    async def _ask(self, conn: Any, how: GroupSettings, deadline: float, *, pooled: bool) -> Sighting:
+    async def _ask(self, endpoint: Endpoint, conn: Any, how: GroupSettings, deadline: float) -> Sighting:
         """The role of its server, which one it is, and whether a pooler is in between.
 
         Raises Unanswered for a group that must not have a server whose role nobody knows.
         """
         try:
-            return await self.driver.sight(conn, deadline, pooled=pooled)
+            return await self._sight(endpoint, conn, deadline)
         except Unanswered:
             if how.target_session_attrs in PARTICULAR:
                 raise
-            return Sighting(Report(Role.UNKNOWN), pooled=pooled)
+            return Sighting(Report(Role.UNKNOWN), pooled=is_pooled(endpoint))
+
+    async def _sight(self, endpoint: Endpoint, conn: Any, deadline: float) -> Sighting:
+        """What its server says; and nothing that the session reports, if a pooler is known to be in between."""
+        if is_pooled(endpoint):
+            return await self.driver.sight(conn, deadline, pooled=True)
+        return await self.driver.sight(conn, deadline)
 
     async def _ask_neighbour(self, order: Order, deadline: float) -> bool:
         """In a search for a role: ask a session of another group what its server is now, in place of a connect.
@@ -230,7 +236,7 @@ class Sessions:
             began = monotonic()
             try:
                 limit = min(deadline, began + PING_LIMIT)
-                sighting = await self.driver.sight(slot.conn, limit, pooled=is_pooled(endpoint))
+                sighting = await self._sight(endpoint, slot.conn, limit)
             except Unanswered:
                 lane.group.give(slot, monotonic())
                 return False
@@ -403,7 +409,7 @@ class Sessions:
     async def _ask_again(self, slot: Slot, limit: float) -> None:
         began = monotonic()
         try:
-            sighting = await self.driver.sight(slot.conn, limit, pooled=True)
+            sighting = await self._sight(slot.lane.endpoint, slot.conn, limit)
         except Unanswered:
             return
         self.topology.probed(slot.lane.endpoint, sighting, monotonic() - began, monotonic())
@@ -422,7 +428,7 @@ class Sessions:
                 None,
             )
             if report.role is not slot.server.report.role:  # a promotion begins a new timeline
-                report, identity, *_ = await self.driver.sight(conn, limit, pooled=pooled)
+                report, identity, *_ = await self._sight(slot.lane.endpoint, conn, limit)
             if report.read_only and await self.driver.says_read_only_itself(conn, limit):
                 # Its user's own doing. The next one shall find a session like any other. Behind a pooler it may be
                 # that of another application, and the next statement may run elsewhere. A group that takes any server
