@@ -19,7 +19,7 @@ import anyio
 import psycopg
 import pytest
 from aio_support import OpenPool, Stage, one, run, run_plain, start, until, until_seen
-from conftest import LIMIT, config, output, python, wait_for
+from conftest import LIMIT, SOON, config, output, python, wait_for
 from support import one as one_of
 from support import start as start_thread
 from support import stats
@@ -74,13 +74,14 @@ class Watching:
 
 @contextmanager
 def watching(node: Node, most: int) -> Iterator[Watching]:
-    """At no moment are more than so many processes busy, and none is in the end."""
+    """At no moment are more than so many processes busy, and none is in the end.
+
+    That takes milliseconds; a statement that was not cancelled would take 600 s.
+    """
     watch = Watching(node)
     try:
         yield watch
-        began = time.monotonic()
-        wait_for(lambda: not busy(node))
-        print(f"at rest after {time.monotonic() - began:.3f} s, {watch.most} were busy, {watch.looks} looks")
+        wait_for(lambda: not busy(node), SOON)
     finally:
         watch.end()
     assert watch.most <= most
@@ -586,6 +587,53 @@ def test_an_older_libpq_cancels_too(pg_node: Node) -> None:
         pytest.skip(f"an older libpq: {said}")
 
 
+# -- how long it takes ------------------------------------------------------------------------------------------------
+
+ROUNDS = 11
+WITHIN = 2.0  # s for the median of so many; it takes a few milliseconds, and without a cancel ten minutes
+
+
+def until_none_is_busy(node: Node) -> float:
+    began = time.monotonic()
+    wait_for(lambda: not busy(node))
+    return time.monotonic() - began
+
+
+def test_when_tasks_are_cancelled_no_process_is_busy_two_seconds_later(pg_node: Node, run: Stage) -> None:
+    async def use(pool: AsyncPool) -> None:
+        async with pool.connection(timeout=LIMIT) as conn:
+            await conn.execute(LONG)
+
+    async def story(open_pool: OpenPool) -> None:
+        pool = open_pool(config(pg_node, **THREE))
+        took = []
+        for _ in range(ROUNDS):
+            tasks = [start(use(pool)) for _ in range(3)]
+            await until_seen(lambda: busy(pg_node) == [LONG] * 3)
+            for task in tasks:
+                task.cancel()
+            took.append(await asyncio.to_thread(until_none_is_busy, pg_node))
+            await asyncio.wait(tasks)
+        assert sorted(took)[ROUNDS // 2] < WITHIN
+
+    run(story, limit=120.0)
+
+
+@pytest.mark.parametrize("model", ["threaded", "non-threaded"])
+def test_when_a_signal_has_interrupted_its_caller_no_process_is_busy_two_seconds_later(
+    model: str, pg_node: Node, open_pool: Callable[..., Pool]
+) -> None:
+    pool = open_pool(config(pg_node, type=model, connection_count=1))
+    took = []
+    with signals([Soft], lambda: 0.05) as arm:
+        for _ in range(ROUNDS):
+            with pytest.raises(Soft), pool.connection(timeout=LIMIT) as conn:
+                arm()
+                conn.execute(LONG)
+            took.append(until_none_is_busy(pg_node))
+    assert sorted(took)[ROUNDS // 2] < WITHIN
+
+
 # -- storms -----------------------------------------------------------------------------------------------------------
 
 MANY = 500  # cancellations, of each kind
@@ -644,7 +692,7 @@ def test_hundreds_of_signals_at_random_leave_nothing_busy(
     pool = open_pool(config(pg_node, type=model, **THREE))
     served = 0
     with watching(pg_node, most=3), signals([Soft, Hard, KeyboardInterrupt], lambda: chance.random() * 0.02) as arm:
-        for _ in range(MANY // 5):
+        for _ in range(MANY // 2):
             try:
                 arm()
                 with pool.connection(timeout=LIMIT) as conn:
