@@ -72,6 +72,9 @@ class Driver:
         self.conns.append(Conn())
         return self.conns[-1]
 
+    async def shown(self, conn: Conn) -> Conn:
+        return conn
+
     async def password(self, ask: Callable[[], Any], deadline: float) -> Any:
         await self._step("password")
         return ask()

@@ -85,12 +85,12 @@ class Face:
         """A connection without a block."""
         return await self.pool.getconn(group) if self.way == "asyncio" else Awaited(self.pool.getconn(group))
 
-    async def putconn(self, conn: Any) -> None:
+    async def putconn(self, conn: Any, *args: Any, **more: Any) -> None:
         """Give it back."""
         if self.way == "asyncio":
-            await self.pool.putconn(conn)
+            await self.pool.putconn(conn, *args, **more)
         else:
-            self.pool.putconn(conn.inner)
+            self.pool.putconn(conn.inner, *args, **more)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Ask again and again until the answer is true; an event loop goes on meanwhile."""

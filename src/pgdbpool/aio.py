@@ -21,7 +21,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from threading import get_ident
 from types import TracebackType
@@ -41,6 +41,7 @@ from .core.times import PER_SECOND
 from .drivers import asynchronous
 from .errors import Error, PoolClosed, UnconfiguredGroupError, WrongModelError
 from .forgotten import Forgotten
+from .frames import caller
 from .holders import Holder, Leased, find, holders, task_name, task_places
 from .leaks import Leaks, note
 from .limits import not_entered, seconds_of
@@ -81,7 +82,7 @@ class AsyncLease(Leased):
             now = monotonic()
         slot.taken = now
         self._slot = slot
-        return slot.conn  # type: ignore[no-any-return]
+        return slot.given  # type: ignore[no-any-return]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -358,32 +359,39 @@ class AsyncPool(Base):
         if slot is None or now >= slot.fresh_until or get_ident() != self._home._thread_id:
             slot = await self._obtain(found, slot, now, timeout)
             now = monotonic()
-        frame = sys._getframe(1)
+        frame = caller(sys._getframe(1))
         task = asyncio.current_task()
         slot.holder = (frame.f_code, frame.f_lasti, task_name(task))
         slot.taken = now
         if now >= found.note_at:
             note(slot, frame, task_name(task))
-        self._out[id(slot.conn)] = slot
-        return slot.conn  # type: ignore[no-any-return]
+        self._out[id(slot.given)] = slot
+        return slot.given  # type: ignore[no-any-return]
 
-    async def putconn(self, conn: AsyncConnection) -> None:
+    async def putconn(
+        self, conn: AsyncConnection, error: BaseException | None = None, *, discard: bool = False
+    ) -> None:
         """Return what `getconn` gave. A transaction left open is rolled back.
+
+        `error` is what ended the work: evidence of how the server is, as the exception that ends a block. With
+        `discard` the connection is closed, and not used again. One that its user has closed is back already.
 
         Raises:
             ValueError: this pool has not handed it out by `getconn`, or it was returned before.
         """
-        slot = self._out.pop(id(conn), None)
-        if slot is None:
-            raise ValueError(
-                "putconn: this connection was not handed out by getconn of this pool, or was returned before"
-            )
+        slot = self._back(conn)
+        if slot is not None:
+            await self._release(slot, error, discard=discard)
+
+    async def _release(self, slot: Slot, error: BaseException | None = None, *, discard: bool = False) -> None:
         now = monotonic()
         slot.used(now)
-        if slot.clean(now):
+        if discard:
+            await self._settled(slot, self._sessions.discard(slot, error))
+        elif error is None and slot.clean(now):
             slot.lane.group.give(slot, now)
         else:
-            await self._settle(slot, None, commit=False)
+            await self._settle(slot, error, commit=False)
 
     async def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
         """The slow path of a checkout."""
@@ -397,7 +405,11 @@ class AsyncPool(Base):
 
     async def _settle(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
         """Commit or roll back and give back, in a task that nobody cancels."""
-        task = self._start_settling(slot, error, commit=commit)
+        await self._settled(slot, self._sessions.settle(slot, error, commit=commit))
+
+    async def _settled(self, slot: Slot, work: Coroutine[Any, Any, None]) -> None:
+        """Have this done by a task that nobody cancels, and wait for it."""
+        task = self._start_settling(work)
         # As `asyncio.shield` does, for half of its price.
         over: asyncio.Future[None] = task.get_loop().create_future()
         task.add_done_callback(partial(_set, over))
@@ -408,8 +420,8 @@ class AsyncPool(Base):
             raise
         task.result()
 
-    def _start_settling(self, slot: Slot, error: BaseException | None, *, commit: bool) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self._sessions.settle(slot, error, commit=commit))
+    def _start_settling(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         return task
@@ -424,12 +436,14 @@ class AsyncPool(Base):
         try:
             if self._loop is None:
                 raise RuntimeError
-            settle = partial(self._start_settling, slot, GeneratorExit(), commit=False)
-            self._loop.call_soon_threadsafe(settle, context=nobodys())
+            self._loop.call_soon_threadsafe(self._settle_later, slot, context=nobodys())
         except RuntimeError:  # the loop is closed
             slot.lane.group.retire(slot, "closed")
             for group in self._topology.groups:
                 self._sessions.bury(group)
+
+    def _settle_later(self, slot: Slot) -> None:
+        self._start_settling(self._sessions.settle(slot, GeneratorExit(), commit=False))
 
     async def check(self) -> None:
         """Ask every idle connection for an answer, now, and close those that do not give one.

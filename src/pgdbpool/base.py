@@ -28,19 +28,31 @@ from .core.snapshot import snapshot
 from .core.stats import Books, EndpointStats, PoolStats
 from .core.topology import Topology
 from .drivers import Driver
-from .errors import UnconfiguredGroupError
+from .errors import ConfigError, UnconfiguredGroupError
 from .habitat import forks_in_silence
 from .herald import Herald
 from .holders import Holder
+from .lessor import GroupLessor
 from .naming import name_of_pool
 from .printable import make_log_printable
 from .publish import writer as publisher
-from .session import Sessions
+from .session import Sessions, style_of
 
 POLL_AFTER = 0.5  # s of rest after which the socket is looked at before a checkout
 _POLL_AFTER: Mapping[Any, float] = {"auto": POLL_AFTER, "off": float("inf")}
 
 make_log_printable()  # here, since pools are what logs
+
+
+def _refuse_misfits(settings: Settings, driver: Driver) -> None:
+    """Raises ConfigError where a group wants classes of the other kind of pool, say."""
+    problems = [
+        f"groups.{name}.{key}: {problem}"
+        for name, how in settings.groups.items()
+        for key, problem in driver.misfits(style_of(how))
+    ]
+    if problems:
+        raise ConfigError(*problems)
 
 
 class Waits(Protocol):
@@ -63,6 +75,7 @@ class Base(ABC):
         lock: Callable[[], AbstractContextManager[Any]],
         name: str | None = None,
     ) -> None:
+        _refuse_misfits(settings, driver)
         self._settings = settings
         self._name = name_of_pool(name)
         self._lock = lock()
@@ -74,6 +87,9 @@ class Base(ABC):
         self._groups = {group.name: group for group in self._topology.groups}
         self._notes = any(settings.leak_threshold for settings in self._settings.groups.values())
         self._sessions = Sessions(driver, self._topology, settings.monitor)
+        for group in self._topology.groups:
+            close_returns = settings.groups[group.name].close_returns
+            self._sessions.lessors[group.name] = GroupLessor(self, group, close_returns)
         self._herald = Herald(self._name)
         self._books = Books(self._name, self._topology, lock())
         self._out: dict[int, Slot] = {}  # what getconn has handed out, by id of the connection
@@ -197,6 +213,27 @@ class Base(ABC):
             return self._groups[name]
         except KeyError:
             raise UnconfiguredGroupError(name, self._groups) from None
+
+    def _back(self, conn: Any) -> Slot | None:
+        """What `putconn` is about. None: its user has closed it, and so given it back. Raises ValueError."""
+        slot = self._out.pop(id(conn), None)
+        if slot is not None:
+            return slot
+        lessor = getattr(conn, "lessor", None)
+        if isinstance(lessor, GroupLessor) and lessor.gave(self) and conn.closed:
+            return None
+        raise ValueError("putconn: this connection was not handed out by getconn of this pool, or was returned before")
+
+    async def _closed_by_user(self, slot: Slot) -> bool:
+        """Take back what a user of `getconn` closes. False: it is a block's."""
+        if self._out.pop(id(slot.given), None) is not slot:
+            return False
+        await self._release(slot)
+        return True
+
+    @abstractmethod
+    async def _release(self, slot: Slot) -> None:
+        """Take back what `getconn` gave."""
 
     def _chosen(self, name: str | None) -> list[Group]:
         return self._topology.groups if name is None else [self._group(name)]

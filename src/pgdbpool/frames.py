@@ -77,6 +77,25 @@ def is_machinery(frame: FrameType) -> bool:
     return name == threading.__name__ or (name.startswith(_PACKAGE) and not name.startswith(_USERS))
 
 
+_skipped: tuple[str, ...] = ()  # modules, each with a dot at its end
+
+
+def skip_frames_of(*modules: str) -> None:
+    """Have what is said of a connection taken by `getconn` name the caller of these modules, and not the modules."""
+    global _skipped
+    _skipped = tuple({*_skipped, *(f"{module}." for module in modules)})
+
+
+def caller(frame: FrameType) -> FrameType:
+    """This function, or if it is of a module to be skipped, the first around it that is not."""
+    if not _skipped:
+        return frame
+    found: FrameType | None = frame
+    while found is not None and f"{found.f_globals.get('__name__')}.".startswith(_skipped):
+        found = found.f_back
+    return found or frame
+
+
 def thread_names() -> dict[int | None, str]:
     return {thread.ident: thread.name for thread in threading.enumerate()}
 

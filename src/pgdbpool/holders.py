@@ -125,7 +125,7 @@ def find(
     if not leased:
         return []
     now = monotonic()
-    search = _Search(stacks or frames.threads, {id(slot.conn) for slot in leased if not slot.holder}, most)
+    search = _Search(stacks or frames.threads, {id(slot.given) for slot in leased if not slot.holder}, most)
     found = []
     for slot in leased:
         noted: Noted | None = slot.stack if slot.stack is not None and slot.stack.taken == slot.taken else None
@@ -198,7 +198,7 @@ class _Search:
         """Where it may be; at least one."""
         if slot.holder:
             return [Place(*said_by_getconn(slot.holder))]
-        found = self._found.get(id(slot.conn)) or self._unnamed
+        found = self._found.get(id(slot.given)) or self._unnamed
         if found or noted is None:
             return found or [self._nowhere]
         # Its function is on no stack, as that of a generator between two calls: at least it is known who began it.
@@ -215,7 +215,7 @@ def _in_variables(frame: FrameType, wanted: set[int]) -> Iterator[int]:
     for value in frames.variables(frame):
         if isinstance(value, Leased):
             slot = getattr(value, "_slot", None)  # one that is just being made has none yet
-            value = slot and slot.conn
+            value = slot and slot.given
         if id(value) in wanted:
             yield id(value)
 

@@ -21,6 +21,7 @@ is just when its handler may want a connection. So those of the pool's own funct
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -107,24 +108,21 @@ class Lost:
         """Whether the lease was thrown away, and a thread is in a statement on the connection at this moment."""
         if self._driver.status(slot.conn) is not Status.BUSY:
             return False
-        in_the_slot = 1 + _references_from(slot.clean, slot.conn)
-        return references((slot.conn,))[0] > 1 + in_the_slot
+        return not _in_the_slot_alone(slot)
 
     def _in_books(self, slot: Slot) -> _Books:
         lane = 1 + slot.lane.ledger.live.count(slot)
-        return _Books(lane, self._books(slot), self._out.get(id(slot.conn)) is slot)
+        return _Books(lane, self._books(slot), self._out.get(id(slot.given)) is slot)
 
     def _is_thrown_away(self, slot: Slot, checkout: Any) -> bool:
         """Whether nobody has the connection that `getconn` has handed out, nobody having the slot.
 
         `checkout` was written by that call of `getconn`, and is gone when the slot is given back.
         """
-        in_the_slot = 1 + _references_from(slot.clean, slot.conn)
-        nobody = references((slot.conn,)) == [1 + in_the_slot]
-        return nobody and checkout is not None and slot.holder is checkout
+        return _in_the_slot_alone(slot) and checkout is not None and slot.holder is checkout
 
     def _words(self, slot: Slot) -> str:
-        handed_out = self._out.pop(id(slot.conn), None) is not None
+        handed_out = self._out.pop(id(slot.given), None) is not None
         if slot.holder is None:
             how = "a signal handler raised while it was handed out or taken back, or its lease was thrown away"
         else:
@@ -152,6 +150,17 @@ _LOOKING = _looking()
 _LEAST = 2 if sys.version_info < (3, 14) else 1  # what it is with no tracer at work
 # Where it is otherwise nothing is ever found lost. Nor is it without a GIL, where others count at the same time.
 RELIABLE = sys.implementation.name == "cpython" and _LOOKING == _LEAST
+
+
+def _in_the_slot_alone(slot: Slot) -> bool:
+    """Whether nothing refers to a slot's connection but the slot, nor to what a tool has put around it."""
+    if slot.given is slot.conn:
+        return references((slot.conn,)) == [1 + 2 + _references_from(slot.clean, slot.conn)]
+    inside = gc.get_referents(slot.given)
+    inside += gc.get_referents(*[each for each in inside if type(each) is dict])  # its attributes
+    around = sum(each is slot.conn for each in inside)
+    del inside[:]
+    return references((slot.conn, slot.given)) == [2 + around + _references_from(slot.clean, slot.conn), 2]
 
 
 def _references_from(look: object, thing: object) -> int:

@@ -272,7 +272,7 @@ class Handler(Leased):
     @property
     def conn_ref(self) -> psycopg.Connection[Any]:
         """The driver's connection, while the block lasts."""
-        return self._leased().conn  # type: ignore[no-any-return]
+        return self._leased().given  # type: ignore[no-any-return]
 
     def query(self, statement: str, params: Params = None) -> Query:
         """Run one `statement`, with parameters in psycopg's style (``%s``, ``%(name)s``).
@@ -283,7 +283,7 @@ class Handler(Leased):
         """
         slot = self._leased()
         try:
-            cursor = slot.conn.cursor(row_factory=_row_factory)
+            cursor = slot.given.cursor(row_factory=_row_factory)
             return Query(cursor.execute(statement, params))
         except psycopg.Error as error:
             raise _query_error(error) from error
@@ -330,7 +330,7 @@ class Handler(Leased):
         """
         slot, driver = self._leased(), self._pool._driver
         try:
-            slot.conn.rollback()
+            slot.given.rollback()
         except psycopg.Error as error:
             status = driver.status(slot.conn)
             if status not in (Status.BROKEN, Status.CLOSED):

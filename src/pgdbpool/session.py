@@ -31,9 +31,12 @@ from .drivers import (
     Doubt,
     Driver,
     DriverTimeout,
+    Lessor,
+    Misfit,
     NotWanted,
     Patience,
     Status,
+    Style,
     Unanswered,
 )
 from .drivers.cancel import IN_PLACE
@@ -73,6 +76,7 @@ class Sessions:
         # asks about its server, where no monitor would find out; see `Patience.check`.
         self.closing: Callable[[Slot], None] = lambda slot: None
         self.check: Callable[[Endpoint], Callable[..., str | None]] | None = None
+        self.lessors: dict[str, Lessor] = {}  # of each group, whom its connections tell that a user closes them
         # Has `end` carried out where nobody is held up by it.
         self.end_first: Callable[[Slot], None] = self.end_now
         self._unready: dict[int, tuple[Order, Any]] = {}  # being made ready; whoever opens one puts it in and out
@@ -148,7 +152,7 @@ class Sessions:
                 raise
             if hurried and isinstance(error, DriverTimeout):
                 self.topology.given_up(order, monotonic())
-            elif isinstance(error, Unanswered):
+            elif isinstance(error, Unanswered | Misfit):
                 self.topology.setup_failed(order, str(error), monotonic())
             elif (fault := self.driver.fault(error)) is not None:
                 if fault is Fault.TIMEOUT and endpoint.pooled and conn is not None:  # it has let us in
@@ -164,6 +168,7 @@ class Sessions:
         doing = ""
         try:
             self._unready[key] = order, conn
+            given = await self.driver.shown(conn)
             if how.sqlprepare:
                 doing = "sqlprepare"
                 await self.driver.statement(conn, 'select "SQLPrepare"."PrepareQueries"()', deadline)
@@ -172,7 +177,7 @@ class Sessions:
                     await self.driver.note_prepared(conn, deadline)
             if how.configure is not None:
                 doing = "configure"
-                await self._configure(conn, how.configure, how.autocommit, deadline)
+                await self._configure(conn, given, how.configure, how.autocommit, deadline)
             clean = self._watch(conn, how)
         except BaseException as error:
             lost = self.driver.status(conn) is Status.BROKEN
@@ -197,7 +202,7 @@ class Sessions:
             self._unready.pop(key, None)
         report, identity, *_ = sighting
         address = self.driver.address(conn)
-        self.topology.opened(order, conn, clean, report, monotonic(), identity, since, pooled, address)
+        self.topology.opened(order, conn, clean, report, monotonic(), identity, since, pooled, address, given)
         self.abort()
         self.bury(group)
 
@@ -282,6 +287,8 @@ class Sessions:
             wanted=lambda: order.wanted,
             conduct=self._conduct(order.lane, where, how),
             choice=self._choice(order.lane, where, how),
+            style=style_of(how),
+            lessor=self.lessors.get(order.group.name),
         )
         if is_pooled(order.lane.endpoint):
             return await connect(conninfo(where, how, password, startup_options=False)), True
@@ -319,8 +326,10 @@ class Sessions:
 
         return look
 
-    async def _configure(self, conn: Any, configure: Callable[[Any], Any], autocommit: bool, deadline: float) -> None:
-        await self._outcome(configure(conn), deadline)
+    async def _configure(
+        self, conn: Any, given: Any, configure: Callable[[Any], Any], autocommit: bool, deadline: float
+    ) -> None:
+        await self._outcome(configure(given), deadline)
         await self._end_transaction(conn)
         await self.driver.adopt(conn, autocommit)
 
@@ -370,7 +379,7 @@ class Sessions:
             # `off` comes here where a fork may have gone unnoticed, and when the whole pool is asked.
             if check not in ("auto", "off") or now - slot.rested >= PING_AFTER or not self.driver.quiet(slot.conn):
                 if callable(check):
-                    await self._outcome(check(slot.conn), deadline)
+                    await self._outcome(check(slot.given), deadline)
                     await self._end_transaction(slot.conn)
                     await self.driver.restore(slot.conn)
                 else:
@@ -492,6 +501,11 @@ class Sessions:
         if lost is not None:
             raise lost
 
+    async def discard(self, slot: Slot, error: BaseException | None) -> None:
+        """Take back a slot that is not to be used again. `error` is evidence, as in `settle`."""
+        status = self.driver.status(slot.conn)
+        await self._close(slot, status if status is Status.BROKEN else Status.CLOSED, error)
+
     async def commit(self, slot: Slot) -> None:
         """Commit what is open. Raises OutcomeUnknown, DBConnectionError or the driver's exception, as `settle` does."""
         status = self.driver.status(slot.conn)
@@ -573,12 +587,12 @@ class Sessions:
         doing = "reset"
         try:
             if callable(how.reset):
-                await self._outcome(how.reset(conn))
+                await self._outcome(how.reset(slot.given))
                 await self._end_transaction(conn)
                 await self.driver.restore(conn)
             elif await self.driver.reset(conn, limit := monotonic() + RESET_LIMIT) and how.configure is not None:
                 doing = "configure"
-                await self._configure(conn, how.configure, how.autocommit, limit)
+                await self._configure(conn, slot.given, how.configure, how.autocommit, limit)
         except BaseException as failure:
             lost = self.driver.status(conn) is Status.BROKEN
             if isinstance(failure, Exception):
@@ -766,6 +780,11 @@ class _Resets:
 
     def __call__(self, now: float) -> bool:
         return False
+
+
+def style_of(how: GroupSettings) -> Style:
+    """What a group wants of the driver's objects."""
+    return Style(how.connection_class, how.cursor_factory, how.row_factory, how.context, how.prepare_threshold)
 
 
 def _clean(slot: Slot) -> bool:

@@ -30,6 +30,7 @@ from .drivers import blocking
 from .drivers.blocking import run
 from .errors import Error, PoolClosed, UnconfiguredGroupError
 from .forgotten import Forgotten
+from .frames import caller
 from .habitat import Door, is_to_fork, look_for_threads, refuse_greenlets
 from .holders import Holder, Leased, find, holders
 from .keeper import Inline, Keeper, Threaded
@@ -66,7 +67,7 @@ class Lease(Leased):
             now = monotonic()
         slot.taken = now
         self._slot = slot
-        return slot.conn  # type: ignore[no-any-return]
+        return slot.given  # type: ignore[no-any-return]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -367,38 +368,43 @@ class Pool(Base):
         if slot is None or now >= slot.fresh_until:
             slot = self._obtain(found, slot, now, timeout)
             now = monotonic()
-        frame = sys._getframe(1)
+        frame = caller(sys._getframe(1))
         slot.holder = (frame.f_code, frame.f_lasti, threading.get_ident())
         slot.taken = now
         if now >= found.note_at:
             note(slot, frame, threading.get_ident())
-        self._out[id(slot.conn)] = slot
-        return slot.conn  # type: ignore[no-any-return]
+        self._out[id(slot.given)] = slot
+        return slot.given  # type: ignore[no-any-return]
 
-    def putconn(self, conn: Connection) -> None:
+    def putconn(self, conn: Connection, error: BaseException | None = None, *, discard: bool = False) -> None:
         """Return what `getconn` gave. A transaction left open is rolled back.
+
+        `error` is what ended the work: evidence of how the server is, as the exception that ends a block. With
+        `discard` the connection is closed, and not used again. One that its user has closed is back already.
 
         Raises:
             ValueError: this pool has not handed it out by `getconn`, or it was returned before.
         """
-        slot = self._out.pop(id(conn), None)
-        if slot is None:
-            raise ValueError(
-                "putconn: this connection was not handed out by getconn of this pool, or was returned before"
-            )
-        self._take_back(slot, None, commit=False)
+        slot = self._back(conn)
+        if slot is not None:
+            self._take_back(slot, error, commit=False, discard=discard)
 
-    def _take_back(self, slot: Slot, error: BaseException | None, *, commit: bool) -> None:
+    def _take_back(self, slot: Slot, error: BaseException | None, *, commit: bool, discard: bool = False) -> None:
         now = monotonic()
         seconds = now - slot.taken
         slot.use_time += seconds
         slot.use_times[(seconds * PER_SECOND).__trunc__().bit_length()] += 1
-        if error is None and slot.clean(now):
+        if discard:
+            run(self._sessions.discard(slot, error))
+        elif error is None and slot.clean(now):
             slot.lane.group.give(slot, now)
         else:
             run(self._sessions.settle(slot, error, commit=commit))
         if now >= slot.lane.group.tend_at:
             self._keeper.tend(now)
+
+    async def _release(self, slot: Slot) -> None:
+        self._take_back(slot, None, commit=False)
 
     def _obtain(self, group: Group, slot: Slot | None, began: float, timeout: float | None) -> Slot:
         """The slow path.

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 
 from pgdbpool.config import (
@@ -84,6 +85,12 @@ def test_defaults_of_a_group() -> None:
         "tags": frozenset(),
         "spill": False,
         "sqlprepare": False,
+        "connection_class": None,
+        "cursor_factory": None,
+        "row_factory": None,
+        "context": None,
+        "prepare_threshold": "auto",
+        "close_returns": False,
         "chosen": {},
     }
 
@@ -184,6 +191,33 @@ def noop(*_: object) -> None:
 @pytest.mark.parametrize("key", ["balance", "check", "configure", "reset", "reconnect_failed"])
 def test_callables_in_a_group(key: str) -> None:
     assert getattr(load(config(group={key: noop})).groups["g"], key) is noop
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("row_factory", "psycopg.rows.dict_row", psycopg.rows.dict_row),
+        ("row_factory", "psycopg.rows:dict_row", psycopg.rows.dict_row),
+        ("connection_class", "psycopg.AsyncConnection", psycopg.AsyncConnection),
+        ("cursor_factory", "psycopg.ClientCursor", psycopg.ClientCursor),
+        ("context", "psycopg.adapters", psycopg.adapters),
+        ("configure", f"{__name__}.noop", noop),
+        ("check", f"{__name__}:noop", noop),
+        ("balance", f"{__name__}.noop", noop),
+    ],
+)
+def test_what_a_group_takes_may_be_given_by_its_name(key: str, name: str, value: object) -> None:
+    assert getattr(load(config(group={key: name})).groups["g"], key) is value
+
+
+def test_a_password_with_a_dot_in_it_is_no_name() -> None:
+    assert load(config({"pass": "os.getpid"})).db[0].password == "os.getpid"
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_prepare_threshold_is_a_number_or_never(value: object) -> None:
+    assert load(config(group={"prepare_threshold": value})).groups["g"].prepare_threshold is None
+    assert load(config(group={"prepare_threshold": 0})).groups["g"].prepare_threshold == 0
 
 
 def test_password_may_be_a_callable_and_is_not_called() -> None:

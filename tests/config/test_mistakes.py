@@ -179,7 +179,24 @@ GROUP_MISTAKES: list[tuple[str, Any, str]] = [
     ("max_idle", float("nan"), "expected a finite number, got nan"),
     ("check", "always", "expected one of auto, off, ping or a callable, got 'always'"),
     ("check", False, "expected one of auto, off, ping or a callable, got False"),
-    ("configure", "app.setup", "expected a callable, got a string"),
+    ("configure", "setup", "expected a callable, got a string"),
+    (
+        "configure",
+        "no_such_package.setup",
+        (
+            "cannot import 'no_such_package.setup': importing no_such_package raised ModuleNotFoundError: "
+            "No module named 'no_such_package'"
+        ),
+    ),
+    ("check", "psycopg.rows.no_such", "cannot import 'psycopg.rows.no_such': module psycopg.rows has no 'no_such'"),
+    ("row_factory", "os:sep", "expected a callable, got the name of a string"),
+    ("row_factory", 1, "expected a callable, got 1"),
+    ("connection_class", print, "expected a class of connections, got a callable"),
+    ("connection_class", "psycopg.connect", "expected a class of connections, got the name of a callable"),
+    ("context", {}, "expected an object with adapters, got a dict"),
+    ("prepare_threshold", True, "expected a whole number, got True"),
+    ("prepare_threshold", -1, "expected 0 or more, got -1"),
+    ("close_returns", 1, "expected True or False, got 1"),
     ("reset", 1, "expected one of none, state or a callable, got 1"),
     ("reset", "all", "expected one of none, state or a callable, got 'all'"),
     ("reconnect_failed", msgspec.UNSET, "expected a callable, got an object of type UnsetType"),

@@ -196,6 +196,11 @@ URL_MISTAKES: list[tuple[Any, str]] = [
     ("postgresql://h?tags=", "tags: expected a list of words, got an empty string"),
     ("postgresql://h?connection_count=0", "connection_count: expected 1 or more, got 0"),
     ("postgresql://h?configure=x", "configure: expected a callable, got a string"),
+    ("postgresql://h?configure=os.getpid", "configure: a URL cannot name a callable; give it in groups"),
+    (
+        "postgresql://h?row_factory=psycopg.rows:dict_row",
+        "row_factory: a URL cannot name a callable; give it in groups",
+    ),
     ("postgresql://h?target_session_attrs=rw", f"target_session_attrs: expected one of {TARGETS}, got 'rw'"),
     ("postgresql://h?type=async", "type: expected one of threaded, non-threaded, got 'async'"),
     ("postgresql:///db?host=a%20b", "host: expected a host name, got a string with blanks, / or @ in it"),

@@ -255,6 +255,7 @@ class BookedTopology(Topology):
         since: float | None = None,
         pooled: bool = False,
         address: str = "",
+        given: Any = None,
     ) -> str | None:
         book = self.book
         book.orders.remove(order)
@@ -263,7 +264,7 @@ class BookedTopology(Topology):
         if book.clock.trace:
             book.say(f"opened {conn} for {order.group.name}, {words(report)}{'' if identity is None else identity[1:]}")
         book.promotions.opened(conn)
-        reason = super().opened(order, conn, clean, report, now, identity, since, pooled, address)
+        reason = super().opened(order, conn, clean, report, now, identity, since, pooled, address, given)
         book.counts["opened" if reason is None else f"opened in vain: {reason}"] += 1
         if retired and reason is None:
             raise Violation(f"{conn} was asked for before its lane was retired, and is kept")

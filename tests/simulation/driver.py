@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 from pgdbpool.core.evidence import Fault, Identity, Report, Role, Sighting, connect_fault
 from pgdbpool.drivers import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, NotWanted, Status
@@ -70,6 +71,7 @@ class SimulatedDriver:
         wanted: Callable[[], bool] | None = None,
         conduct: Conduct | None = None,
         choice: Choice | None = None,
+        **more: Any,
     ) -> Session:
         name = str(params["host"])
         session = await self._connect(self.names.reached(name), deadline, wanted or _always)
@@ -191,6 +193,9 @@ class SimulatedDriver:
     async def _end_transaction(self, session: Session) -> None:
         await self.ask(session, FOREVER)
         session.in_transaction = False
+
+    async def shown(self, session: Session) -> Session:
+        return session
 
     async def adopt(self, session: Session, autocommit: bool) -> None:
         session.altered = False

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 
+from pgdbpool.config.named import NotFound, is_name, named
 from pgdbpool.config.settings import Balance, Check, Model, Pooler, Reset, SslMode, TargetSessionAttrs
 
 __all__ = [
@@ -58,6 +59,12 @@ class Kind:
     optional: bool = False
     function: bool = False
     """A callable is accepted too."""
+    thing: Callable[[Any], bool] | None = None
+    """What this is true of is accepted too."""
+    named: bool = False
+    """Such a callable or thing may be given by its name."""
+    never: bool = False
+    """False is accepted, and means None."""
     secret: bool = False
     """No value may appear in a message."""
 
@@ -65,8 +72,12 @@ class Kind:
         """The value as the settings hold it. Raises `Unfit`."""
         if value is None and self.optional:
             return None
-        if self.function and callable(value):
+        if self.never and value is False:
+            return None
+        if self._is_thing(value):
             return value
+        if self.named and is_name(value):
+            return self._found(value)
         try:
             fitting = msgspec.convert(value, self.type, strict=True)
         except (msgspec.ValidationError, ValueError, OverflowError, SystemError):
@@ -78,6 +89,18 @@ class Kind:
         if isinstance(fitting, (int, float)) and (limit := self._beyond(fitting)):
             raise Unfit(f"expected {limit}, got {self._shown(value)}")
         return _plain(fitting, self.noun)
+
+    def _found(self, name: str) -> Any:
+        try:
+            value = named(name)
+        except NotFound as problem:
+            raise Unfit(str(problem)) from None
+        if not self._is_thing(value):
+            raise Unfit(f"expected {self.noun}, got the name of {nature(value)}")
+        return value
+
+    def _is_thing(self, value: Any) -> bool:
+        return (self.function and callable(value)) or (self.thing is not None and self.thing(value))
 
     def _beyond(self, number: float) -> str:
         """The limit that a number does not keep, or an empty string."""
@@ -177,10 +200,19 @@ def _seconds(**limits: Any) -> Kind:
 
 _TEXT = Kind(str, "a string")
 _FLAG = Kind(bool, "True or False")
-_FUNCTION = Kind(None, "a callable", function=True, optional=True)
+_FUNCTION = Kind(None, "a callable", function=True, named=True, optional=True)
 _TAGS = Kind(list[str], _WORDS)
 _QUERY_TIMEOUT = _whole(ge=0, optional=True)  # ms
 _TMP_BUFFER = _whole(ge=1, le=8_388_607, optional=True)  # MB: temp_buffers counts blocks of 8 kB in an int
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(get_origin(value) or value, type)
+
+
+def _has_adapters(value: Any) -> bool:
+    return not isinstance(value, type) and hasattr(value, "adapters")
+
 
 ENDPOINT: dict[str, Kind] = {
     "host": _TEXT,  # absent it is libpq's choice, but None may be a variable that is not set: that leads nowhere
@@ -211,14 +243,14 @@ GROUP: dict[str, Kind] = {
     "min_count": _whole(ge=0),
     "autocommit": _FLAG,
     "target_session_attrs": _words(TargetSessionAttrs),
-    "balance": _words(Balance, function=True),
+    "balance": _words(Balance, function=True, named=True),
     "acquire_timeout": _seconds(ge=0),
     "max_waiting": _whole(ge=0),
     "max_lifetime": _seconds(ge=0),
     "max_idle": _seconds(ge=0),
-    "check": _words(Check, function=True),
+    "check": _words(Check, function=True, named=True),
     "configure": _FUNCTION,
-    "reset": _words(Reset, function=True, optional=True),
+    "reset": _words(Reset, function=True, named=True, optional=True),
     "reconnect_failed": _FUNCTION,
     "reconnect_timeout": _seconds(ge=0),
     "leak_threshold": _seconds(ge=0),
@@ -227,6 +259,12 @@ GROUP: dict[str, Kind] = {
     "tags": _TAGS,
     "spill": _FLAG,
     "sqlprepare": _FLAG,
+    "connection_class": Kind(None, "a class of connections", thing=_is_class, named=True, optional=True),
+    "cursor_factory": _FUNCTION,
+    "row_factory": _FUNCTION,
+    "context": Kind(None, "an object with adapters", thing=_has_adapters, named=True, optional=True),
+    "prepare_threshold": _whole(ge=0, optional=True, never=True),
+    "close_returns": _FLAG,
 }
 
 MONITOR: dict[str, Kind] = {

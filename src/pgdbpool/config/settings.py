@@ -175,6 +175,19 @@ class GroupSettings(msgspec.Struct, kw_only=True, frozen=True):
     """Use the next tier when all connections of the preferred one are busy, instead of waiting."""
     sqlprepare: bool = False
     """Call `"SQLPrepare"."PrepareQueries"()` on each new connection."""
+    connection_class: Any = None
+    """A subclass of `psycopg.Connection`, in an `AsyncPool` of `psycopg.AsyncConnection`."""
+    cursor_factory: Callable[..., Any] | None = None
+    """Of the cursors. None: that of `connection_class`."""
+    row_factory: Callable[..., Any] | None = None
+    """Of the rows. None: tuples."""
+    context: Any = None
+    """What has the `adapters` of new connections, such as a `psycopg.adapt.AdaptersMap`. None: psycopg's own."""
+    prepare_threshold: int | Literal["auto"] | None = "auto"
+    """After how many executions a statement is prepared by itself. None: never. "auto": psycopg's choice, which is 5,
+    and through a pooler in transaction mode never."""
+    close_returns: bool = False
+    """Whether `close` of a connection gives it back, in the place of closing it."""
     chosen: Mapping[str, str] = msgspec.field(default_factory=FrozenMap)
     """As that of an endpoint: `{"target_session_attrs": "PGTARGETSESSIONATTRS"}`."""
 

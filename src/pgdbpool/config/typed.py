@@ -67,6 +67,12 @@ class GroupDict(TypedDict, total=False):
     tags: Collection[str]
     spill: bool
     sqlprepare: bool
+    connection_class: type | str | None
+    cursor_factory: Callable[..., Any] | str | None
+    row_factory: Callable[..., Any] | str | None
+    context: Any
+    prepare_threshold: int | None
+    close_returns: bool
 
 
 class MonitorDict(TypedDict, total=False):

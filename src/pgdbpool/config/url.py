@@ -21,6 +21,7 @@ from urllib.parse import unquote_to_bytes
 from pgdbpool.config import keys
 from pgdbpool.config.check import Judged, did_you_mean, judged
 from pgdbpool.config.environment import libpq_parameters
+from pgdbpool.config.named import is_name
 from pgdbpool.config.settings import Settings
 
 __all__ = ["judged_url", "load_url"]
@@ -163,6 +164,8 @@ def _sort_in(key: str, text: str, sections: dict[str, dict[str, Any]], written: 
         raise _Malformed(_unknown(key))
     if own in section:
         raise _Malformed(f"{key}: given twice")
+    if kind is not None and kind.named and is_name(text):
+        raise _Malformed(f"{key}: a URL cannot name a callable; give it in groups")
     written[own] = key
     if key == "ssl" and text == "true":
         text = "require"  # what other drivers write, and libpq understands

@@ -86,6 +86,7 @@ class Slot(Tally):
         "expires",
         "fresh_until",
         "generation",
+        "given",
         "holder",
         "lane",
         "read_only",
@@ -104,6 +105,7 @@ class Slot(Tally):
         super().__init__()
         self.lane = lane
         self.conn = conn
+        self.given = conn  # what users get: it, or what a tool has put around it
         self.server = lane.endpoint.server  # which one it has reached; set by the topology
         self.address = ""  # where its name has several, which of them
         self.read_only = False  # whether its transactions are, by a setting that it found when it was opened

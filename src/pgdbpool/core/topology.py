@@ -192,8 +192,11 @@ class Topology:
         since: float | None = None,
         pooled: bool = False,
         address: str = "",
+        given: Any = None,
     ) -> str | None:
         """A connection, made at `since`, was opened: put it to use. `address`: which one, if the name has several.
+
+        `given`: what users are handed, if it is not the connection itself.
 
         Returns None, or why it was put among those to close instead.
         """
@@ -224,6 +227,7 @@ class Topology:
                 reason = None
             slot = Slot(lane, conn, clean, lane.generation, now, group.lifetime())
             slot.server, slot.read_only, slot.address = server, report.read_only, address
+            slot.given = conn if given is None else given
             lane.slots.add(slot)
             lane.ledger = lane.ledger.with_(slot)
             lane.open += 1

@@ -10,7 +10,7 @@ What may wait is a coroutine. Those of `blocking` never suspend, and `blocking.r
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -77,6 +77,10 @@ class NotWanted(Exception):
     """The attempt was given up because nobody wants its result any more."""
 
 
+class Misfit(Exception):
+    """The connection is there, and cannot be as its group wants it; nothing against the server."""
+
+
 class Patience(NamedTuple):
     """How long a user's call may go without a word from the server, in seconds."""
 
@@ -109,6 +113,25 @@ class Conduct(NamedTuple):
         return self._replace(patience=patience._replace(check=partial(patience.check, address=address)))
 
 
+class Style(NamedTuple):
+    """What a group wants of the driver's objects. None: as the driver has it."""
+
+    connection_class: Any = None
+    cursor_factory: Callable[..., Any] | None = None
+    row_factory: Callable[..., Any] | None = None
+    context: Any = None
+    prepare_threshold: int | str | None = "auto"
+    """After how many executions a statement is prepared by itself. None: never. "auto": the driver's choice, and not
+    through a pooler that may give each transaction another session."""
+
+
+class Lessor(Protocol):
+    """A pool, as its connections know it."""
+
+    async def close(self, conn: Any, really: Callable[[], Any]) -> None:
+        """A user has called `close`; `really` closes it, and may have to be awaited."""
+
+
 class Choice(NamedTuple):
     """Which server will do, where the name of a host has several addresses."""
 
@@ -133,11 +156,19 @@ class Driver(Protocol):
         wanted: Callable[[], bool] | None = None,
         conduct: Conduct | None = None,
         choice: Choice | None = None,
+        style: Style = Style(),  # noqa: B008  # it cannot be changed
+        lessor: Lessor | None = None,
     ) -> Any:
-        """Open a connection. Raises ConnectFailed, or NotWanted soon after `wanted` has become false.
+        """Open a connection. Raises ConnectFailed, Misfit, or NotWanted soon after `wanted` has become false.
 
         Of several addresses one that suits by `choice` is taken, else the best, which may not suit at all. None: any.
         """
+
+    def misfits(self, style: Style) -> Iterator[tuple[str, str]]:
+        """What of a style does not fit to this driver: the key, and what is wrong with it."""
+
+    async def shown(self, conn: Any) -> Any:
+        """What users are handed: the connection, or what a tool has put around it."""
 
     async def password(self, ask: Callable[[], Any], deadline: float) -> Secret | None:
         """What a user's `pass` gives, which may block, a coroutine's result included; does not block an event loop.
@@ -238,10 +269,10 @@ class Driver(Protocol):
         """Whether ``default_transaction_read_only`` was SET in this session, and so tells nothing of the server."""
 
     async def adopt(self, conn: Any, autocommit: bool) -> None:
-        """Its transactions and handlers are meant to be as they are set up now, and `autocommit` as given."""
+        """It is from now on meant to be as it is set up now, and `autocommit` as given."""
 
     async def restore(self, conn: Any) -> None:
-        """Put autocommit, the properties of its transactions and its handlers back to what was adopted."""
+        """Put back what was adopted: autocommit, the properties of its transactions, factories, handlers, adapters."""
 
     async def reset(self, conn: Any, deadline: float) -> bool:
         """Put back what a user may have left in an idle session: all that docs/state.rst says ``reset = "state"`` does.

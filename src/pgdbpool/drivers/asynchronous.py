@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import random
 import select
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Any, TypeVar
 
@@ -23,19 +23,32 @@ from ..background import nobodys
 from ..clock import monotonic, stands_still
 from ..config.secret import Secret
 from ..core.evidence import Fault, Report, Sighting
-from . import Choice, Conduct, ConnectFailed, Doubt, DriverTimeout, LastWords, Patience, names, passwords, state, steps
+from . import (
+    Choice,
+    Conduct,
+    ConnectFailed,
+    Doubt,
+    DriverTimeout,
+    LastWords,
+    Lessor,
+    Patience,
+    Style,
+    names,
+    passwords,
+    patched,
+    steps,
+)
+from .adopted import HALF_DONE, PROPERTIES, Adopted, Noting, adopt_as_it_is, adopt_as_opened, restore_style
 from .blocking import cancel_now
 from .cancel import IN_PLACE, LIMIT, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
-from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
-from .private import beginning, deallocating, put_back_handlers
+from .doubt import Commands, called_off, in_doubt, left_pipeline
+from .private import beginning, deallocating
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
-    Adopted,
     WaitTimeout,
     abort,
     address,
-    as_it_is,
     closed_in_peace,
     describe,
     descriptor,
@@ -64,6 +77,8 @@ from .psycopg3 import (
 from .race import R, Race, Rank
 from .sealed import Params, Sealed
 from .state import keep, keep_prepared, keeping_prepared, resetting, worn
+from .style import combined, made, wanted_class
+from .style import misfits as misfits_of
 
 __all__ = [
     "Allowance",
@@ -93,6 +108,7 @@ __all__ = [
     "last_words",
     "leave",
     "listen_to_the_end",
+    "misfits",
     "note_prepared",
     "password",
     "ping",
@@ -104,6 +120,7 @@ __all__ = [
     "restore",
     "rollback",
     "says_read_only_itself",
+    "shown",
     "sight",
     "sqlstate",
     "statement",
@@ -368,7 +385,7 @@ async def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
         pass
 
 
-class Pooled(psycopg.AsyncConnection[Any]):
+class Pooled(Noting, psycopg.AsyncConnection[Any]):  # type: ignore[misc]
     """A connection that knows what its user has changed or left open, and what became of calls that failed."""
 
     altered = 0  # why it does not simply go back: see `doubt`
@@ -381,6 +398,9 @@ class Pooled(psycopg.AsyncConnection[Any]):
     aborted = ""  # why the pool has ended it; set by any thread
     ending: asyncio.Task[None] | None = None  # what was interrupted
     adopted: Adopted
+    style = Style()
+    lessor: Lessor | None = None
+    closing = False  # by the pool
     address = ""
     heard: list[LastWords]
     answered_by: LastWords | None = None  # with which a call has failed that was the last
@@ -393,21 +413,6 @@ class Pooled(psycopg.AsyncConnection[Any]):
     keeps = False  # statements that are prepared for its whole life
     kept: frozenset[bytes] = frozenset()  # their names, where they have to be known
     worn = False  # a statement that is not psycopg's own would fail on it for ever
-
-    add_notice_handler = state.add_notice_handler
-    remove_notice_handler = state.remove_notice_handler
-    add_notify_handler = state.add_notify_handler
-    remove_notify_handler = state.remove_notify_handler
-
-    async def execute(
-        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False
-    ) -> Any:
-        if binary or self.pgconn.status:  # see `blocking.Pooled.execute`
-            return await super().execute(query, params, prepare=prepare, binary=binary)
-        cursor = self.cursor_factory(self)
-        return await (
-            cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
-        )
 
     async def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         if self.ending is not None:
@@ -458,6 +463,12 @@ class Pooled(psycopg.AsyncConnection[Any]):
             await commit(self)
 
     async def close(self) -> None:
+        if self.lessor is None or self.closing:
+            await self._really_close()
+        else:
+            await self.lessor.close(self, self._really_close)
+
+    async def _really_close(self) -> None:
         if not self.closed:
             self.closed_in = self.pgconn.transaction_status
         await super().close()
@@ -547,13 +558,19 @@ class GuardedBehind(Guarded):
         return execute(command, *args, **more)
 
 
+for _own in (Pooled, Guarded, PooledBehind, GuardedBehind):
+    _own.__module__ = "psycopg"  # as psycopg's own: tools name spans by it
+
+
 def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: bool) -> None:
     if not conn.pooled:
-        conn.__class__ = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
+        behind = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
+        conn.__class__ = combined(behind, wanted_class(conn.style))
     conn.begin_with = tuple(begin_with)
     conn.own_server = own_server
-    if not own_server:
+    if not own_server and conn.style.prepare_threshold == "auto":
         conn.prepare_threshold = None  # what is prepared in one session is not there in the next
+        adopt_as_opened(conn)
 
 
 async def resolved(params: Params, deadline: float | Allowance) -> list[Sealed]:
@@ -585,6 +602,8 @@ async def connect(
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
     choice: Choice | None = None,
+    style: Style = Style(),  # noqa: B008  # it cannot be changed
+    lessor: Lessor | None = None,
 ) -> Pooled:
     # `wanted` is of no use here: what is not wanted any more is cancelled.
     allowance = Allowance(deadline)
@@ -595,21 +614,31 @@ async def connect(
         places = random.sample(places, len(places)) if choice.spread else places
         pgconn = (await reach(places, steps.introducing, allowance, lambda met: choice.rank(met.sighting))).session
     address = pgconn.hostaddr.decode() if len(places) > 1 else ""
+    conn: Pooled
     if conduct is None or conduct == Conduct():
-        conn = Pooled(pgconn)
+        conn = made(Pooled, style, pgconn)
     else:
-        conn = guarded = Guarded(pgconn)
+        conn = guarded = made(Guarded, style, pgconn)
         guarded.conduct = conduct.at(address)
         guarded.first = first_patience(conduct)
     listen(conn)
     conn.address = address
+    conn.lessor = lessor
     try:
         await adopt(conn, autocommit)
     except BaseException:
         close(conn)
         raise
-    conn.opened = conn.adopted
+    adopt_as_opened(conn)
     return conn
+
+
+def misfits(style: Style) -> Iterator[tuple[str, str]]:
+    return misfits_of(Pooled, style)
+
+
+async def shown(conn: Pooled) -> Any:
+    return await patched.shown_later(conn)
 
 
 async def within(awaitable: Awaitable[T], deadline: float) -> T:
@@ -630,6 +659,7 @@ def close(conn: Pooled) -> None:
     waits_for = descriptor(conn)
     if loop is not None and waits_for >= 0:
         _stop_waiting(loop, waits_for)
+    conn.closing = True
     closing = conn.close()
     try:
         closing.send(None)  # it is a coroutine for symmetry only
@@ -637,6 +667,9 @@ def close(conn: Pooled) -> None:
         pass
     finally:
         closing.close()
+        conn.closing = False
+    if not conn.closed:  # a `connection_class` with a `close` that waits
+        conn.pgconn.finish()
 
 
 async def ended(conn: Pooled) -> None:
@@ -673,22 +706,21 @@ async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:
 async def adopt(conn: Pooled, autocommit: bool) -> None:
     if conn.autocommit is not autocommit:
         await conn.set_autocommit(autocommit)
-    conn.adopted = as_it_is(conn)
-    conn.altered = 0
+    adopt_as_it_is(conn)
 
 
 async def restore(conn: Pooled) -> None:
     if conn.altered:
-        now, meant = as_it_is(conn), conn.adopted
-        if now.autocommit is not meant.autocommit:
+        meant = conn.adopted
+        if conn.autocommit is not meant.autocommit:
             await conn.set_autocommit(meant.autocommit)
-        if now.isolation_level is not meant.isolation_level:
+        if conn.isolation_level is not meant.isolation_level:
             await conn.set_isolation_level(meant.isolation_level)
-        if now.read_only is not meant.read_only:
+        if conn.read_only is not meant.read_only:
             await conn.set_read_only(meant.read_only)
-        if now.deferrable is not meant.deferrable:
+        if conn.deferrable is not meant.deferrable:
             await conn.set_deferrable(meant.deferrable)
-        put_back_handlers(conn, meant.handlers)
+        restore_style(conn)
         conn.doubt = None
         conn.altered = 0
 

@@ -21,18 +21,31 @@ from psycopg import waiting
 from ..clock import monotonic, stands_still
 from ..config.secret import Secret
 from ..core.evidence import Report, Sighting
-from . import Choice, Conduct, Doubt, DriverTimeout, LastWords, NotWanted, Patience, names, passwords, state, steps
+from . import (
+    Choice,
+    Conduct,
+    Doubt,
+    DriverTimeout,
+    LastWords,
+    Lessor,
+    NotWanted,
+    Patience,
+    Style,
+    names,
+    passwords,
+    patched,
+    steps,
+)
+from .adopted import HALF_DONE, PROPERTIES, Adopted, Noting, adopt_as_it_is, adopt_as_opened, restore_style
 from .cancel import IN_PLACE, PAUSE, at_work, ending, in_pipeline, leaving_pipeline, left_unfinished
-from .doubt import HALF_DONE, PROPERTIES, Commands, called_off, in_doubt, left_pipeline
-from .private import beginning, deallocating, put_back_handlers
+from .doubt import Commands, called_off, in_doubt, left_pipeline
+from .private import beginning, deallocating
 from .psycopg3 import (
     INTERVAL,
     TAKES_TIMEOUT,
-    Adopted,
     WaitTimeout,
     abort,
     address,
-    as_it_is,
     closed_in_peace,
     describe,
     descriptor,
@@ -61,6 +74,8 @@ from .psycopg3 import (
 from .race import R, Race, Rank
 from .sealed import Params, Sealed
 from .state import keep, keep_prepared, keeping_prepared, resetting, worn
+from .style import combined, made, wanted_class
+from .style import misfits as misfits_of
 
 __all__ = [
     "Error",
@@ -89,6 +104,7 @@ __all__ = [
     "last_words",
     "leave",
     "listen_to_the_end",
+    "misfits",
     "note_prepared",
     "password",
     "password_by_thread",
@@ -102,6 +118,7 @@ __all__ = [
     "rollback",
     "run",
     "says_read_only_itself",
+    "shown",
     "sight",
     "sqlstate",
     "statement",
@@ -248,7 +265,7 @@ def _end(conn: Pooled, deadline: float, *, mine: bool) -> None:
 Error = psycopg.Error
 
 
-class Pooled(psycopg.Connection[Any]):
+class Pooled(Noting, psycopg.Connection[Any]):  # type: ignore[misc]
     """A connection that knows what its user has changed or left open, and what became of calls that failed."""
 
     altered = 0  # why it does not simply go back: see `doubt`
@@ -260,6 +277,9 @@ class Pooled(psycopg.Connection[Any]):
     given_up = False
     aborted = ""  # why the pool has ended it; set by any thread
     adopted: Adopted
+    style = Style()
+    lessor: Lessor | None = None
+    closing = False  # by the pool
     address = ""
     heard: list[LastWords]
     answered_by: LastWords | None = None  # with which a call has failed that was the last
@@ -272,19 +292,6 @@ class Pooled(psycopg.Connection[Any]):
     keeps = False  # statements that are prepared for its whole life
     kept: frozenset[bytes] = frozenset()  # their names, where they have to be known
     worn = False  # a statement that is not psycopg's own would fail on it for ever
-
-    add_notice_handler = state.add_notice_handler
-    remove_notice_handler = state.remove_notice_handler
-    add_notify_handler = state.add_notify_handler
-    remove_notify_handler = state.remove_notify_handler
-
-    # As psycopg's own, without the detour by `cursor()`, which looks through arguments that nobody has given. That pays
-    # for a third of a checkout.
-    def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool = False) -> Any:
-        if binary or self.pgconn.status:  # 0: good
-            return super().execute(query, params, prepare=prepare, binary=binary)
-        cursor = self.cursor_factory(self)
-        return cursor.execute(query, params) if prepare is None else cursor.execute(query, params, prepare=prepare)
 
     def wait(self, gen: Any, interval: float = INTERVAL, timeout: float | None = None) -> Any:
         self.conversation = gen
@@ -333,6 +340,12 @@ class Pooled(psycopg.Connection[Any]):
             run(commit(self))
 
     def close(self) -> None:
+        if self.lessor is None or self.closing:
+            self._really_close()
+        else:
+            run(self.lessor.close(self, self._really_close))
+
+    def _really_close(self) -> None:
         if not self.closed:
             self.closed_in = self.pgconn.transaction_status
         super().close()
@@ -422,13 +435,19 @@ class GuardedBehind(Guarded):
         return execute(command, *args, **more)
 
 
+for _own in (Pooled, Guarded, PooledBehind, GuardedBehind):
+    _own.__module__ = "psycopg"  # as psycopg's own: tools name spans by it
+
+
 def through_pooler(conn: Pooled, begin_with: Sequence[bytes], *, own_server: bool) -> None:
     if not conn.pooled:
-        conn.__class__ = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
+        behind = GuardedBehind if isinstance(conn, Guarded) else PooledBehind
+        conn.__class__ = combined(behind, wanted_class(conn.style))
     conn.begin_with = tuple(begin_with)
     conn.own_server = own_server
-    if not own_server:
+    if not own_server and conn.style.prepare_threshold == "auto":
         conn.prepare_threshold = None  # what is prepared in one session is not there in the next
+        adopt_as_opened(conn)
 
 
 def resolved(params: Params) -> list[Sealed]:
@@ -444,6 +463,8 @@ async def connect(
     wanted: Callable[[], bool] | None = None,
     conduct: Conduct | None = None,
     choice: Choice | None = None,
+    style: Style = Style(),  # noqa: B008  # it cannot be changed
+    lessor: Lessor | None = None,
 ) -> Pooled:
     places = resolved(params)
     if choice is None or len(places) == 1:
@@ -452,17 +473,27 @@ async def connect(
         places = random.sample(places, len(places)) if choice.spread else places
         pgconn = reach(places, steps.introducing, deadline, wanted, rank=lambda met: choice.rank(met.sighting)).session
     address = pgconn.hostaddr.decode() if len(places) > 1 else ""
+    conn: Pooled
     if conduct is None or conduct == Conduct():
-        conn = Pooled(pgconn)
+        conn = made(Pooled, style, pgconn)
     else:
-        conn = guarded = Guarded(pgconn)
+        conn = guarded = made(Guarded, style, pgconn)
         guarded.conduct = conduct.at(address)
         guarded.first = first_patience(conduct)
     listen(conn)
     conn.address = address
+    conn.lessor = lessor
     await adopt(conn, autocommit)
-    conn.opened = conn.adopted
+    adopt_as_opened(conn)
     return conn
+
+
+def misfits(style: Style) -> Iterator[tuple[str, str]]:
+    return misfits_of(Pooled, style)
+
+
+async def shown(conn: Pooled) -> Any:
+    return patched.shown(conn)
 
 
 async def password(ask: Callable[[], Any], deadline: float) -> Secret | None:
@@ -507,10 +538,13 @@ def keep_to(conn: Pooled, door: AbstractContextManager[None]) -> None:
 
 
 def close(conn: Pooled) -> None:
+    conn.closing = True
     try:
         conn.close()
     except Exception:  # what is wrong with it does not matter any more
         pass
+    finally:
+        conn.closing = False
 
 
 async def ended(conn: Pooled) -> None: ...
@@ -548,22 +582,21 @@ async def says_read_only_itself(conn: Pooled, deadline: float) -> bool:
 async def adopt(conn: Pooled, autocommit: bool) -> None:
     if conn.autocommit is not autocommit:
         conn.set_autocommit(autocommit)
-    conn.adopted = as_it_is(conn)
-    conn.altered = 0
+    adopt_as_it_is(conn)
 
 
 async def restore(conn: Pooled) -> None:
     if conn.altered:
-        now, meant = as_it_is(conn), conn.adopted
-        if now.autocommit is not meant.autocommit:
+        meant = conn.adopted
+        if conn.autocommit is not meant.autocommit:
             conn.set_autocommit(meant.autocommit)
-        if now.isolation_level is not meant.isolation_level:
+        if conn.isolation_level is not meant.isolation_level:
             conn.set_isolation_level(meant.isolation_level)
-        if now.read_only is not meant.read_only:
+        if conn.read_only is not meant.read_only:
             conn.set_read_only(meant.read_only)
-        if now.deferrable is not meant.deferrable:
+        if conn.deferrable is not meant.deferrable:
             conn.set_deferrable(meant.deferrable)
-        put_back_handlers(conn, meant.handlers)
+        restore_style(conn)
         conn.doubt = None
         conn.altered = 0
 

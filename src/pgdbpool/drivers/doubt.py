@@ -29,13 +29,8 @@ from psycopg import pq
 
 from ..interpreter import gil
 from . import COMMIT_NOTE, Doubt
+from .adopted import INTERRUPTED
 from .cancel import GaveUp
-
-# What `altered` of a connection consists of: why it does not simply go back.
-PROPERTIES = 1  # of its transactions were set
-HALF_DONE = 2  # a pipeline or a two-phase transaction was begun, or notifications are waited for
-INTERRUPTED = 4  # an exception that is not the server's answer ended a call
-HANDLERS = 8  # of notices or notifications were added or removed
 
 _LOST = pq.TransactionStatus.UNKNOWN
 _IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)

@@ -13,7 +13,7 @@ import struct
 import sys
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -21,8 +21,9 @@ from psycopg import pq
 from ..clock import monotonic
 from ..core.evidence import Fault, connect_fault
 from . import Conduct, ConnectFailed, DriverTimeout, LastWords, NoServer, Patience, Status, steps
+from .adopted import style_restored
 from .cancel import GaveUp
-from .private import Handlers, forget_prepared, handlers
+from .private import forget_prepared
 
 T = TypeVar("T")
 Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
@@ -227,20 +228,6 @@ def closed_in_peace(conn: Any) -> bool:
     return bool(conn.closed_in == pq.TransactionStatus.IDLE)
 
 
-class Adopted(NamedTuple):
-    """How a connection is meant to be: its transactions, and what hears what its server says."""
-
-    autocommit: bool
-    isolation_level: psycopg.IsolationLevel | None
-    read_only: bool | None
-    deferrable: bool | None
-    handlers: Handlers
-
-
-def as_it_is(conn: Connection) -> Adopted:
-    return Adopted(conn.autocommit, conn.isolation_level, conn.read_only, conn.deferrable, handlers(conn))
-
-
 def write_refused(conn: Any) -> bool:
     """Whether a write was refused (25006) on a connection since the last time that this was asked."""
     refused: bool = conn.refused
@@ -261,7 +248,7 @@ def watch(conn: Any, writes: bool) -> Callable[[float], bool]:
     # too, only where it matters.
     def clean(now: float) -> bool:
         nonlocal look_again
-        if pgconn.transaction_status or conn.altered:
+        if pgconn.transaction_status or (conn.altered and not style_restored(conn)):
             return False
         if now >= look_again:
             if parameter(b"in_hot_standby") != standby:

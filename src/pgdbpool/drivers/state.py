@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import psycopg
 from psycopg import pq
 
 from . import steps
-from .doubt import HANDLERS
 from .private import drop_notifications
 
 # In this order: SET SESSION AUTHORIZATION sets the role too, RESET ALL leaves both alone, and RESET ROLE goes back to
@@ -78,26 +76,3 @@ def _names(result: pq.abc.PGresult) -> Collection[bytes]:
 def keep(conn: Any, statements: Sequence[str]) -> None:
     """These SETs have made the session what it is, and RESET ALL undoes them: each reset says them again."""
     conn.said = tuple(statements)
-
-
-# -- psycopg's own part, as methods of `Pooled` ------------------------------------------------------------------------
-
-
-def add_notice_handler(conn: Any, callback: Any) -> None:
-    conn.altered |= HANDLERS
-    psycopg.Connection.add_notice_handler(conn, callback)
-
-
-def remove_notice_handler(conn: Any, callback: Any) -> None:
-    conn.altered |= HANDLERS
-    psycopg.Connection.remove_notice_handler(conn, callback)
-
-
-def add_notify_handler(conn: Any, callback: Any) -> None:
-    conn.altered |= HANDLERS
-    psycopg.Connection.add_notify_handler(conn, callback)
-
-
-def remove_notify_handler(conn: Any, callback: Any) -> None:
-    conn.altered |= HANDLERS
-    psycopg.Connection.remove_notify_handler(conn, callback)
