@@ -212,17 +212,11 @@ def test_a_connections_own_block_whose_connection_was_lost_says_so(way, pg_node,
 # -- a connection that is used after it was returned --
 
 
-@pytest.mark.parametrize("left", ["in a transaction", "closed"])
-def test_a_connection_that_was_used_after_its_return_is_not_handed_out_once_the_pool_has_looked(
-    way, pg_node, caplog, left
-):
+def test_a_connection_that_was_used_after_its_return_is_not_handed_out_once_the_pool_has_looked(way, pg_node, caplog):
     async def story(pool):
         async with pool.block() as kept:
             pid = kept.info.backend_pid
-        if left == "closed":
-            await kept.close()
-        else:
-            await kept.execute("begin")
+        await kept.execute("begin")
         for slot in list(pool.pool._groups["default"].lanes[0].idle):
             slot.fresh_until = float("-inf")  # as after half a second of rest
         async with pool.block() as conn:

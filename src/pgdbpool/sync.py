@@ -146,7 +146,8 @@ class Pool(Base):
     Keys of a group, all optional: ``connection_count``, ``total_count``, ``min_count``, ``autocommit``,
     ``target_session_attrs``, ``balance``, ``acquire_timeout``, ``max_waiting``, ``max_lifetime``, ``max_idle``,
     ``check``, ``configure``, ``reset``, ``reconnect_failed``, ``reconnect_timeout``, ``leak_threshold``,
-    ``query_timeout``, ``session_tmp_buffer``, ``tags``, ``spill``, ``sqlprepare``.
+    ``query_timeout``, ``session_tmp_buffer``, ``tags``, ``spill``, ``sqlprepare``, ``connection_class``,
+    ``cursor_factory``, ``row_factory``, ``context``, ``prepare_threshold``, ``close_returns``.
 
     Keys of ``monitor``: ``interval``, ``timeout``, ``fall``, ``max_lifetime``, ``slow_start``. Keys of ``status``:
     ``name``, ``directory``, ``interval``. The configuration reference says what each of them means.
