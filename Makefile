@@ -10,7 +10,8 @@ PORT ?= 8000
 
 # Of the versions in an environment: the lowest that pyproject.toml allows.
 LOWEST ?= .venv-lowest
-LOWEST_TESTS := tests/config tests/test_lowest.py tests/test_style.py tests/test_close.py tests/test_patched.py tests/test_driver.py tests/test_import.py tests/test_unanswered.py \
+LOWEST_TESTS := tests/config tests/test_lowest.py tests/test_style.py tests/test_close.py tests/test_patched.py \
+	tests/test_driver.py tests/test_import.py tests/test_unanswered.py \
 	tests/test_nonthreaded.py tests/cli/test_command.py tests/integrations/test_otel.py tests/integrations/test_ledger.py \
 	tests/integrations/test_missing.py tests/publish/test_files.py
 

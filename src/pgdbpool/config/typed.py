@@ -51,15 +51,15 @@ class GroupDict(TypedDict, total=False):
     min_count: int
     autocommit: bool
     target_session_attrs: TargetSessionAttrs
-    balance: Balance | Callable[..., Any]
+    balance: Balance | Callable[..., Any] | str
     acquire_timeout: float
     max_waiting: int
     max_lifetime: float
     max_idle: float
-    check: Check | Callable[..., Any]
-    configure: Callable[..., Any] | None
-    reset: Reset | Callable[..., Any] | None
-    reconnect_failed: Callable[..., Any] | None
+    check: Check | Callable[..., Any] | str
+    configure: Callable[..., Any] | str | None
+    reset: Reset | Callable[..., Any] | str | None
+    reconnect_failed: Callable[..., Any] | str | None
     reconnect_timeout: float
     leak_threshold: float
     query_timeout: int | None
