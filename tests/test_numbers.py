@@ -131,16 +131,15 @@ def test_a_pause_is_no_change_of_the_limit(pg_node, open_pool):
 
 def test_wait_has_one_deadline_for_all_connections_and_groups(pg_node, way: Way, monkeypatch):
     async def story(face: Face) -> None:
-        keeper, deadlines = face.pool._keeper, []
-        inner = keeper.wait
+        inner, deadlines = face.pool._find, []
 
-        async def listen(group: Any, began: float, deadline: float, first: bool) -> Any:
-            deadlines.append(deadline)
-            return await inner(group, began, deadline, first)
+        async def listen(group: Any, slot: Any, began: float, timeout: float, **more: Any) -> Any:
+            deadlines.append(began + timeout)
+            return await inner(group, slot, began, timeout, **more)
 
-        monkeypatch.setattr(keeper, "wait", listen)
+        monkeypatch.setattr(face.pool, "_find", listen)
         await wait(face, LIMIT)
-        assert len(deadlines) > 1
+        assert len(deadlines) == 4, "one for each connection"
         assert len(set(deadlines)) == 1, "time that has gone by is counted once"
 
     groups = {name: {"connection_count": 2, "min_count": 2} for name in ("one", "two")}
