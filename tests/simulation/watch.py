@@ -302,7 +302,8 @@ class Watch:
                 if server.report.role is Role.PRIMARY and server.identity is not None:
                     system, timeline, _ = server.identity
                     latest = max(newest[system], endpoint.newest.get(system, 0))
-                    if (timeline < latest) != (server.fenced_by is not None):
+                    left = endpoint.systems.has_left(server.identity)  # then it may be fenced as well
+                    if (timeline < latest) != (server.fenced_by is not None) and not (left and server.fenced_by):
                         raise Violation(f"{endpoint.label}, {server.identity}: {server.fenced_by or 'not fenced'}")
 
     def _tiers(self, group: Group) -> list[list[Lane]]:
