@@ -25,7 +25,7 @@ def test_a_write_refused_behind_a_pooler_is_the_last_one(cluster, front, mode):
     with door_to(cluster.primary, mode) as door:
         pool = front(config(door.pooler, target_session_attrs="primary", acquire_timeout=0.3))
         for _ in range(5):
-            assert pool.ask(INSERT) == "INSERT 0 1"
+            assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
         door.lead_to(cluster.standbys[0])
         seen = [pool.outcome(INSERT) for _ in range(8)]
         assert seen.count(READ_ONLY) <= 1
@@ -38,7 +38,7 @@ def test_a_write_refused_behind_a_pooler_is_the_last_one(cluster, front, mode):
 def test_that_the_application_catches_the_refusal_changes_nothing(cluster, front):
     with door_to(cluster.primary) as door:
         pool = front(config(door.pooler, target_session_attrs="primary", acquire_timeout=0.3, monitor=False))
-        assert pool.ask(INSERT) == "INSERT 0 1"
+        assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
         door.lead_to(cluster.standbys[0])
         seen = [pool.outcome(INSERT, catch=True) for _ in range(4)]
         assert "read-only transaction" in seen[0]
@@ -50,7 +50,7 @@ def test_so_it_is_in_a_group_with_transactions(cluster, front, catch):
     with door_to(cluster.primary) as door:
         group = {"target_session_attrs": "primary", "acquire_timeout": 0.3, "autocommit": False}
         pool = front(config(door.pooler, monitor=False, **group))
-        assert pool.ask(INSERT) == "INSERT 0 1"
+        assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
         door.lead_to(cluster.standbys[0])
         assert pool.outcome(INSERT, catch=catch) is not PoolTimeout
         assert [pool.outcome(INSERT) for _ in range(3)] == 3 * [PoolTimeout]
@@ -60,7 +60,7 @@ def test_so_it_is_in_a_group_with_transactions(cluster, front, catch):
 def test_a_server_that_is_read_only_by_its_settings_takes_no_writes_behind_a_pooler(cluster, front, mode):
     with door_to(cluster.primary, mode) as door:
         pool = front(config(door.pooler, target_session_attrs="read-write", acquire_timeout=0.3))
-        assert pool.ask(INSERT) == "INSERT 0 1"
+        assert pool.ask(INSERT, timeout=LIMIT) == "INSERT 0 1"
         cluster.primary.refuse_writes()
         seen = [pool.outcome(INSERT) for _ in range(6)]
         assert seen.count(READ_ONLY) <= 1
