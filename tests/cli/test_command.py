@@ -81,7 +81,7 @@ def test_a_psycopg_without_libpq_is_told_in_one_line() -> None:
     done = run("check", "postgresql://app@127.0.0.1/app", PSYCOPG_IMPL="c")
     assert (done.code, done.out) == (1, "")
     assert done.err.count("\n") == 1
-    assert "pip install pgdbpool[binary]" in done.err
+    assert "pip install 'pgdbpool[binary]'" in done.err
 
 
 @pytest.fixture
