@@ -317,6 +317,8 @@ def test_a_check_that_raises_is_told_as_what_it_is(way, pg_node):
 
 
 def test_a_failure_of_sqlprepare_is_told_as_what_it_is(way, pg_node):
+    pg_node.execute('drop schema if exists "SQLPrepare" cascade')
+
     async def story(pool):
         with pytest.raises(
             DBOfflineError, match='sqlprepare raised InvalidSchemaName: schema "SQLPrepare" does not exist'

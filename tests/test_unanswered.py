@@ -1,6 +1,7 @@
 """A server that answers what the pool asks by an error is there. What it is, is known if its sessions report it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -176,7 +177,7 @@ def test_a_search_that_is_not_answered_on_a_session_of_another_group_costs_that_
 
 @pytest.mark.parametrize("ask", [blocking.sight, blocking.report])
 def test_the_driver_says_so_and_the_session_goes_on(reticent: Node, ask: Any) -> None:
-    with Wire(reticent, hide=REPORTS) as wire, blocking.Pooled.connect(wire.dsn, autocommit=True) as conn:
+    with Wire(reticent, hide=REPORTS) as wire, closing(blocking.Pooled.connect(wire.dsn, autocommit=True)) as conn:
         with pytest.raises(Unanswered, match=WORDS):
             blocking.run(ask(conn, float("inf")))
         assert one(conn, "select 1") == 1
