@@ -161,7 +161,7 @@ def test_a_name_that_goes_back_to_the_old_primary_is_not_followed(pg_cluster, mo
     old, new = pg_cluster.primary, pg_cluster.standbys[0]
     with (
         old.proxy() as name,
-        MODELS[model](config(name, groups=write(20), monitor={"interval": 3600.0})) as pool,
+        MODELS[model](config(name, groups=write(20, min_count=0), monitor={"interval": 3600.0})) as pool,
     ):
         first = pool.lend("write")
         new.promote()

@@ -26,6 +26,11 @@ def healths(pool):
     return said
 
 
+def after_it_was_down(said):
+    """That it is up at first may be told late."""
+    return said[said.index("endpoint-down") :] if "endpoint-down" in said else []
+
+
 @contextmanager
 def later(seconds, function):
     """Calls it after so many seconds, in a thread: the one that uses the pool waits meanwhile."""
@@ -57,7 +62,7 @@ def test_a_server_that_died_behind_a_pooler_is_left_for_the_promoted_one(pg_clus
             assert pool.ask("show port", timeout=LIMIT) == str(new.port)
             time.sleep(0.1)
         assert said.count("endpoint-down") <= 1
-        assert said.count("endpoint-up") == 0
+        assert "endpoint-up" not in after_it_was_down(said)
 
 
 def test_while_nothing_is_behind_the_pooler_callers_wait_and_go_on_when_it_is_back(pg_cluster, front):
@@ -72,7 +77,7 @@ def test_while_nothing_is_behind_the_pooler_callers_wait_and_go_on_when_it_is_ba
         primary.start()
         assert pool.ask("select 1", timeout=LIMIT) == 1
         assert said.count("endpoint-down") <= 1
-        assert said.count("endpoint-up") <= 1
+        assert after_it_was_down(said).count("endpoint-up") <= 1
 
 
 def test_a_pause_of_a_few_seconds_is_not_death(pg_cluster, front):
@@ -103,7 +108,7 @@ def test_a_mute_server_behind_a_pooler_is_not_used_where_another_one_will_do(pg_
             with later(4.0, door.way.resume):
                 assert pool.ask("show port", timeout=LIMIT) == str(one.port)
             assert pool.ask("show port", timeout=LIMIT) is not None
-            assert said[:1] == ["endpoint-suspect"]
+            assert [each for each in said if each != "endpoint-up"][:1] == ["endpoint-suspect"]
             assert "endpoint-down" not in said
             return
         wait_for(lambda: pool.endpoint().health == "suspect")

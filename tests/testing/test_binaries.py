@@ -44,7 +44,7 @@ def test_a_folder_without_postgresql_is_named_with_what_is_missing(
 
 def test_without_the_wheel_the_error_names_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BinariesNotFound, match=r"pip install pgdbpool\[testing\]"):
+    with pytest.raises(BinariesNotFound, match=r"pip install 'pgdbpool\[testing\]'"):
         Cluster().start()
 
 

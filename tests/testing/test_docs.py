@@ -14,7 +14,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "testing.rst"
 @needs_pgbouncer
 def test_every_example_of_the_guide_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", GUIDE.read_text(), re.MULTILINE)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for number, block in enumerate(blocks):
         example = textwrap.dedent(block)
         if "def test_" not in example:
@@ -22,4 +22,4 @@ def test_every_example_of_the_guide_runs(tmp_path: Path) -> None:
         (tmp_path / f"test_example_{number}.py").write_text(example)
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert "7 passed" in result.stdout, result.stdout + result.stderr
+    assert "9 passed" in result.stdout, result.stdout + result.stderr

@@ -483,7 +483,11 @@ async def connect(
     listen(conn)
     conn.address = address
     conn.lessor = lessor
-    await adopt(conn, autocommit)
+    try:
+        await adopt(conn, autocommit)
+    except BaseException:
+        close(conn)
+        raise
     adopt_as_opened(conn)
     return conn
 
