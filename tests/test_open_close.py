@@ -31,6 +31,13 @@ def hurried() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.fixture(autouse=True)
+def alone(pg_node: Node) -> None:
+    """Sessions that another test has left on the server are ended: here those of the pool are counted."""
+    pg_node.terminate_backends("application_name like 'pgdbpool:%'")
+    wait_for(lambda: not backends(pg_node))
+
+
 def threads_of(pool: Pool, kind: str = "") -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith(f"{pool.name} {kind}")]
 
